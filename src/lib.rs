@@ -1,0 +1,27 @@
+//! A filesystem whose files are always-fresh short-lived tokens.
+//!
+//! The floors of the house; a module uses only its own floor and those below:
+//!
+//! ```text
+//! 5 process   main cli config observe cmd/ demo/
+//! 4 serve     connection/  fs/  files
+//! 3 views     view/
+//! 2 refresh   refresh/
+//! 1 sources   source/
+//! 0 domain    secret time token error
+//! ```
+
+pub mod cli;
+pub mod cmd;
+pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod error;
+pub mod fs;
+pub mod observe;
+pub mod refresh;
+pub mod secret;
+pub mod source;
+pub mod time;
+pub mod token;
+pub mod view;

@@ -1,0 +1,53 @@
+//! What of a token outlives the process that refreshes it.
+
+use std::time::Duration;
+
+use crate::secret::Fingerprint;
+use crate::time::Now;
+use crate::token::{FreshToken, Token};
+
+/// What an engine needs to go on where an earlier one stopped.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Saved {
+    /// The newest published token.
+    pub token: Option<Token>,
+    /// The back-off and what goes with it.
+    pub progress: Progress,
+}
+
+/// The engine's small state that is worth keeping: without it a crash would reset a back-off.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Progress {
+    /// Failed attempts in a row.
+    pub strikes: u32,
+    /// No attempt before this (boot clock); zero where there is no such bound.
+    pub not_before: Duration,
+    /// The next refresh (boot clock), where one is planned.
+    pub next_refresh: Option<Duration>,
+    /// The fingerprint that a consumer rejected, when it did so, and until when it is withheld (boot
+    /// clock).
+    pub rejected: Option<(Fingerprint, Now, Duration)>,
+    /// How much the platform's clock was seen to run behind the issuer's.
+    pub skew: Duration,
+    /// The platform was seen to give the same token twice.
+    pub repeats: bool,
+    /// The last open (boot clock).
+    pub last_open: Option<Duration>,
+}
+
+/// The place where it is kept. Every call is cheap, never blocks on I/O and never fails: the memory
+/// is there from the start.
+pub trait Store: Send + Sync + 'static {
+    /// A generation number that was never given before, in this mount, to any process.
+    fn reserve(&self) -> u64;
+
+    /// Makes a generation what readers get. Its number was reserved; `now` decides the expiry that
+    /// views show.
+    fn publish(&self, token: &FreshToken, now: &Now);
+
+    /// What an earlier engine left.
+    fn load(&self) -> Saved;
+
+    /// Keeps the small state.
+    fn save(&self, progress: &Progress);
+}

@@ -1,0 +1,83 @@
+//! Where tokens come from.
+//!
+//! A source knows how to ask for one token. It keeps no schedule, no cache and no back-off: those
+//! are the engine's. Adding one is a file in `source/`, a variant here and its line in
+//! [`SourceConfig::build`].
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::FetchError;
+use crate::secret::Secret;
+use crate::time::{Clock, Now};
+use crate::token::Life;
+
+pub mod env;
+pub mod http;
+pub mod platform;
+
+/// A boxed future, so that a source can be a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A token as a source gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The token.
+    pub secret: Secret,
+    /// When the request was sent (for a token that was there before us: since when it counts).
+    pub issued: Now,
+    /// Its life, counted from `issued`, by the issuer's clock. The engine still cuts it.
+    pub life: Life,
+}
+
+/// Something that gives tokens.
+pub trait Source: Send + Sync + 'static {
+    /// A short fixed name: `platform`, `env`.
+    fn name(&self) -> &'static str;
+
+    /// The longest life that the issuer ever gives a token, where that is known. What lies above it
+    /// is the difference of two clocks, not life.
+    fn max_life(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether a token that a consumer rejected can be followed by another one. Where not, a
+    /// rejection is final.
+    fn can_replace_rejected(&self) -> bool {
+        true
+    }
+
+    /// Asks for a token. Dropping the future gives the request up.
+    ///
+    /// # Errors
+    /// [`FetchError`] says why there is none; it never holds a token.
+    fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+
+    /// Completes when something changed that makes a new attempt worth it at once, for example the
+    /// bearer file. Never completes by default.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(pending())
+    }
+}
+
+/// The configuration of any source.
+#[derive(Debug, Clone)]
+pub enum SourceConfig {
+    /// The Molecule platform.
+    Platform(platform::PlatformConfig),
+    /// The token in the environment that the daemon was started with.
+    Env(env::EnvConfig),
+}
+
+impl SourceConfig {
+    /// Makes the source.
+    #[must_use]
+    pub fn build(self, clock: Arc<dyn Clock>) -> Arc<dyn Source> {
+        match self {
+            Self::Platform(config) => Arc::new(platform::Platform::new(config, clock)),
+            Self::Env(config) => Arc::new(env::Env::new(config, clock)),
+        }
+    }
+}
