@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
     RETRY_AFTER,
@@ -83,7 +83,7 @@ impl Http {
                 let origin = origin(url);
                 Err(self.error(
                     FetchErrorKind::TimedOut,
-                    format!("{origin}: none in {seconds} seconds"),
+                    format!("{origin}: no answer in {seconds} seconds"),
                 ))
             })
     }
@@ -194,9 +194,7 @@ impl Http {
                     format!("{} redirects to nowhere", shown(from)),
                 )
             })?;
-        if target.origin() != from.origin()
-            || target.origin().is_tuple() != from.origin().is_tuple()
-        {
+        if target.origin() != from.origin() {
             return Err(self.error(
                 FetchErrorKind::Redirected,
                 format!("{} redirects to {}", shown(from), origin(&target)),
@@ -252,7 +250,9 @@ impl Http {
         let wish = wish(headers, issued);
         let kind = match status {
             StatusCode::TOO_MANY_REQUESTS => FetchErrorKind::RateLimited,
-            StatusCode::FORBIDDEN if wish.is_some() => FetchErrorKind::RateLimited,
+            StatusCode::FORBIDDEN if wish.is_some() || rate_is_used_up(headers) => {
+                FetchErrorKind::RateLimited
+            }
             StatusCode::FORBIDDEN => FetchErrorKind::Forbidden,
             StatusCode::UNAUTHORIZED => FetchErrorKind::Unauthorized,
             StatusCode::NOT_FOUND => FetchErrorKind::NotFound,
@@ -317,11 +317,10 @@ pub fn plain(mut url: Url) -> Url {
 pub fn without_userinfo(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
     let separator = if scheme.is_empty() { "" } else { "://" };
+    // At the last @, wherever it stands: what follows a stray / or # may still be the password.
+    let (mask, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, host)| ("…@", host));
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}{separator}…@{host}"),
-        None => format!("{scheme}{separator}{rest}"),
-    }
+    format!("{scheme}{separator}{mask}{rest}")
 }
 
 fn shown(url: &Url) -> String {
@@ -389,14 +388,17 @@ fn wish(headers: &HeaderMap, issued: Now) -> Option<Duration> {
         }
     });
     let used_up = || {
-        let remaining = text(headers, &HeaderName::from_static("x-ratelimit-remaining"))?;
-        let reset = text(headers, &HeaderName::from_static("x-ratelimit-reset"))?;
-        if remaining != "0" {
+        if !rate_is_used_up(headers) {
             return None;
         }
+        let reset = text(headers, &HeaderName::from_static("x-ratelimit-reset"))?;
         reset.parse().ok().and_then(|second| Timestamp::from_second(second).ok()).map(until)
     };
     retry_after.or_else(used_up).map(|wish| wish.min(LONGEST_WISH))
+}
+
+fn rate_is_used_up(headers: &HeaderMap) -> bool {
+    text(headers, &HeaderName::from_static("x-ratelimit-remaining")) == Some("0")
 }
 
 /// A time as HTTP writes it, in any of the three forms that a recipient must accept
@@ -411,8 +413,154 @@ fn parse_http_date(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// The wall clock's reading as a span since the epoch, exactly; [`Now::timestamp`] has seconds.
-#[must_use]
-pub(super) fn since_epoch(now: &Now) -> SignedDuration {
-    SignedDuration::try_from(now.wall).unwrap_or(SignedDuration::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SystemClock;
+
+    fn http() -> Http {
+        Http {
+            source: "test",
+            proxy: None,
+            ca_file: None,
+            timeout: Duration::from_secs(10),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn all_three_forms_of_an_http_date_are_read() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            let read = parse_http_date(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(read.as_second(), 784_111_777, "{text}");
+        }
+        for text in ["", "soon", "1994-11-06", "Sun, 06 Nov 1994"] {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_servers_wish_is_read_in_all_its_forms_and_capped() {
+        let now = Now { boot: Duration::ZERO, wall: Duration::from_secs(784_111_777) };
+        let seconds = |n| Some(Duration::from_secs(n));
+        let wish = |pairs: &[_]| wish(&headers(pairs), now);
+        assert_eq!(wish(&[]), None);
+        assert_eq!(wish(&[("retry-after", "7")]), seconds(7));
+        assert_eq!(wish(&[("retry-after", "999999999999999999999999")]), Some(LONGEST_WISH));
+        assert_eq!(wish(&[("retry-after", "-7")]), None);
+        // By our clock without the server's, and by the server's with it.
+        let date = "Sun, 06 Nov 1994 08:50:37 GMT";
+        assert_eq!(wish(&[("retry-after", date)]), seconds(60));
+        assert_eq!(
+            wish(&[("retry-after", date), ("date", "Sun, 06 Nov 1994 08:50:17 GMT")]),
+            seconds(20)
+        );
+        assert_eq!(
+            wish(&[("retry-after", date), ("date", "Mon, 07 Nov 1994 08:00:00 GMT")]),
+            seconds(0)
+        );
+        let reset = ("x-ratelimit-reset", "784111807");
+        assert_eq!(wish(&[reset, ("x-ratelimit-remaining", "0")]), seconds(30));
+        assert_eq!(wish(&[reset, ("x-ratelimit-remaining", "1")]), None);
+        assert_eq!(wish(&[reset]), None);
+    }
+
+    #[test]
+    fn a_status_decides_the_kind() {
+        let url = parse_url("http://me:pw@host:8080/x?secret").unwrap();
+        let kind = |status: u16, pairs: &[_]| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = http().refused(&url, status, &headers(pairs), Now::default());
+            assert!(error.detail.starts_with("http://host:8080/x answers "), "{error}");
+            (error.kind, error.retry_after.map(|wish| wish.as_secs()))
+        };
+        assert_eq!(kind(401, &[]), (FetchErrorKind::Unauthorized, None));
+        assert_eq!(kind(403, &[]), (FetchErrorKind::Forbidden, None));
+        assert_eq!(kind(403, &[("retry-after", "9")]), (FetchErrorKind::RateLimited, Some(9)));
+        let used_up = ("x-ratelimit-remaining", "0");
+        assert_eq!(kind(403, &[used_up]), (FetchErrorKind::RateLimited, None));
+        assert_eq!(kind(429, &[]), (FetchErrorKind::RateLimited, None));
+        assert_eq!(kind(404, &[]), (FetchErrorKind::NotFound, None));
+        assert_eq!(kind(500, &[]), (FetchErrorKind::ServerError, None));
+        assert_eq!(kind(503, &[("retry-after", "9")]), (FetchErrorKind::ServerError, Some(9)));
+        for other in [201, 204, 206, 300, 304, 400, 405, 407, 418] {
+            assert_eq!(kind(other, &[]), (FetchErrorKind::BadAnswer, None), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_stays_within_scheme_host_and_port() {
+        let from = parse_url("http://host/a/b").unwrap();
+        let follow =
+            |location: &str| http().redirection(&from, &headers(&[("location", location)]));
+        for (location, target) in [
+            ("c", "http://host/a/c"),
+            ("/c", "http://host/c"),
+            ("//HOST:80/c", "http://host/c"),
+            ("http://me:pw@host/c#f", "http://host/c"),
+        ] {
+            assert_eq!(follow(location).unwrap().as_str(), target, "{location}");
+        }
+        for (location, shown) in [
+            ("https://host/c", "https://host"),
+            ("http://host:8080/c", "http://host:8080"),
+            ("http://host.example/c", "http://host.example"),
+            ("http://host@evil/c?token", "http://evil"),
+            ("//evil", "http://evil"),
+            ("file:///etc/passwd", "file:…"),
+        ] {
+            let error = follow(location).unwrap_err();
+            assert_eq!(error.kind, FetchErrorKind::Redirected, "{location}");
+            assert_eq!(error.detail, format!("http://host/a/b redirects to {shown}"));
+        }
+        assert_eq!(follow("http://[").unwrap_err().kind, FetchErrorKind::BadAnswer);
+        assert_eq!(
+            http().redirection(&from, &HeaderMap::new()).unwrap_err().kind,
+            FetchErrorKind::BadAnswer
+        );
+    }
+
+    #[test]
+    fn no_user_part_is_ever_shown() {
+        for (text, shown) in [
+            ("http://host:80/path", "http://host:80/path"),
+            ("http://me:pw@host/path?secret#secret", "http://…@host/path"),
+            ("http://pw@pw@host", "http://…@host"),
+            ("http://me:p#w/?@host/?q", "http://…@host/"),
+            ("me:pw@host:3128", "…@host:3128"),
+            ("not a URL", "not a URL"),
+        ] {
+            assert_eq!(without_userinfo(text), shown);
+        }
+        assert!(!parse_url("http://me:pw@[host").unwrap_err().to_string().contains("pw"));
+        assert_eq!(parse_url("ftp://host"), Err(UrlError::Scheme));
+    }
+
+    #[test]
+    fn only_a_media_type_is_repeated() {
+        let of = |value: &str| content_type(&headers(&[("content-type", value)]));
+        assert_eq!(of("Text/HTML; charset=utf-8").as_deref(), Some("text/html"));
+        assert_eq!(of("ghs_secret"), None);
+        assert_eq!(of("a/b c"), None);
+        assert_eq!(of(&format!("a/{}", "b".repeat(64))), None);
+    }
+
+    #[test]
+    fn a_bearer_is_masked_where_headers_are_printed() {
+        let bearer = Secret::new(b"canary".to_vec()).unwrap();
+        let value = http().authorization(&bearer).unwrap();
+        assert_eq!(value.as_bytes(), b"Bearer canary");
+        assert!(!format!("{value:?}").contains("canary"));
+    }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,7 +162,7 @@ fn error(kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
 }
 
 /// Reads a file of at most [`MAX_BEARER_BYTES`], without waiting for anybody to write it.
-fn read_line_file(path: &std::path::Path) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_line_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // O_NONBLOCK: the open of a FIFO would wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -253,8 +253,167 @@ fn parse(body: &[u8]) -> Result<(Secret, Timestamp), BodyError> {
 fn life(answer: &Answer, expires_at: Timestamp) -> Result<Duration, Duration> {
     let server = match answer.date {
         Some(date) => date.as_duration() + DATE_RESOLUTION,
-        None => http::since_epoch(&answer.issued),
+        None => SignedDuration::try_from(answer.issued.wall).unwrap_or(SignedDuration::MAX),
     };
     let life = expires_at.as_duration().saturating_sub(server);
     if life.is_positive() { Ok(life.unsigned_abs()) } else { Err(life.unsigned_abs()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::time::{Now, SystemClock};
+
+    fn config(bearer_file: PathBuf) -> PlatformConfig {
+        PlatformConfig {
+            url: "http://me:canary@127.0.0.1:9".to_owned(),
+            workspace_id: None,
+            bearer_file,
+            proxy: Some("http://me:canary@proxy:3128".to_owned()),
+            ca_file: None,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn the_workspaces_path_is_taken_where_there_is_a_workspace() {
+        for (base, workspace, url) in [
+            ("http://host:8080", None, "http://host:8080/admin/github-installation-token"),
+            ("http://host/", Some("w1"), "http://host/workspaces/w1/github-installation-token"),
+            (
+                "https://me:pw@host/base/?q#f",
+                Some("../a b?"),
+                "https://host/base/workspaces/..%2Fa%20b%3F/github-installation-token",
+            ),
+        ] {
+            assert_eq!(endpoint(base, workspace).unwrap().as_str(), url);
+        }
+        for (base, workspace) in [
+            ("host:8080", None),
+            ("", None),
+            ("http://me:canary@", None),
+            ("http://host", Some("..")),
+        ] {
+            let why = endpoint(base, workspace).unwrap_err();
+            assert!(!why.contains("canary"), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_as_it_is_documented() {
+        let documented = br#" {"expires_at":"2026-04-17T22:50:00Z","token":"ghs_abc.def-1","more":[{"x":null}]} "#;
+        let (secret, expires_at) = parse(documented).unwrap();
+        assert_eq!(secret.expose(), b"ghs_abc.def-1");
+        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00Z");
+        let escaped = br#"{"token":"gh\u0073_a","expires_at":"2026-04-18T00:50:00.5+02:00"}"#;
+        let (secret, expires_at) = parse(escaped).unwrap();
+        assert_eq!(secret.expose(), b"ghs_a");
+        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00.5Z");
+    }
+
+    #[test]
+    fn an_answer_that_is_not_one_is_named_without_a_byte_of_it() {
+        let time = r#""expires_at":"2026-04-17T22:50:00Z""#;
+        let with_token = |token: &str| format!(r#"{{"token":{token},{time}}}"#);
+        let with_time = |time: &str| format!(r#"{{"token":"canary","expires_at":"{time}"}}"#);
+        for (body, error) in [
+            (String::new(), BodyError::Empty),
+            (" \n".to_owned(), BodyError::Empty),
+            ("<html>canary</html>".to_owned(), BodyError::NotJson),
+            (r#"{"token":"canary","exp"#.to_owned(), BodyError::Cut),
+            (with_token(r#""canary""#) + "canary", BodyError::NotJson),
+            (r#"["canary"]"#.to_owned(), BodyError::Shape),
+            (with_token("17"), BodyError::Shape),
+            (with_token(r#"["canary"]"#), BodyError::Shape),
+            (with_token(r#""canary","token":"canary""#), BodyError::Shape),
+            (with_token("null"), BodyError::Missing("token")),
+            (format!(r#"{{"access_token":"canary",{time}}}"#), BodyError::Missing("token")),
+            (r#"{"token":"canary"}"#.to_owned(), BodyError::Missing("expires_at")),
+            (with_token(r#""""#), BodyError::Token(SecretError::Empty)),
+            (
+                with_token(r#""canary\n""#),
+                BodyError::Token(SecretError::BadByte { byte: b'\n', offset: 6 }),
+            ),
+            (
+                with_token(r#""\u0000canary""#),
+                BodyError::Token(SecretError::BadByte { byte: 0, offset: 0 }),
+            ),
+            (
+                with_token(&format!("\"{}\"", "a".repeat(70_000))),
+                BodyError::Token(SecretError::TooLong),
+            ),
+            (with_time("canary"), BodyError::Expiry),
+            (with_time("2026-04-17T22:50:00"), BodyError::Expiry),
+        ] {
+            assert_eq!(parse(body.as_bytes()), Err(error), "{body}");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_body_is_borrowed_and_not_copied() {
+        let body: Body<'_> = serde_json::from_slice(br#"{"token":"ghs_a"}"#).unwrap();
+        assert!(matches!(body.token, Some(Text(Cow::Borrowed("ghs_a")))));
+    }
+
+    #[test]
+    fn a_life_is_measured_by_the_servers_clock_and_else_by_ours() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let answer = |date: Option<i64>| Answer {
+            // Our clock is an hour ahead.
+            issued: Now { boot: Duration::from_secs(5), wall: Duration::from_millis(4_600_250) },
+            date: date.map(at),
+            content_type: None,
+            body: Zeroizing::default(),
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(life(&answer(Some(1000)), at(1300)), Ok(seconds(299)));
+        assert_eq!(life(&answer(Some(1000)), at(1001)), Err(Duration::ZERO));
+        assert_eq!(life(&answer(Some(1000)), at(900)), Err(seconds(101)));
+        assert_eq!(life(&answer(None), at(4900)), Ok(Duration::from_millis(299_750)));
+        assert_eq!(life(&answer(None), at(1300)), Err(Duration::from_millis(3_300_250)));
+    }
+
+    #[test]
+    fn a_bearer_is_one_line_of_ascii_and_read_anew_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".auth_token");
+        let platform = Platform::new(config(path.clone()), Arc::new(SystemClock));
+        let kind = || platform.bearer().unwrap_err().kind;
+        assert_eq!(kind(), FetchErrorKind::NotRegistered);
+        for (text, bearer) in [("one", "one"), ("two\n", "two"), ("three\r\n\n", "three")] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(platform.bearer().unwrap().expose_str(), bearer);
+        }
+        for empty in ["", "\n"] {
+            fs::write(&path, empty).unwrap();
+            assert_eq!(kind(), FetchErrorKind::NotRegistered, "{empty:?}");
+        }
+        for bad in ["canary\ncanary", "canary\0", "can ary", "canary\u{fc}", &"a".repeat(20_000)] {
+            fs::write(&path, bad).unwrap();
+            let error = platform.bearer().unwrap_err();
+            assert_eq!(error.kind, FetchErrorKind::BearerUnusable);
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(kind(), FetchErrorKind::BearerUnusable);
+    }
+
+    #[test]
+    fn a_fifo_in_the_bearers_place_does_not_hold_up_the_fetch() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".auth_token");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let platform = Platform::new(config(path), Arc::new(SystemClock));
+        assert_eq!(platform.bearer().unwrap_err().kind, FetchErrorKind::BearerUnusable);
+    }
+
+    #[test]
+    fn a_configuration_does_not_show_the_user_part_of_its_urls() {
+        let shown = format!("{:?}", config(PathBuf::from("/configs/.auth_token")));
+        assert!(!shown.contains("canary") && shown.contains("…@proxy:3128"), "{shown}");
+    }
 }
