@@ -6,10 +6,14 @@
 use crate::secret::Rendered;
 use crate::token::Published;
 
+pub mod expires_at;
+pub mod gh_config;
+pub mod gh_hosts;
 pub mod git_credential;
 pub mod header;
 pub mod netrc;
 pub mod token;
+pub mod token_json;
 
 mod escape;
 
@@ -35,12 +39,15 @@ pub trait View: Sync {
 
 /// Every view, in the order in which a rotation changes them: the token first, views that are read
 /// together next to each other.
-#[rustfmt::skip]
 pub static ALL: &[&dyn View] = &[
     &token::TokenView,
     &git_credential::GitCredential,
     &netrc::Netrc,
     &header::Header,
+    &token_json::TokenJson,
+    &expires_at::ExpiresAt,
+    &gh_hosts::GhHosts,
+    &gh_config::GhConfig,
 ];
 
 /// The view with this number.
