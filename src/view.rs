@@ -73,6 +73,8 @@ pub fn render(view: &dyn View, token: &Published, context: &ViewContext) -> Rend
 /// What the tests of the views share.
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::fmt::Write;
+
     use proptest::prelude::*;
 
     use super::{View, ViewContext, render};
@@ -106,7 +108,7 @@ pub(crate) mod testing {
         for (title, expires) in [("expiry known", true), ("expiry unknown", false)] {
             let bytes = render(view, &published(TOKEN, expires), &context(hosts));
             let text = String::from_utf8(bytes.as_bytes().to_vec()).unwrap();
-            out.push_str(&format!("--- {title}\n{}", text.replace('\n', "⏎\n")));
+            write!(out, "--- {title}\n{}", text.replace('\n', "⏎\n")).unwrap();
             if !text.ends_with('\n') {
                 out.push('\n');
             }
@@ -118,7 +120,7 @@ pub(crate) mod testing {
     pub(crate) fn any_token() -> impl Strategy<Value = String> {
         let byte = prop_oneof![
             4 => (0x21_u8..=0x7e).prop_map(char::from),
-            3 => proptest::sample::select(r##""\#'`$:{}[]&*!|>%@~-?,;="##.chars().collect::<Vec<_>>()),
+            3 => proptest::sample::select(r#""\#'`$:{}[]&*!|>%@~-?,;="#.chars().collect::<Vec<_>>()),
         ];
         proptest::collection::vec(byte, 1..40).prop_map(|chars| chars.into_iter().collect())
     }
