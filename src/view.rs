@@ -6,6 +6,7 @@
 use crate::secret::Rendered;
 use crate::token::Published;
 
+pub mod env;
 pub mod expires_at;
 pub mod gh_config;
 pub mod gh_hosts;
@@ -44,6 +45,7 @@ pub static ALL: &[&dyn View] = &[
     &git_credential::GitCredential,
     &netrc::Netrc,
     &header::Header,
+    &env::Env,
     &token_json::TokenJson,
     &expires_at::ExpiresAt,
     &gh_hosts::GhHosts,
