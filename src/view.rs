@@ -7,6 +7,7 @@ use crate::secret::Rendered;
 use crate::token::Published;
 
 pub mod env;
+pub mod exec_credential;
 pub mod expires_at;
 pub mod gh_config;
 pub mod gh_hosts;
@@ -48,6 +49,7 @@ pub static ALL: &[&dyn View] = &[
     &env::Env,
     &token_json::TokenJson,
     &expires_at::ExpiresAt,
+    &exec_credential::ExecCredential,
     &gh_hosts::GhHosts,
     &gh_config::GhConfig,
 ];
