@@ -5,11 +5,19 @@
 
 use std::ffi::OsString;
 
+pub mod file;
 pub mod flags;
+pub mod key;
+pub mod layers;
 pub mod mountpoint;
+pub mod parse;
+pub mod settings;
 
 pub use flags::SettingsArgs;
+pub use key::Key;
+pub use layers::{Origin, Setting};
 pub use mountpoint::{default_mountpoint, find_mountpoint};
+pub use settings::Settings;
 
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]
