@@ -48,7 +48,7 @@ pub struct Minting {
 impl Default for Minting {
     fn default() -> Self {
         Self {
-            life: Duration::from_secs(3600),
+            life: Duration::from_hours(1),
             lengths: 40..=600,
             cache_until: None,
             clock_offset: 0,
