@@ -204,11 +204,10 @@ fn git(home: &Path, arguments: &[&str]) -> Output {
     run(command.args(arguments), "git")
 }
 
-fn ok(output: &Output) -> bool {
-    if !output.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-    }
-    output.status.success()
+/// Fails the test with what the command said, unless it succeeded.
+#[track_caller]
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -224,18 +223,18 @@ fn git_clones_and_pushes_with_a_live_token_and_gets_401_with_a_dead_one() {
     };
     let live = demo.ledger().issue().secret;
     credential(live.expose_str());
-    assert!(ok(&git(home.path(), &["clone", "--quiet", &url, "work"])));
+    succeeds(&git(home.path(), &["clone", "--quiet", &url, "work"]));
 
     // Large enough that git sends it in chunks, compressible enough that it gzips requests.
     let noise: Vec<u8> = (0..600_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
     std::fs::write(home.path().join("work/noise"), noise).unwrap();
     for n in 0..100 {
-        assert!(ok(&git(home.path(), &["-C", "work", "tag", &format!("tag-with-a-name-{n}")])));
+        succeeds(&git(home.path(), &["-C", "work", "tag", &format!("tag-with-a-name-{n}")]));
     }
-    assert!(ok(&git(home.path(), &["-C", "work", "add", "noise"])));
-    assert!(ok(&git(home.path(), &["-C", "work", "commit", "--quiet", "-m", "Noise"])));
-    assert!(ok(&git(home.path(), &["-C", "work", "push", "--quiet", "--tags", "origin", "main"])));
-    assert!(ok(&git(home.path(), &["clone", "--quiet", &url, "again"])));
+    succeeds(&git(home.path(), &["-C", "work", "add", "noise"]));
+    succeeds(&git(home.path(), &["-C", "work", "commit", "--quiet", "-m", "Noise"]));
+    succeeds(&git(home.path(), &["-C", "work", "push", "--quiet", "--tags", "origin", "main"]));
+    succeeds(&git(home.path(), &["clone", "--quiet", &url, "again"]));
     assert_eq!(
         std::fs::read(home.path().join("work/noise")).unwrap(),
         std::fs::read(home.path().join("again/noise")).unwrap()
@@ -267,7 +266,7 @@ fn a_fault_of_the_git_server_reaches_the_client_and_heals() {
     let failed = git(home.path(), &["ls-remote", &url]);
     assert!(String::from_utf8_lossy(&failed.stderr).contains("503"), "{failed:?}");
     demo.faults().heal();
-    assert!(ok(&git(home.path(), &["ls-remote", &url])));
+    succeeds(&git(home.path(), &["ls-remote", &url]));
 }
 
 #[test]
@@ -289,10 +288,10 @@ fn gh_asks_for_the_user_over_the_unix_socket() {
     };
     let live = demo.ledger().issue().secret;
     let user = gh(live.expose_str(), "/user");
-    assert!(ok(&user));
+    succeeds(&user);
     let json: Value = serde_json::from_slice(&user.stdout).unwrap();
     assert_eq!(json["login"], "molecule-demo[bot]");
-    assert!(ok(&gh(live.expose_str(), "/installation/repositories")));
+    succeeds(&gh(live.expose_str(), "/installation/repositories"));
     let refused = gh(demo.ledger().issue_dead().secret.expose_str(), "/user");
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("401"), "{refused:?}");
