@@ -294,7 +294,7 @@ mod tests {
     fn read(padded: &[u8]) -> Status {
         assert_eq!(padded.len(), SIZE);
         assert_eq!(padded.last(), Some(&b'\n'));
-        assert_eq!(padded.iter().filter(|byte| **byte == 0).count(), 0);
+        assert!(!padded.contains(&0));
         serde_json::from_slice(padded).unwrap()
     }
 

@@ -14,15 +14,18 @@ use crate::token::{Life, Token};
 pub(crate) const CANARY: &str = "ghs_canary";
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 
-/// The moment at which every scene plays: a machine that is up for two hours.
+/// The moment at which every scene plays, on a machine that is up for two hours: 22:50:00 UTC on the
+/// 17th of April 2026.
 pub(crate) fn now() -> Now {
-    Now { boot: MINUTE * 120, wall: Duration::from_secs(1_776_466_200) }
+    ago(0)
 }
 
 /// So many minutes before it.
-pub(crate) fn ago(minutes: u32) -> Now {
-    let by = MINUTE * minutes;
-    Now { boot: now().boot - by, wall: now().wall - by }
+pub(crate) fn ago(minutes: u64) -> Now {
+    Now {
+        boot: Duration::from_mins(120 - minutes),
+        wall: Duration::from_mins(29_607_770 - minutes),
+    }
 }
 
 /// Everything a document is built from.
