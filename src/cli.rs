@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Show every setting, its value and where it comes from
+    Check(Box<cmd::check::CheckArgs>),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -45,6 +47,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Check(args) => cmd::check::run(&args),
             Self::Completions(args) => cmd::completions::run(args),
             Self::Man(args) => cmd::completions::man(args),
         }

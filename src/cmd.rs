@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+pub mod check;
 pub mod completions;
 pub mod mount;
 
