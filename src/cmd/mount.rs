@@ -1,5 +1,7 @@
 //! `mount`: serves the tokens at a mountpoint.
 
+#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

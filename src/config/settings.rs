@@ -100,7 +100,7 @@ impl Settings {
     pub fn load(flags: &SettingsArgs) -> anyhow::Result<Self> {
         let caller =
             Caller { uid: Uid::effective().as_raw(), gid: nix::unistd::getegid().as_raw() };
-        Self::resolve(flags, &Environment::process(), Path::new(file::DEFAULT), caller)
+        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), caller)
     }
 
     fn resolve(
@@ -380,9 +380,9 @@ mod tests {
     fn with_nothing_set_the_defaults_of_the_platform_hold() {
         let settings = resolve(&[], []).unwrap();
         assert!(settings.rows().iter().all(|row| row.from.starts_with("default")));
-        assert_eq!(settings.refresh_interval.value, Duration::from_secs(2700));
-        assert_eq!(settings.refresh_jitter.value, Duration::from_secs(120));
-        assert_eq!(settings.refresh_initial_delay.value, Duration::from_secs(60));
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(45));
+        assert_eq!(settings.refresh_jitter.value, Duration::from_mins(2));
+        assert_eq!(settings.refresh_initial_delay.value, Duration::from_mins(1));
         assert_eq!(settings.windows(), Windows::default());
         let [SourceConfig::Platform(platform), SourceConfig::Env(env)] = &settings.sources()[..]
         else {
@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(platform.bearer_file, Path::new("/c/.auth_token"));
         assert_eq!(platform.proxy, None, "the bearer must not go to a proxy by accident");
         assert_eq!(env.token.as_ref().unwrap().expose(), b"ghs_canary");
-        assert_eq!(settings.refresh_interval.value, Duration::from_secs(600));
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(10));
         assert_eq!(settings.refresh_jitter.value, Duration::ZERO);
         assert_eq!(row(&settings, "token").1, "GH_TOKEN");
         assert!(!format!("{settings:?} {:?}", settings.rows()).contains("canary"));
@@ -553,8 +553,8 @@ mod tests {
     #[test]
     fn a_shown_span_can_be_typed() {
         for (span, shown) in [
-            (Duration::from_secs(2700), "45m"),
-            (Duration::from_secs(5400), "1h30m"),
+            (Duration::from_mins(45), "45m"),
+            (Duration::from_mins(90), "1h30m"),
             (Duration::from_hours(24), "24h"),
             (Duration::from_millis(1500), "1s500ms"),
             (Duration::ZERO, "0s"),
