@@ -1,7 +1,7 @@
 //! The demo platform: everything that a workspace talks to, on loopback.
 //!
 //! One server gives tokens like the Molecule platform and checks them like GitHub: a token endpoint
-//! ([`platform`]), a smart-HTTP git server and a GitHub-like REST interface, all behind one
+//! ([`platform`]), a smart-HTTP git server (`git`) and a GitHub-like REST interface (`rest`), all behind one
 //! [`ledger`], with [`faults`] on demand. The demo, the tests, the soak and the benchmarks use it;
 //! there is no other mock.
 
@@ -13,15 +13,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::demo::consumers::Consumers;
 use crate::demo::faults::Faults;
 use crate::demo::ledger::{Ledger, Minting};
 use crate::demo::platform::{Bearer, Strays};
 use crate::demo::server::{Server, Shared};
 use crate::time::SystemClock;
 
+pub mod consumers;
 pub mod faults;
+mod git;
 pub mod ledger;
 pub mod platform;
+mod rest;
 mod server;
 
 /// How the demo platform is set up. The default issues hour-long tokens at the admin path.
@@ -33,6 +37,12 @@ pub struct Setup {
     pub workspace_id: String,
     /// Answer on this Unix socket as well (for `gh`'s `http_unix_socket`).
     pub unix_socket: Option<PathBuf>,
+    /// Serve the bare repositories in this directory under `/git/`.
+    pub git_root: Option<PathBuf>,
+    /// The port of 127.0.0.1; 0 for a free one.
+    pub port: u16,
+    /// The folder of static files that [`consumers`] serves.
+    pub site: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -41,6 +51,9 @@ impl Default for Setup {
             minting: Minting::default(),
             workspace_id: "demo-workspace".to_owned(),
             unix_socket: None,
+            git_root: None,
+            port: 0,
+            site: None,
         }
     }
 }
@@ -87,19 +100,21 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts it on free ports of 127.0.0.1.
+    /// Starts it on 127.0.0.1.
     ///
     /// # Errors
     /// A port or the Unix socket cannot be bound, or the thread cannot be started.
     pub fn start(setup: Setup) -> io::Result<Self> {
-        let listeners = server::Listeners::bind(setup.unix_socket.as_deref())?;
+        let listeners = server::Listeners::bind(setup.port, setup.unix_socket.as_deref())?;
         let url = format!("http://{}", listeners.main.local_addr()?);
         let shared = Arc::new(Shared {
             ledger: Ledger::new(setup.minting, Arc::new(SystemClock)),
             faults: Faults::default(),
             bearer: Bearer::default(),
             strays: Strays::default(),
+            consumers: Consumers::new(setup.site),
             workspace_id: setup.workspace_id.clone(),
+            git_root: setup.git_root,
             elsewhere: format!("http://{}", listeners.elsewhere.local_addr()?),
         });
         let address =
@@ -145,6 +160,12 @@ impl Demo {
         &self.shared.strays
     }
 
+    /// What programs with clients of their own presented.
+    #[must_use]
+    pub fn consumers(&self) -> &Consumers {
+        &self.shared.consumers
+    }
+
     /// Writes the bearer that the platform accepts into `configs_dir`, as a workspace that
     /// registers does; makes the directory where it is missing.
     ///
@@ -152,6 +173,18 @@ impl Demo {
     /// The directory or the file cannot be written.
     pub fn register(&self, configs_dir: &Path) -> io::Result<PathBuf> {
         self.shared.bearer.write(configs_dir)
+    }
+
+    /// Makes a repository `name` (for example `work.git`) with one commit on `main`, and gives the
+    /// URL to clone it from.
+    ///
+    /// # Errors
+    /// The setup has no `git_root`, or git is missing or fails.
+    pub fn create_repository(&self, name: &str) -> io::Result<String> {
+        let root = self.shared.git_root.as_deref();
+        let root = root.ok_or_else(|| io::Error::other("this demo platform has no git_root"))?;
+        git::create_repository(root, name)?;
+        Ok(format!("{}{}/{name}", self.url(), git::PREFIX))
     }
 
     /// Accepts a new bearer only, until then unknown to anybody: [`Demo::register`] writes it.

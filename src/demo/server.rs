@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +27,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
+use crate::demo::{git, rest};
 use crate::secret::Fingerprint;
 
 /// The body of an answer; an error in it cuts the connection.
@@ -46,7 +48,10 @@ pub(super) struct Shared {
     pub(super) faults: Faults,
     pub(super) bearer: Bearer,
     pub(super) strays: Strays,
+    pub(super) consumers: Consumers,
     pub(super) workspace_id: String,
+    /// Where the repositories are, if there are any.
+    pub(super) git_root: Option<PathBuf>,
     /// The other origin that a redirect may point to.
     pub(super) elsewhere: String,
 }
@@ -68,9 +73,9 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn bind(unix_socket: Option<&Path>) -> io::Result<Self> {
-        let tcp = || {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
+    pub(super) fn bind(port: u16, unix_socket: Option<&Path>) -> io::Result<Self> {
+        let tcp = |port| {
+            let listener = TcpListener::bind(("127.0.0.1", port))?;
             listener.set_nonblocking(true)?;
             io::Result::Ok(listener)
         };
@@ -78,7 +83,7 @@ impl Listeners {
         if let Some(unix) = &unix {
             unix.set_nonblocking(true)?;
         }
-        Ok(Self { main: tcp()?, elsewhere: tcp()?, unix })
+        Ok(Self { main: tcp(port)?, elsewhere: tcp(0)?, unix })
     }
 }
 
@@ -176,6 +181,9 @@ impl Shared {
         if path.starts_with("/demo/") {
             return Ok(self.dated(self.admin(request).await));
         }
+        if path.starts_with(consumers::PREFIX) {
+            return Ok(self.dated(self.consumers.answer(&self.ledger, request).await));
+        }
         let service = service_of(&path);
         let (latency, fault) = if path.starts_with(platform::MOVED) {
             Default::default()
@@ -226,7 +234,8 @@ impl Shared {
     ) -> Response<Body> {
         match service {
             Service::Platform => platform::answer(self, path, request.headers(), fault).await,
-            Service::Git | Service::Rest => plain(StatusCode::NOT_FOUND, "not found"),
+            Service::Git => git::answer(self, request).await,
+            Service::Rest => rest::answer(self, request.method(), path, request.headers()),
         }
     }
 
@@ -295,7 +304,7 @@ impl Shared {
 fn service_of(path: &str) -> Service {
     if platform::is_endpoint(path) {
         Service::Platform
-    } else if path.starts_with("/git/") {
+    } else if path.strip_prefix(git::PREFIX).is_some_and(|rest| rest.starts_with('/')) {
         Service::Git
     } else {
         Service::Rest
