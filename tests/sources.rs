@@ -19,6 +19,8 @@ use molecule_tokenfs::time::SystemClock;
 
 #[path = "sources/alone.rs"]
 mod alone;
+#[path = "support/leak.rs"]
+mod leak;
 #[path = "sources/tls.rs"]
 mod tls;
 #[path = "sources/trace.rs"]
@@ -98,9 +100,8 @@ impl Workspace {
     }
 
     fn no_secret_in(&self, text: &str) {
-        for secret in ["ghs_", &self.bearer] {
-            assert!(!text.contains(secret), "a secret shows");
-        }
+        assert!(!text.contains("ghs_"), "a token shows");
+        leak::assert_none(&[&self.bearer], &[("the text", text.as_bytes())]);
     }
 }
 
@@ -385,8 +386,9 @@ async fn without_ca_certificates_http_works_and_https_says_what_is_missing() {
 #[tokio::test]
 async fn the_logs_were_on_while_nothing_showed() {
     let workspace = Workspace::registered();
-    workspace.succeeds(&*workspace.source()).await;
+    let fetched = workspace.succeeds(&*workspace.source()).await;
     let logged = trace::so_far();
+    leak::assert_none(&[fetched.secret.expose_str()], &[("the log", logged.as_bytes())]);
     for library in ["reqwest::", "hyper_util::"] {
         assert!(logged.contains(library), "no line of {library} was captured");
     }
