@@ -1,4 +1,5 @@
 //! `mount`: serves the tokens at a mountpoint until a signal ends it, or until it is unmounted.
+#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
