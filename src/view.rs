@@ -47,6 +47,7 @@ views! {
     env::Env;
     token_json::TokenJson;
     expires_at::ExpiresAt;
+    exec_credential::ExecCredential;
     gh_hosts::GhHosts;
     gh_config::GhConfig;
 }
