@@ -46,6 +46,7 @@ macro_rules! sources {
 sources! {
     platform::Platform(PlatformConfig);
     env::Env(EnvConfig);
+    made_up::MadeUp(MadeUpConfig);
 }
 
 /// A boxed future, so that a source can be a trait object.
