@@ -33,6 +33,8 @@ pub enum Command {
     Mount(Box<cmd::mount::MountArgs>),
     /// Print the token, or another view of it
     Get(cmd::get::GetArgs),
+    /// Say how the token stands, what fails and what to do
+    Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
@@ -56,6 +58,7 @@ impl Command {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Get(args) => cmd::get::run(&args),
+            Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
