@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn none_since_every_source_fails() {
-        let mut scene = Scene::failing(FetchErrorKind::Unauthorized);
+        let scene = Scene::failing(FetchErrorKind::Unauthorized);
         scene.counters.refused(ReadErrorKind::Rejected);
         scene.counters.refused(ReadErrorKind::ReadOnly);
         insta::assert_snapshot!(said(&scene), @r"
