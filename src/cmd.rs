@@ -11,6 +11,7 @@ pub mod get;
 pub mod mount;
 pub mod reader;
 pub mod refresh;
+pub mod status;
 pub mod umount;
 pub mod wait;
 
