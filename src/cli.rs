@@ -31,6 +31,10 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Make git and gh use the mount, or take it back
+    Setup(cmd::setup::SetupArgs),
+    /// Answer git as its credential helper; `setup git` tells git to run it
+    GitCredential(cmd::git_credential::GitCredentialArgs),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -45,6 +49,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Setup(args) => cmd::setup::run(args),
+            Self::GitCredential(args) => cmd::git_credential::run(args),
             Self::Completions(args) => cmd::completions::run(args),
             Self::Man(args) => cmd::completions::man(args),
         }

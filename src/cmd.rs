@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub mod completions;
+pub mod git_credential;
 pub mod mount;
+pub mod setup;
 
 /// Something failed, or works in a degraded way.
 pub const EXIT_FAILURE: u8 = 1;
