@@ -19,14 +19,13 @@ const SHELL_HELPER_NAME: &str = "git-credential-molecule";
 
 /// The arguments of `setup git`.
 #[derive(Debug, clap::Args)]
-#[group(id = "scope", multiple = false, args = ["global", "system", "file"])]
 pub struct GitArgs {
     /// Write the user's configuration (the default)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["system", "file"])]
     global: bool,
 
     /// Write the machine's configuration, for all users: what an image wants
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     system: bool,
 
     /// Write this configuration file
@@ -142,7 +141,11 @@ fn undo(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
         let _ = writeln!(report, "Removed {}, which setup had made.", file.display());
     } else {
         write(&target, &stripped.rest, |_| Ok(()))?;
-        let _ = writeln!(report, "{} is as it was before setup.", file.display());
+        let _ = writeln!(
+            report,
+            "Took setup's lines out of {}; the rest is as it was.",
+            file.display()
+        );
     }
     if let Some(path) = &args.shell_helper {
         if is_script(path, SHELL_HELPER) {
