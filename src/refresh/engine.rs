@@ -117,6 +117,8 @@ impl Engine {
             watchers: JoinSet::new(),
         };
         engine.show_token();
+        let rejected = engine.policy.rejection().copied();
+        engine.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
         engine.show(&now);
         (Handle { shared, inbox: sender }, engine)
     }
@@ -155,6 +157,8 @@ impl Engine {
                 }
                 () = &mut sleep, if armed.is_some() => {
                     armed = None;
+                    // After a suspend an open and the fetch it waits for may both be late.
+                    self.answer_waiters();
                     self.time_out_fetches();
                     self.step(PolicyEvent::Tick);
                 }
@@ -330,7 +334,12 @@ impl Engine {
         let Some(state) = self.places.get_mut(place) else { return };
         tracing::debug!(source = state.source.name(), because, "asking for a token");
         let source = Arc::clone(&state.source);
-        let task = self.fetches.spawn(async move { (place, source.fetch().await) });
+        let store = Arc::clone(&self.store);
+        let task = self.fetches.spawn(async move {
+            let fetched = source.fetch().await;
+            store.settled().await;
+            (place, fetched)
+        });
         let deadline = now.boot.saturating_add(self.shared.windows.fetch_timeout);
         state.in_flight = Some(InFlight { task, deadline, because });
         self.shared.snapshot.send_modify(|snapshot| snapshot.attempts += 1);
