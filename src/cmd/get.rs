@@ -97,3 +97,61 @@ fn read_judged(
     }
     Err(anyhow!("the token changes faster than it can be judged"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cmd::describe;
+    use crate::cmd::reader::fake::FakeMount;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_token_that_lives_long_enough_is_not_refreshed() {
+        let mount = FakeMount::new(&json!({ "generation": 1, "left_seconds": 1800 }));
+        let bytes = read_living(&mount.reader(), None, MINUTE * 30).unwrap();
+        assert_eq!(**bytes, *b"ghs_one");
+        assert_eq!(std::fs::read(mount.path("refresh")).unwrap(), b"");
+    }
+
+    #[test]
+    fn one_that_does_not_is_refreshed() {
+        let mount = FakeMount::new(&json!({ "generation": 1, "left_seconds": 1799 }));
+        let _source = mount
+            .answer_refresh(vec![json!({ "generation": 2, "left_seconds": 3600, "attempts": 1 })]);
+        assert!(read_living(&mount.reader(), None, MINUTE * 30).is_ok());
+    }
+
+    #[test]
+    fn where_a_refresh_does_not_help_the_life_left_is_told() {
+        let mount = FakeMount::new(&json!({ "generation": 1, "left_seconds": 240 }));
+        let same = json!({ "generation": 1, "left_seconds": 239, "attempts": 1 });
+        let _source = mount.answer_refresh(vec![same]);
+        let (text, code) = describe(&read_living(&mount.reader(), None, MINUTE * 30).unwrap_err());
+        assert_eq!(
+            text,
+            "error: the token lives 3m59s more, less than the 30m asked for, and the source gives \
+             no other yet\nhint: ask for less: a platform that caches gives each token until its \
+             last minutes\n"
+        );
+        assert_eq!(code, EXIT_NO_TOKEN);
+    }
+
+    #[test]
+    fn where_the_refresh_fails_the_reason_is_told_too() {
+        let mount = FakeMount::new(&json!({ "generation": 1, "left_seconds": 240 }));
+        let failure = json!({ "source": "platform", "message": "no answer", "remedy": "wait" });
+        let _source = mount.answer_refresh(vec![
+            json!({ "generation": 1, "left_seconds": 239, "attempts": 1, "last_failure": failure }),
+        ]);
+        let (text, code) = describe(&read_living(&mount.reader(), None, MINUTE * 30).unwrap_err());
+        assert_eq!(
+            text,
+            "error: the token lives 3m59s more, less than the 30m asked for\n\
+             \x20 caused by: platform: no answer\nhint: wait\n"
+        );
+        assert_eq!(code, EXIT_NO_TOKEN);
+    }
+}
