@@ -1,1 +1,3 @@
-
+pub mod counters;
+pub mod metrics;
+pub mod status;
