@@ -305,8 +305,8 @@ fn default_owner(caller: Caller, configs_dir: &Path, warnings: &mut Vec<String>)
         },
         Err(error) => {
             warnings.push(format!(
-                "only root may read the tokens, for {directory}, whose owner it would be, cannot be \
-                 looked at ({error}); --owner names another"
+                "only root may read the tokens: they would belong to the owner of {directory}, which \
+                 cannot be looked at ({error}); --owner names another"
             ));
             Setting { value: 0, origin: Origin::Derived(format!("root, without {directory}")) }
         }
