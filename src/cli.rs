@@ -40,6 +40,8 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Unmount the tokens; the daemon that serves them then ends
+    Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     #[command(after_help = EXIT_CODES)]
     Get(cmd::get::GetArgs),
@@ -68,6 +70,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),

@@ -14,6 +14,7 @@ pub mod get;
 pub mod mount;
 pub mod reader;
 pub mod refresh;
+pub mod umount;
 pub mod wait;
 
 /// Something failed, or works in a degraded way.
