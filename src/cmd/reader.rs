@@ -109,6 +109,14 @@ pub struct Refreshed {
     pub now: TokenStatus,
 }
 
+impl Refreshed {
+    /// Whether another token came than the one that was there.
+    #[must_use]
+    pub fn brought_another(&self) -> bool {
+        self.now.fingerprint.is_some() && self.now.fingerprint != self.before.fingerprint
+    }
+}
+
 impl Reader {
     /// The mount at this place, or the one that [`find_mountpoint`] finds.
     ///
@@ -207,6 +215,15 @@ impl Reader {
             }
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// Whether a refresh failed only because there was another one just before.
+    #[must_use]
+    pub fn was_too_soon(error: &anyhow::Error) -> bool {
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|cause| errno(cause) == Some(Errno::EAGAIN))
     }
 
     fn ask(&self, wanted_by: &str) -> anyhow::Result<()> {

@@ -48,10 +48,8 @@ fn outcome(refreshed: &Refreshed) -> anyhow::Result<String> {
     }
     match token {
         None => Err(anyhow!("no token came, and no source says why").exit_code(EXIT_NO_TOKEN)),
-        Some(token) if now.fingerprint == refreshed.before.fingerprint => {
-            Ok(format!("{token}: the source gives no other yet\n"))
-        }
-        Some(token) => Ok(format!("{token}\n")),
+        Some(token) if refreshed.brought_another() => Ok(format!("{token}\n")),
+        Some(token) => Ok(format!("{token}: the source gives no other yet\n")),
     }
 }
 
