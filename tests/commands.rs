@@ -76,20 +76,20 @@ fn get_asks_for_another_token_where_that_gives_the_life_that_is_asked_for() {
 }
 
 #[test]
-fn wait_returns_when_a_daemon_that_starts_later_has_a_token() {
+fn wait_returns_when_a_workspace_that_registers_later_has_a_token() {
     sandboxed(secs(30), || {
         let (dir, demo) = (TestDir::new(), hour_long());
-        demo.faults().stick(Service::Platform, Some(Fault::Status(500)));
         let mut wait = tokenfs(&dir, User::Own);
         wait.args(["wait", "--for", "20s"]).arg(dir.join("token"));
         let mut waiting = Process::start(wait, "wait", &dir);
-        let daemon = daemon(&dir, &demo).start();
-        std::thread::sleep(secs(1));
-        assert!(waiting.ended().is_none(), "{}", waiting.stderr());
+        let configs = dir.join("configs");
+        std::fs::create_dir(&configs).unwrap();
+        let daemon = Daemon::at(&dir).env("PLATFORM_URL", demo.url()).start();
         let told = tell(&dir, &daemon, &["wait", "--for", "300ms"]);
         assert_told(&told, 3, &["no token could be read within 300ms", "hint: "]);
-        demo.faults().heal();
-        assert!(waiting.wait(secs(15)).success(), "{}", waiting.stderr());
+        assert!(waiting.ended().is_none(), "{}", waiting.stderr());
+        demo.register(&configs).unwrap();
+        assert!(waiting.wait(secs(10)).success(), "{}", waiting.stderr());
     });
 }
 
