@@ -31,6 +31,7 @@ pub const HISTORY: usize = 20;
 /// How things stand with a token. Token and failure stand side by side: a failure never displaces a
 /// token.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Snapshot {
     /// The newest token, whether it is still usable or not.
     pub token: Option<Token>,

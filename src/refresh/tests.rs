@@ -1,4 +1,5 @@
 //! The engine under paused time: the real actor and policy, scripted sources, simulated clocks.
+#![expect(clippy::unchecked_time_subtraction, reason = "an underflow fails the test")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,14 @@ use crate::token::FreshToken;
 mod chain;
 mod clocks;
 mod failures;
+mod log;
 mod rejection;
 mod schedule;
 mod waiting;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A running engine and everything around it.
 struct World {
