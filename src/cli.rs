@@ -1,1 +1,73 @@
+//! The command line. A command is one line in [`Command`], one in [`Command::run`], and a file in
+//! `cmd/`.
 
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd;
+
+/// Exit codes that all commands share; shown at the end of every long help.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or working in a degraded way
+  2  the command line or the configuration is wrong
+  3  there is no token
+  `exec` ends with the exit code of its command; 126 and 127 as in a shell.";
+
+/// A filesystem whose files are always-fresh short-lived tokens.
+#[derive(Debug, Parser)]
+#[command(name = "molecule-tokenfs", version, about, after_help = EXIT_CODES)]
+#[command(propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount the tokens and serve them until a signal ends it
+    Mount(Box<cmd::mount::MountArgs>),
+    /// Unmount the tokens; the daemon that serves them then ends
+    Umount(cmd::umount::UmountArgs),
+    /// Print the token, or another view of it
+    Get(cmd::get::GetArgs),
+    /// Say how the token stands, what fails and what to do
+    Status(cmd::status::StatusArgs),
+    /// Wait until a fresh token can be read
+    Wait(cmd::wait::WaitArgs),
+    /// Fetch a new token now
+    Refresh(cmd::refresh::RefreshArgs),
+    /// Run one command with a fresh token in its environment
+    Exec(cmd::exec::ExecArgs),
+    /// Show every setting, its value and where it comes from
+    Check(Box<cmd::check::CheckArgs>),
+    /// Print the completions for a shell
+    Completions(cmd::completions::CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(cmd::completions::ManArgs),
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What it could not do; [`cmd::report`] prints it and knows the exit code.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Mount(args) => cmd::mount::run(*args),
+            Self::Umount(args) => cmd::umount::run(args),
+            Self::Get(args) => cmd::get::run(&args),
+            Self::Status(args) => cmd::status::run(&args),
+            Self::Wait(args) => cmd::wait::run(&args),
+            Self::Refresh(args) => cmd::refresh::run(&args),
+            Self::Exec(args) => cmd::exec::run(&args),
+            Self::Check(args) => cmd::check::run(&args),
+            Self::Completions(args) => cmd::completions::run(&args),
+            Self::Man(args) => cmd::completions::man(&args),
+        }
+    }
+}

@@ -1,1 +1,171 @@
+//! The commands, one file each, and what they have in common: output, errors, exit codes.
 
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+pub mod check;
+pub mod completions;
+pub mod exec;
+pub mod get;
+pub mod mount;
+pub mod reader;
+pub mod refresh;
+pub mod status;
+pub mod umount;
+pub mod wait;
+
+/// Something failed, or works in a degraded way.
+pub const EXIT_FAILURE: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// There is no token.
+pub const EXIT_NO_TOKEN: u8 = 3;
+/// What a shell reports for a process that `SIGPIPE` ended.
+const EXIT_BROKEN_PIPE: u8 = 141;
+
+/// An error, what to do about it, and the exit code it leads to. Made by [`Advise`].
+#[derive(Debug)]
+struct Advised {
+    error: anyhow::Error,
+    hints: Vec<String>,
+    code: Option<u8>,
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Advised {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Adds to an error what to do about it, and its exit code.
+pub trait Advise {
+    /// The value, or the error itself.
+    type Output;
+
+    /// Adds a `hint: …` line. A hint says what to type or to change, without a full stop.
+    fn hint(self, hint: impl Into<String>) -> Self::Output;
+
+    /// Sets the exit code; without one it is [`EXIT_FAILURE`].
+    fn exit_code(self, code: u8) -> Self::Output;
+}
+
+/// Wraps an error, unless it is wrapped already. (A downcast alone would also find one below later
+/// context, and lose that.)
+fn advised(error: anyhow::Error) -> Advised {
+    let wrap = |error| Advised { error, hints: Vec::new(), code: None };
+    let outermost: &(dyn std::error::Error + 'static) = error.as_ref();
+    if outermost.is::<Advised>() { error.downcast().unwrap_or_else(wrap) } else { wrap(error) }
+}
+
+impl Advise for anyhow::Error {
+    type Output = Self;
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        let mut advised = advised(self);
+        advised.hints.push(hint.into());
+        Self::new(advised)
+    }
+
+    fn exit_code(self, code: u8) -> Self {
+        Self::new(Advised { code: Some(code), ..advised(self) })
+    }
+}
+
+impl<T, E: Into<anyhow::Error>> Advise for Result<T, E> {
+    type Output = anyhow::Result<T>;
+
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(|error| error.into().hint(hint))
+    }
+
+    fn exit_code(self, code: u8) -> anyhow::Result<T> {
+        self.map_err(|error| error.into().exit_code(code))
+    }
+}
+
+/// Prints an error to standard error, as `error: …` with its causes and hints, and gives the exit
+/// code that belongs to it.
+#[must_use]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        return ExitCode::from(EXIT_BROKEN_PIPE);
+    }
+    let (text, code) = describe(error);
+    // Nobody is left to tell when standard error is closed, too.
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}
+
+fn describe(error: &anyhow::Error) -> (String, u8) {
+    let mut lines = vec![format!("error: {error}")];
+    lines.extend(error.chain().skip(1).map(|cause| format!("  caused by: {cause}")));
+    let mut code = None;
+    for advised in error.chain().filter_map(|cause| cause.downcast_ref::<Advised>()) {
+        code = code.or(advised.code);
+        lines.extend(advised.hints.iter().map(|hint| format!("hint: {hint}")));
+    }
+    (lines.join("\n") + "\n", code.unwrap_or(EXIT_FAILURE))
+}
+
+/// Writes data to standard output, unbuffered: what is printed may be a token, and a buffer would
+/// keep it.
+///
+/// # Errors
+/// When standard output cannot be written. [`report`] is silent about a closed pipe, as `SIGPIPE`
+/// would be (`get | head -c 4`); Rust ignores that signal.
+pub fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    use std::os::fd::AsFd;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match nix::unistd::write(io::stdout().as_fd(), rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => {
+                let cause = io::Error::from(errno);
+                return Err(anyhow::Error::new(cause).context("cannot write to standard output"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_hints_and_exit_code() {
+        let error = Err::<(), _>(io::Error::other("disk on fire"))
+            .context("cannot read the file")
+            .hint("put it out")
+            .exit_code(EXIT_USAGE)
+            .context("cannot start")
+            .hint("type: molecule-tokenfs check")
+            .unwrap_err();
+        let (text, code) = describe(&error);
+        assert_eq!(
+            text,
+            "error: cannot start\n  caused by: cannot read the file\n  caused by: disk on fire\n\
+             hint: type: molecule-tokenfs check\nhint: put it out\n"
+        );
+        assert_eq!(code, EXIT_USAGE);
+    }
+
+    #[test]
+    fn an_error_without_a_code_is_a_failure() {
+        assert_eq!(describe(&anyhow::anyhow!("no")), ("error: no\n".to_owned(), EXIT_FAILURE));
+    }
+}

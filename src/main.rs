@@ -1,1 +1,19 @@
-fn main() {}
+//! `molecule-tokenfs`: parses the command line and runs one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use molecule_tokenfs::{cli::Cli, cmd};
+
+/// Starts no thread and no runtime: that is the business of the commands that need one.
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed standard output or error is no reason to report anything.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    cli.command.run().unwrap_or_else(|error| cmd::report(&error))
+}

@@ -1,0 +1,156 @@
+//! The settings as flags.
+
+#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::config::Key;
+
+/// The settings as flags, unparsed: they go the same way as those of the environment and the file,
+/// and fail with the same words.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Settings")]
+pub struct SettingsArgs {
+    /// Read settings from this TOML file: each flag is a key of the same name [env:
+    /// MOLECULE_TOKENFS_CONFIG] [default: /etc/molecule-tokenfs.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Base URL of the platform [env: PLATFORM_URL] [default: http://host.docker.internal:8080]
+    #[arg(long, value_name = "URL")]
+    pub platform_url: Option<OsString>,
+
+    /// Ask for the tokens of this workspace, not for the platform's own [env: WORKSPACE_ID]
+    #[arg(long, value_name = "ID")]
+    pub workspace_id: Option<OsString>,
+
+    /// Directory with the platform's bearer, the file .auth_token [env: CONFIGS_DIR] [default:
+    /// /configs]
+    #[arg(long, value_name = "DIR")]
+    pub configs_dir: Option<OsString>,
+
+    /// Reach the platform through this proxy; HTTP_PROXY and the like are ignored, for the bearer
+    /// must not go to a proxy by accident [env: MOLECULE_TOKENFS_PROXY]
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<OsString>,
+
+    /// Trust the CA certificates in this PEM file, too [env: MOLECULE_TOKENFS_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<OsString>,
+
+    /// Give a request to the platform up after this long [env: MOLECULE_TOKENFS_REQUEST_TIMEOUT]
+    /// [default: 10s]
+    #[arg(long, value_name = "SPAN")]
+    pub request_timeout: Option<OsString>,
+
+    /// Refresh in the background after this long, or earlier where a token's life asks for it [env:
+    /// TOKEN_REFRESH_INTERVAL_SEC, in seconds] [default: 45m]
+    #[arg(long, value_name = "SPAN")]
+    pub refresh_interval: Option<OsString>,
+
+    /// Spread the background refresh by plus or minus this much [env: TOKEN_REFRESH_JITTER_SEC, in
+    /// seconds] [default: 2m]
+    #[arg(long, value_name = "SPAN")]
+    pub refresh_jitter: Option<OsString>,
+
+    /// Wait this long before the first fetch of --prefetch [env: TOKEN_REFRESH_INITIAL_DELAY_SEC,
+    /// in seconds] [default: 1m]
+    #[arg(long, value_name = "SPAN")]
+    pub refresh_initial_delay: Option<OsString>,
+
+    /// Fetch a token without waiting for the first open [env: MOLECULE_TOKENFS_PREFETCH]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub prefetch: Option<OsString>,
+
+    /// Pause the background refresh when nothing was opened for this long [env:
+    /// MOLECULE_TOKENFS_IDLE] [default: 24h]
+    #[arg(long, value_name = "SPAN")]
+    pub idle: Option<OsString>,
+
+    /// Serve only tokens that live at least this long after the open [env:
+    /// MOLECULE_TOKENFS_MIN_LIFE] [default: 1m, or a tenth of a short life]
+    #[arg(long, value_name = "SPAN")]
+    pub min_life: Option<OsString>,
+
+    /// Refuse an open that got no token within this time [env: MOLECULE_TOKENFS_OPEN_TIMEOUT]
+    /// [default: 5s]
+    #[arg(long, value_name = "SPAN")]
+    pub open_timeout: Option<OsString>,
+
+    /// Take this for the life of a token whose expiry nobody knows, as one of GITHUB_TOKEN [env:
+    /// MOLECULE_TOKENFS_ASSUMED_LIFE] [default: 1h]
+    #[arg(long, value_name = "SPAN")]
+    pub assumed_life: Option<OsString>,
+
+    /// Who may read the tokens, a name or a number [env: MOLECULE_TOKENFS_OWNER] [default: the owner
+    /// of the configs directory for root, else the caller]
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<OsString>,
+
+    /// The files' group, a name or a number [env: MOLECULE_TOKENFS_GROUP] [default: the owner's]
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<OsString>,
+
+    /// The files' mode in octal: 0400, 0440 or 0444 [env: MOLECULE_TOKENFS_MODE] [default: 0400]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<OsString>,
+
+    /// Host that the tokens are for, with a port where it has one; repeatable, the first is the main
+    /// one [env: MOLECULE_TOKENFS_HOST, separated by commas] [default: github.com]
+    #[arg(long, value_name = "HOST")]
+    pub host: Vec<OsString>,
+
+    /// What to log: error, warn, info, debug, trace, off, or directives as target=level,… [env:
+    /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<OsString>,
+}
+
+impl SettingsArgs {
+    /// The values that were given for a setting; at most one unless it is repeatable.
+    #[must_use]
+    pub fn given(&self, key: Key) -> &[OsString] {
+        match key {
+            Key::PlatformUrl => self.platform_url.as_slice(),
+            Key::WorkspaceId => self.workspace_id.as_slice(),
+            Key::ConfigsDir => self.configs_dir.as_slice(),
+            Key::Proxy => self.proxy.as_slice(),
+            Key::CaFile => self.ca_file.as_slice(),
+            Key::RequestTimeout => self.request_timeout.as_slice(),
+            Key::RefreshInterval => self.refresh_interval.as_slice(),
+            Key::RefreshJitter => self.refresh_jitter.as_slice(),
+            Key::RefreshInitialDelay => self.refresh_initial_delay.as_slice(),
+            Key::Prefetch => self.prefetch.as_slice(),
+            Key::Idle => self.idle.as_slice(),
+            Key::MinLife => self.min_life.as_slice(),
+            Key::OpenTimeout => self.open_timeout.as_slice(),
+            Key::AssumedLife => self.assumed_life.as_slice(),
+            Key::Owner => self.owner.as_slice(),
+            Key::Group => self.group.as_slice(),
+            Key::Mode => self.mode.as_slice(),
+            Key::Host => &self.host,
+            Key::LogLevel => self.log_level.as_slice(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_a_flag_of_its_name_that_names_its_variable() {
+        let command = SettingsArgs::augment_args(Command::new("test"));
+        for key in Key::ALL {
+            let flag = command.get_arguments().find(|arg| arg.get_long() == Some(key.name()));
+            let help = flag.and_then(|flag| flag.get_help()).unwrap().to_string();
+            assert!(help.contains(&format!("[env: {}", key.variable())), "{}", key.name());
+            assert_eq!(help.contains("in seconds"), key.variable_in_seconds(), "{}", key.name());
+        }
+        assert_eq!(command.get_arguments().count(), Key::ALL.len() + 1, "and --config");
+    }
+}
