@@ -340,36 +340,37 @@ impl Policy {
 
     fn came_again(&mut self, held: Held, offer: Held, now: &Now, rng: &mut impl Rng) -> Decision {
         let source = offer.source;
-        if self.rejection_of(&offer).is_some() {
-            return self.fail(source, FetchErrorKind::Rejected, None, now, rng);
-        }
         let is_renewed = held.source == source && matches!(offer.life, Life::Assumed(_));
-        let shortened = held.left(now).saturating_sub(offer.left(now));
-        if is_renewed {
-            self.held = Some(offer);
-        } else if let (Life::Known(life), Life::Known(_)) = (held.life, offer.life) {
-            // The first word counts, unless a later one makes it shorter.
-            let life = Life::Known(life.saturating_sub(shortened));
-            self.held = Some(Held { life, ..held });
+        let rejected = self.rejection_of(&offer).is_some();
+        let known = if is_renewed && !rejected { offer } else { confirmed(held, offer, now) };
+        self.held = Some(known);
+        let moved = known.left(now).abs_diff(held.left(now)) > windows::WALL_JUMP;
+        let failure = if rejected {
+            Some(FetchErrorKind::Rejected)
+        } else if known.left(now).is_zero()
+            || ((is_renewed || source > held.source) && !self.alive(now))
+        {
+            Some(FetchErrorKind::BornExpired)
+        } else {
+            None
+        };
+        let mut decision = if let Some(kind) = failure {
+            self.fail(source, kind, None, now, rng)
+        } else {
+            self.succeed(source);
+            if is_renewed {
+                self.plan_refresh(now, rng);
+            } else if held.source == source {
+                self.repeats = true;
+                self.plan_repeat(now, rng);
+            }
+            Decision { settled: Some(Settled::Same), ..Decision::default() }
+        };
+        // Views show the expiry of a known life.
+        if moved && !is_renewed && !known.left(now).is_zero() {
+            decision.publish = Some(Publish::Again);
         }
-        let is_dead = self.held.is_none_or(|held| held.left(now).is_zero());
-        let is_useless_fallback = source > held.source && !self.usable(now);
-        if is_dead || is_useless_fallback || (is_renewed && !self.alive(now)) {
-            return self.fail(source, FetchErrorKind::BornExpired, None, now, rng);
-        }
-        self.succeed(source);
-        if is_renewed {
-            self.plan_refresh(now, rng);
-        } else if held.source == source {
-            self.repeats = true;
-            self.plan_repeat(now, rng);
-        }
-        let expiry_moved = !is_renewed && shortened > windows::WALL_JUMP;
-        Decision {
-            publish: expiry_moved.then_some(Publish::Again),
-            settled: Some(Settled::Same),
-            ..Decision::default()
-        }
+        decision
     }
 
     fn adopt(&mut self, offer: Held, now: &Now, rng: &mut impl Rng) {
@@ -428,15 +429,13 @@ impl Policy {
         let Some(held) = self.held else { return };
         let age = now.elapsed_since(&held.issued);
         let latest = self.latest_refresh(&held);
-        let (by_life, plan) = if self.started {
-            (windows::spread(latest, rng), Plan::Spread)
+        let (delay, plan) = if self.started {
+            (self.rules.windows.spread(latest, rng).saturating_sub(age), Plan::Spread)
         } else {
-            (latest, Plan::Life)
+            let by_life = (latest.saturating_sub(age), Plan::Life);
+            let by_timer = (self.rules.windows.timer(rng), Plan::Timer);
+            if by_timer.0 < by_life.0 { by_timer } else { by_life }
         };
-        let by_life = by_life.saturating_sub(age);
-        let by_timer = self.rules.windows.timer(rng);
-        let (delay, plan) =
-            if by_timer < by_life { (by_timer, Plan::Timer) } else { (by_life, plan) };
         // A request that took most of the life it brought must not be followed by another at once.
         let least = (held.left(now) / 4).min(windows::REPEAT_LEAST);
         self.renew_at = now.boot.saturating_add(delay.max(least));
@@ -478,6 +477,23 @@ impl Policy {
             self.published_offset = offset;
         }
         is_due
+    }
+}
+
+/// What is known of a token that came again. The first word about its life and the boot clock bound
+/// it, and a later word can only make it shorter. But a wall clock that was set forward aged it on
+/// suspicion only, which the source's new word dispels: else a platform that repeats its token would
+/// leave a machine whose clock was just put right without any for an hour.
+fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
+    let (Life::Known(life), Life::Known(_)) = (held.life, offer.life) else { return held };
+    let by_boot = life.saturating_sub(now.boot.saturating_sub(held.issued.boot));
+    let (left, said) = (held.left(now), offer.left(now).min(by_boot));
+    if said > left {
+        let age = now.elapsed_since(&offer.issued);
+        Held { issued: offer.issued, life: Life::Known(said.saturating_add(age)), ..held }
+    } else {
+        let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));
+        Held { life, ..held }
     }
 }
 

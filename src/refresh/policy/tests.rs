@@ -1,5 +1,10 @@
 //! The policy alone: window arithmetic for every life, and walks of chance through all its states.
 #![expect(clippy::unchecked_time_subtraction, reason = "an underflow fails the test")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "the numbers of the fleet are small"
+)]
 
 use std::collections::HashMap;
 
@@ -301,6 +306,73 @@ fn a_success_of_the_first_source_forgets_the_failures_of_the_later_ones() {
     assert_eq!(policy.step(Event::Tick, &late, rng).fetch, Some(0));
     let down = Event::Answered { source: 0, answer: failure(FetchErrorKind::Unreachable) };
     assert_eq!(policy.step(down, &late, rng).fetch, Some(1), "asked anew, not in 45 s");
+}
+
+/// Attempts and workspaces without a token, minute by minute, of a fleet that starts within one
+/// second and lives through an outage of its platform, which mints at each request.
+fn fleet(size: usize, minutes: u64, outage: std::ops::Range<u64>) -> (Vec<usize>, Vec<usize>) {
+    let rng = &mut StdRng::seed_from_u64(3);
+    let rules = rules(Windows::default(), 1);
+    let mut policies = vec![Policy::new(rules, &START); size];
+    let (mut attempts, mut without) = (vec![0; minutes as usize], vec![0; minutes as usize]);
+    let mut minted = 0;
+    for policy in &mut policies {
+        let mut now = START.plus(Duration::from_micros(rng.random_range(0..1_000_000)));
+        let mut event = Event::Opened;
+        loop {
+            let minute = (now.boot - START.boot).as_secs() / 60;
+            policy.note_open(now.boot);
+            if policy.step(event, &now, rng).fetch.is_some() {
+                attempts[minute as usize] += 1;
+                let answer = if outage.contains(&minute) {
+                    failure(FetchErrorKind::Unreachable)
+                } else {
+                    minted += 1;
+                    answer(minted, now, HOUR)
+                };
+                event = Event::Answered { source: 0, answer };
+                continue;
+            }
+            event = Event::Tick;
+            let next = policy.wake(&now).expect("somebody reads every day");
+            let end = START.boot + minutes as u32 * MINUTE;
+            // At the end of each minute that passes until then: does it have a token?
+            for minute in minute..(next.min(end) - START.boot).as_secs() / 60 {
+                let at = START.plus((minute as u32 + 1) * MINUTE);
+                without[minute as usize] += usize::from(!policy.usable(&at));
+            }
+            if next >= end {
+                break;
+            }
+            now = now.plus(next - now.boot);
+        }
+    }
+    (attempts, without)
+}
+
+#[test]
+fn a_fleet_that_lost_its_platform_comes_back_without_a_rush_and_without_an_echo() {
+    let size = 5000;
+    let uniform = size as f64 / 45.0;
+    for length in [5, 30] {
+        let (start, end) = (200, 200 + length);
+        let (attempts, without) = fleet(size, 340, start as u64..end as u64);
+        assert_eq!(without[end], 0, "{length}: no token after the first minute of recovery");
+        let most = *attempts[end + 1..].iter().max().unwrap() as f64 / uniform;
+        assert!(
+            most <= 2.5,
+            "{length}: {most} times the uniform rate, {:?}",
+            &attempts[start - 5..]
+        );
+        for minute in start + 1..end {
+            let needy = without[minute].max(without[minute - 1]);
+            let calm = size - without[minute].min(without[minute - 1]);
+            let allowed = needy as f64 * 5.0 + calm as f64 * 2.0;
+            assert!((attempts[minute] as f64) <= allowed, "{length}, {minute}: {attempts:?}");
+        }
+        let quiet = attempts[100..start].iter().max().unwrap();
+        assert!((*quiet as f64) < 2.5 * uniform, "{length}: {quiet}");
+    }
 }
 
 #[test]

@@ -98,14 +98,16 @@ impl Windows {
         let latest = self.interval.saturating_add(self.jitter);
         earliest.saturating_add(uniform(rng, latest.saturating_sub(earliest)))
     }
-}
 
-/// The age at which a token is refreshed that came after a start or a streak of failures: anywhere
-/// in the second half of what is allowed (40–80 % of its life), so that a fleet that starts or
-/// recovers together does not come back together.
-pub fn spread(latest: Duration, rng: &mut impl Rng) -> Duration {
-    let half = latest / 2;
-    half + uniform(rng, latest.saturating_sub(half))
+    /// The age at which a token is refreshed that came after a start or a streak of failures:
+    /// anywhere between half of `latest` and `latest` (40–80 % of its life), so that a fleet that
+    /// starts or recovers together does not come back together. The interval cuts what it may not
+    /// exceed off the range, and not each draw to it: that would make an echo of its own.
+    pub fn spread(&self, latest: Duration, rng: &mut impl Rng) -> Duration {
+        let most = latest.min(self.interval.saturating_add(self.jitter));
+        let least = if most >= latest / 10 * 9 { latest / 2 } else { most / 2 };
+        least.saturating_add(uniform(rng, most.saturating_sub(least)))
+    }
 }
 
 /// The time to the next fetch after the same token came again with `left` of its life: when the
