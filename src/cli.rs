@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Unmount the tokens; the daemon that serves them then ends
+    Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     Get(cmd::get::GetArgs),
     /// Say how the token stands, what fails and what to do
@@ -57,6 +59,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
             Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),

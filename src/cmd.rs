@@ -12,6 +12,7 @@ pub mod mount;
 pub mod reader;
 pub mod refresh;
 pub mod status;
+pub mod umount;
 pub mod wait;
 
 /// Something failed, or works in a degraded way.

@@ -10,6 +10,7 @@ use url::Url;
 use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
+use crate::fs::access::Access;
 use crate::observe::LogLevel;
 use crate::refresh::policy::Windows;
 use crate::secret::Secret;
@@ -209,6 +210,17 @@ impl Settings {
             idle: self.idle.value,
             // A request that the source gives up itself fails with a better error.
             fetch_timeout: self.request_timeout.value.saturating_add(Duration::from_secs(2)),
+        }
+    }
+
+    /// Owner and modes of the files.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access {
+            uid: self.owner.value,
+            gid: self.group.value,
+            // The parser lets nothing but permission bits pass.
+            view_mode: u16::try_from(self.mode.value).unwrap_or(0o400),
         }
     }
 
