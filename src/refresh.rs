@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::FetchError;
 use crate::refresh::policy::windows::{REJECT_QUIET, WITHHELD};
 use crate::secret::Fingerprint;
@@ -66,7 +68,8 @@ pub struct Snapshot {
 }
 
 /// How things stand, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// There is a usable token, and nothing fails.
     Fresh,
@@ -79,6 +82,9 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Fresh, Self::Degraded, Self::None, Self::Idle];
+
     /// The word, as in `status.json`.
     #[must_use]
     pub fn name(self) -> &'static str {
