@@ -44,7 +44,16 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     if !args.json {
         cmd::print(text(&status, SystemClock.now().timestamp()).as_bytes())?;
     }
-    Ok(ExitCode::from(status.state.exit_code()))
+    Ok(ExitCode::from(exit_code(status.state)))
+}
+
+/// 0 while all is well or nobody asked, as for a service that is socket-activated.
+fn exit_code(state: State) -> u8 {
+    match state {
+        State::Fresh | State::Idle => 0,
+        State::Degraded => EXIT_FAILURE,
+        State::None => EXIT_NO_TOKEN,
+    }
 }
 
 /// The document, as the daemon writes it.
@@ -104,8 +113,7 @@ macro_rules! line {
 }
 
 fn failures(out: &mut String, token: &TokenStatus, now: Timestamp) {
-    // A source behind the one that serves may have failed before; that is over.
-    if token.failures.is_empty() || matches!(token.state, State::Fresh | State::Idle) {
+    if token.failures.is_empty() {
         return;
     }
     line!(out, "\nwhat fails");
@@ -434,7 +442,7 @@ mod tests {
         scene.counters.refused(ReadErrorKind::Rejected);
         scene.counters.refused(ReadErrorKind::ReadOnly);
         insta::assert_snapshot!(said(&scene), @r"
-        none: there is no token yet, and platform gives none: the source says that our bearer is wrong (what exactly)
+        none: there is no token yet, and platform gives no other: the source says that our bearer is wrong (what exactly)
 
         what fails
           platform: the source says that our bearer is wrong (what exactly)
@@ -462,7 +470,7 @@ mod tests {
         scene.snapshot.fetching = true;
         scene.snapshot.attempts = 1;
         insta::assert_snapshot!(said(&scene), @r"
-        none: there is no token yet: a fetch is under way
+        none: there is no token yet; a fetch is under way
 
         token
           token         none yet
@@ -472,6 +480,11 @@ mod tests {
           mounted at    /run/molecule/token
           served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
         ");
+    }
+
+    #[test]
+    fn the_exit_code_says_it_too() {
+        assert_eq!(State::ALL.map(exit_code), [0, 1, 3, 0]);
     }
 
     #[test]
