@@ -45,6 +45,10 @@ pub enum Command {
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
     Check(Box<cmd::check::CheckArgs>),
+    /// Make git and gh use the mount, or take it back
+    Setup(cmd::setup::SetupArgs),
+    /// Answer git as its credential helper; `setup git` tells git to run it
+    GitCredential(cmd::git_credential::GitCredentialArgs),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -66,6 +70,8 @@ impl Command {
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
+            Self::Setup(args) => cmd::setup::run(args),
+            Self::GitCredential(args) => cmd::git_credential::run(args),
             Self::Completions(args) => cmd::completions::run(&args),
             Self::Man(args) => cmd::completions::man(&args),
         }
