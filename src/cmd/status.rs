@@ -225,12 +225,20 @@ fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) 
     if !matches!(token.state, State::Fresh | State::Degraded) {
         return;
     }
-    let mountpoint = &status.mountpoint;
     line!(out, "\na tool that gets 401 all the same");
     line!(out, "  uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a");
-    line!(out, "  credential helper or file of its own, or one that it read long ago. If it is");
-    line!(out, "  this one, say so, and another is fetched:");
-    line!(out, "    echo {fingerprint} > {mountpoint}/refresh");
+    line!(out, "  credential helper or file of its own, or one that it read long ago.");
+    if token.expires_at.is_some() {
+        line!(out, "  If it is this one, say so, and another is fetched:");
+        line!(out, "    echo {fingerprint} > {}/refresh", status.mountpoint);
+    } else {
+        // A source that cannot renew its token would have no other to give.
+        line!(
+            out,
+            "  If it is this one, it is dead: give the daemon a new one and start it again,"
+        );
+        line!(out, "  or mend the sources before it.");
+    }
 }
 
 /// A moment, and how far it is from now.
@@ -287,8 +295,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -341,8 +349,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -384,9 +392,9 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
-            echo df683ed0 > /run/molecule/token/refresh
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, it is dead: give the daemon a new one and start it again,
+          or mend the sources before it.
         ");
     }
 
@@ -430,8 +438,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -442,7 +450,7 @@ mod tests {
         scene.counters.refused(ReadErrorKind::Rejected);
         scene.counters.refused(ReadErrorKind::ReadOnly);
         insta::assert_snapshot!(said(&scene), @r"
-        none: there is no token yet, and platform gives no other: the source says that our bearer is wrong (what exactly)
+        none: there is no token yet, and platform gives none: the source says that our bearer is wrong (what exactly)
 
         what fails
           platform: the source says that our bearer is wrong (what exactly)

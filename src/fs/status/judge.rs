@@ -147,8 +147,9 @@ fn of_a_missing_token(snapshot: &Snapshot, token: Option<&Token>, now: &Now) -> 
         }
         (Some(_), Some(_)) => "the last token has less than the minimum life left",
     };
+    let other = if token.is_some() { "no other" } else { "none" };
     match snapshot.telling_failure() {
-        Some(failure) => format!("{what}, and {}", gives(failure, "no other")),
+        Some(failure) => format!("{what}, and {}", gives(failure, other)),
         None if snapshot.fetching => format!("{what}; a fetch is under way"),
         None => format!("{what}; the next open fetches one"),
     }
@@ -381,7 +382,7 @@ mod tests {
             assert_eq!(token.last_failure.as_ref().unwrap().kind, kind.name());
         }
         insta::assert_snapshot!(says(&Scene::failing(Kind::Unauthorized)), @r"
-        none: there is no token yet, and platform gives no other: the source says that our bearer is wrong (what exactly)
+        none: there is no token yet, and platform gives none: the source says that our bearer is wrong (what exactly)
         do: platform: register the workspace anew, so that the bearer file is written again; the file is watched
         ");
     }
