@@ -3,7 +3,10 @@
 //! [`policy`] decides, [`Engine`] executes, [`Handle`] is what the rest of the program holds.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::FetchError;
 use crate::refresh::policy::windows::{REJECT_QUIET, WITHHELD};
@@ -67,6 +70,42 @@ pub struct Snapshot {
     pub refresh_not_before: Duration,
 }
 
+/// How things stand, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There is a usable token, and nothing fails.
+    Fresh,
+    /// There is a usable token, but something is wrong.
+    Degraded,
+    /// There is no usable token.
+    None,
+    /// Nobody asked yet, or not for a long time.
+    Idle,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Fresh, Self::Degraded, Self::None, Self::Idle];
+
+    /// The word, as in `status.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Degraded => "degraded",
+            Self::None => "none",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl Snapshot {
     /// The token, if it may be served: enough of its life is left and it is not withheld.
     #[must_use]
@@ -75,6 +114,22 @@ impl Snapshot {
             return None;
         }
         self.token.as_ref()?.usable(now, self.min_life)
+    }
+
+    /// How things stand, in one word.
+    #[must_use]
+    pub fn state(&self, now: &Now) -> State {
+        let troubled = self.fallback || self.rejected.is_some() || !self.failures.is_empty();
+        let usable = self.usable(now).is_some();
+        if self.idle || (!self.asked && !usable && !troubled) {
+            State::Idle
+        } else if !usable {
+            State::None
+        } else if troubled {
+            State::Degraded
+        } else {
+            State::Fresh
+        }
     }
 
     /// The failure that says most about why there is no token: a refusal if there is one, else the
