@@ -1,7 +1,7 @@
 //! The demo platform: everything that a workspace talks to, on loopback.
 //!
 //! One server gives tokens like the Molecule platform and checks them like GitHub: a token endpoint
-//! ([`platform`]), a smart-HTTP git server and a GitHub-like REST interface, all behind one
+//! ([`platform`]), a smart-HTTP git server (`git`) and a GitHub-like REST interface (`rest`), all behind one
 //! [`ledger`], with [`faults`] on demand. The demo, the tests, the soak and the benchmarks use it;
 //! there is no other mock.
 
@@ -22,8 +22,10 @@ use crate::time::SystemClock;
 
 pub mod consumers;
 pub mod faults;
+mod git;
 pub mod ledger;
 pub mod platform;
+mod rest;
 mod server;
 
 /// How the demo platform is set up. The default issues hour-long tokens at the admin path.
@@ -39,6 +41,8 @@ pub struct Setup {
     pub port: u16,
     /// The folder of static files that [`consumers`] serves.
     pub site: Option<PathBuf>,
+    /// Serve the bare repositories in this directory under `/git/`.
+    pub git_root: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -49,6 +53,7 @@ impl Default for Setup {
             unix_socket: None,
             port: 0,
             site: None,
+            git_root: None,
         }
     }
 }
@@ -109,6 +114,7 @@ impl Demo {
             strays: Strays::default(),
             consumers: Consumers::new(setup.site),
             workspace_id: setup.workspace_id.clone(),
+            git_root: setup.git_root,
             elsewhere: format!("http://{}", listeners.elsewhere.local_addr()?),
         });
         let address =
@@ -167,6 +173,18 @@ impl Demo {
     /// The directory or the file cannot be written.
     pub fn register(&self, configs_dir: &Path) -> io::Result<PathBuf> {
         self.shared.bearer.write(configs_dir)
+    }
+
+    /// Makes a repository `name` (for example `work.git`) with one commit on `main`, and gives the
+    /// URL to clone it from.
+    ///
+    /// # Errors
+    /// The setup has no `git_root`, or git is missing or fails.
+    pub fn create_repository(&self, name: &str) -> io::Result<String> {
+        let root = self.shared.git_root.as_deref();
+        let root = root.ok_or_else(|| io::Error::other("this demo platform has no git_root"))?;
+        git::create_repository(root, name)?;
+        Ok(format!("{}{}/{name}", self.url(), git::PREFIX))
     }
 
     /// Accepts a new bearer only, until then unknown to anybody: [`Demo::register`] writes it.

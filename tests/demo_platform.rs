@@ -1,9 +1,12 @@
 //! The demo platform keeps its word: what it issues is live, what it did not is refused, and it
 //! fails as ordered.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "helpers of tests")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
@@ -177,4 +180,121 @@ fn another_process_orders_faults_and_reads_the_ledger_without_a_token_in_it() {
     let report: Report = serde_json::from_slice(&ledger.body).unwrap();
     assert_eq!(report.tokens.len(), 2);
     assert!(!String::from_utf8(ledger.body).unwrap().contains(&token));
+}
+
+/// A client's command with nothing of this machine in it and at most a minute to live.
+fn client(program: &str, home: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(program).env_clear().current_dir(home);
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home);
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+    command
+}
+
+fn run(command: &mut Command, install: &str) -> Output {
+    let output = command.output().expect("timeout(1) runs");
+    assert_ne!(output.status.code(), Some(127), "install it: apt-get install {install}");
+    output
+}
+
+fn git(home: &Path, arguments: &[&str]) -> Output {
+    let mut command = client("git", home);
+    command.args(["-c", "user.name=Test", "-c", "user.email=test@localhost"]);
+    command.args(["-c", "credential.helper=!cat \"$HOME/credential\" #"]);
+    run(command.args(arguments), "git")
+}
+
+/// Fails the test with what the command said, unless it succeeded.
+#[track_caller]
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn git_clones_and_pushes_with_a_live_token_and_gets_401_with_a_dead_one() {
+    let home = tempfile::tempdir().unwrap();
+    let repositories = tempfile::tempdir().unwrap();
+    let setup = Setup { git_root: Some(repositories.path().to_owned()), ..Setup::default() };
+    let demo = Demo::start(setup).unwrap();
+    let url = demo.create_repository("work.git").unwrap();
+    let credential = |token: &str| {
+        let text = format!("username=x-access-token\npassword={token}\n");
+        std::fs::write(home.path().join("credential"), text).unwrap();
+    };
+    let live = demo.ledger().issue().secret;
+    credential(live.expose_str());
+    succeeds(&git(home.path(), &["clone", "--quiet", &url, "work"]));
+
+    // Large enough that git sends it in chunks, compressible enough that it gzips requests.
+    let noise: Vec<u8> = (0..600_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+    std::fs::write(home.path().join("work/noise"), noise).unwrap();
+    for n in 0..100 {
+        succeeds(&git(home.path(), &["-C", "work", "tag", &format!("tag-with-a-name-{n}")]));
+    }
+    succeeds(&git(home.path(), &["-C", "work", "add", "noise"]));
+    succeeds(&git(home.path(), &["-C", "work", "commit", "--quiet", "-m", "Noise"]));
+    succeeds(&git(home.path(), &["-C", "work", "push", "--quiet", "--tags", "origin", "main"]));
+    succeeds(&git(home.path(), &["clone", "--quiet", &url, "again"]));
+    assert_eq!(
+        std::fs::read(home.path().join("work/noise")).unwrap(),
+        std::fs::read(home.path().join("again/noise")).unwrap()
+    );
+    let before = demo.ledger().counts().service("git");
+    assert_eq!(before.refused(), 0, "{before:?}");
+    assert!(before.live >= 6, "{before:?}");
+
+    let dead = demo.ledger().issue_dead().secret;
+    credential(dead.expose_str());
+    let refused = git(home.path(), &["-C", "work", "fetch"]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("Authentication failed"), "{said}");
+    assert_eq!(demo.ledger().counts().service("git").dead, 1);
+}
+
+#[test]
+fn a_fault_of_the_git_server_reaches_the_client_and_heals() {
+    let home = tempfile::tempdir().unwrap();
+    let repositories = tempfile::tempdir().unwrap();
+    let setup = Setup { git_root: Some(repositories.path().to_owned()), ..Setup::default() };
+    let demo = Demo::start(setup).unwrap();
+    let url = demo.create_repository("work.git").unwrap();
+    let token = demo.ledger().issue().secret;
+    let text = format!("username=x\npassword={}\n", token.expose_str());
+    std::fs::write(home.path().join("credential"), text).unwrap();
+    demo.faults().stick(Service::Git, Some(Fault::Status(503)));
+    let failed = git(home.path(), &["ls-remote", &url]);
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("503"), "{failed:?}");
+    demo.faults().heal();
+    succeeds(&git(home.path(), &["ls-remote", &url]));
+}
+
+#[test]
+fn gh_asks_for_the_user_over_the_unix_socket() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("socket");
+    let setup = Setup { unix_socket: Some(socket.clone()), ..Setup::default() };
+    let demo = Demo::start(setup).unwrap();
+    let config = home.path().join("gh");
+    std::fs::create_dir(&config).unwrap();
+    let text = format!("version: \"1\"\nhttp_unix_socket: {}\n", socket.display());
+    std::fs::write(config.join("config.yml"), text).unwrap();
+    let gh = |token: &str, path: &str| {
+        let mut command = client("gh", home.path());
+        command.args(["api", path]).env("GH_CONFIG_DIR", &config);
+        command.env("GH_HOST", "github.localhost").env("GH_TOKEN", token);
+        command.env("GH_ENTERPRISE_TOKEN", token);
+        run(&mut command, "gh")
+    };
+    let live = demo.ledger().issue().secret;
+    let user = gh(live.expose_str(), "/user");
+    succeeds(&user);
+    let json: Value = serde_json::from_slice(&user.stdout).unwrap();
+    assert_eq!(json["login"], "molecule-demo[bot]");
+    succeeds(&gh(live.expose_str(), "/installation/repositories"));
+    let refused = gh(demo.ledger().issue_dead().secret.expose_str(), "/user");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("401"), "{refused:?}");
+    let rest = demo.ledger().counts().service("rest");
+    assert_eq!((rest.live, rest.dead, rest.unknown), (2, 1, 0));
 }

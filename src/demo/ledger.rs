@@ -48,7 +48,7 @@ pub struct Minting {
 impl Default for Minting {
     fn default() -> Self {
         Self {
-            life: Duration::from_secs(3600),
+            life: Duration::from_hours(1),
             lengths: 40..=600,
             cache_until: None,
             clock_offset: 0,
@@ -80,6 +80,10 @@ pub struct Entry {
     pub expires_ms: u64,
     /// Revoked at.
     pub revoked_ms: Option<u64>,
+    /// How often it was presented while it was live.
+    pub accepted: u64,
+    /// How often it was presented after its end.
+    pub refused: u64,
 }
 
 impl Entry {
@@ -243,6 +247,13 @@ impl Ledger {
     pub fn check(&self, service: &str, token: Option<&[u8]>) -> Option<Verdict> {
         let mut state = self.state();
         let verdict = token.map(|token| state.verdict(token, self.clock.now().boot));
+        if let Some(entry) = token.and_then(|token| state.entry_mut(token)) {
+            if verdict == Some(Verdict::Live) {
+                entry.accepted += 1;
+            } else {
+                entry.refused += 1;
+            }
+        }
         let seen = state.counts.services.entry(service.to_owned()).or_default();
         *match verdict {
             Some(Verdict::Live) => &mut seen.live,
@@ -327,6 +338,8 @@ impl Ledger {
             issued_ms: millis(now.boot),
             expires_ms: millis(now.boot + real_life),
             revoked_ms: None,
+            accepted: 0,
+            refused: 0,
         };
         let expires_at = timestamp(shift(ends, state.minting.clock_offset));
         let issued = Issued { secret, expires_at, repeated: false };
@@ -345,6 +358,10 @@ impl Ledger {
 impl State {
     fn entry(&self, token: &[u8]) -> Option<&Entry> {
         self.entries.get(*self.by_token.get(token)?)
+    }
+
+    fn entry_mut(&mut self, token: &[u8]) -> Option<&mut Entry> {
+        self.entries.get_mut(*self.by_token.get(token)?)
     }
 
     fn verdict(&self, token: &[u8], boot: Duration) -> Verdict {
@@ -413,7 +430,7 @@ mod tests {
     }
 
     fn ledger(minting: Minting) -> (Ledger, Arc<Standing>) {
-        let start = Now { boot: Duration::from_secs(77), wall: Duration::from_secs(1_800_000_000) };
+        let start = Now { boot: Duration::from_secs(77), wall: Duration::from_hours(500_000) };
         let clock = Arc::new(Standing(Mutex::new(start)));
         (Ledger::new(minting, clock.clone()), clock)
     }
@@ -435,7 +452,7 @@ mod tests {
         let entry = ledger.entry(issued.secret.expose()).unwrap();
         assert!(entry.live_at(Duration::from_millis(77_300)));
         assert!(!entry.live_at(Duration::from_millis(77_299)));
-        assert!(!entry.live_at(Duration::from_millis(81_000)));
+        assert!(!entry.live_at(Duration::from_secs(81)));
     }
 
     #[test]
@@ -455,6 +472,8 @@ mod tests {
         assert_eq!(counts.service("rest"), rest);
         assert_eq!(counts.service("git"), Verdicts { missing: 1, ..Verdicts::default() });
         assert_eq!((counts.refused(), counts.platform.issued), (3, 2));
+        let entry = ledger.entry(first.expose()).unwrap();
+        assert_eq!((entry.accepted, entry.refused), (1, 1));
     }
 
     #[test]

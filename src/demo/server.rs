@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,7 @@ use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
+use crate::demo::{git, rest};
 use crate::secret::Fingerprint;
 
 /// The body of an answer; an error in it cuts the connection.
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub(super) strays: Strays,
     pub(super) consumers: Consumers,
     pub(super) workspace_id: String,
+    /// Where the repositories are, if there are any.
+    pub(super) git_root: Option<PathBuf>,
     /// The other origin that a redirect may point to.
     pub(super) elsewhere: String,
 }
@@ -231,7 +234,8 @@ impl Shared {
     ) -> Response<Body> {
         match service {
             Service::Platform => platform::answer(self, path, request.headers(), fault).await,
-            Service::Git | Service::Rest => plain(StatusCode::NOT_FOUND, "not found"),
+            Service::Git => git::answer(self, request).await,
+            Service::Rest => rest::answer(self, request.method(), path, request.headers()),
         }
     }
 
@@ -300,7 +304,7 @@ impl Shared {
 fn service_of(path: &str) -> Service {
     if platform::is_endpoint(path) {
         Service::Platform
-    } else if path.starts_with("/git/") {
+    } else if path.strip_prefix(git::PREFIX).is_some_and(|rest| rest.starts_with('/')) {
         Service::Git
     } else {
         Service::Rest
