@@ -37,12 +37,12 @@ pub struct Setup {
     pub workspace_id: String,
     /// Answer on this Unix socket as well (for `gh`'s `http_unix_socket`).
     pub unix_socket: Option<PathBuf>,
+    /// Serve the bare repositories in this directory under `/git/`.
+    pub git_root: Option<PathBuf>,
     /// The port of 127.0.0.1; 0 for a free one.
     pub port: u16,
     /// The folder of static files that [`consumers`] serves.
     pub site: Option<PathBuf>,
-    /// Serve the bare repositories in this directory under `/git/`.
-    pub git_root: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -51,9 +51,9 @@ impl Default for Setup {
             minting: Minting::default(),
             workspace_id: "demo-workspace".to_owned(),
             unix_socket: None,
+            git_root: None,
             port: 0,
             site: None,
-            git_root: None,
         }
     }
 }
