@@ -121,7 +121,7 @@ urllib.request.urlopen(request).read()
     Consumer::run(
         "pip",
         "netrc",
-        r#""$TOOLS/python" -m pip --version"#,
+        r#""$TOOLS/python" -m pip --version | sed 's/ from .*//'"#,
         r#"
         NETRC=$MOUNT/netrc "$TOOLS/python" -m pip --quiet --disable-pip-version-check \
             download --no-deps --no-cache-dir --index-url "$URL/simple/" --dest . demo-package
@@ -193,7 +193,7 @@ const FURTHER: &[Consumer] = &[
     Consumer::run(
         "npm",
         "token",
-        r#""$TOOLS/npm" --version"#,
+        r#"echo "npm $("$TOOLS/npm" --version)""#,
         r#"
         export PATH="$TOOLS/../venv/bin:$PATH"
         printf '%s\n' "registry=$URL/" '//127.0.0.1/consumers/npm/:_authToken=${NPM_TOKEN}' update-notifier=false >.npmrc
@@ -227,7 +227,7 @@ const FURTHER: &[Consumer] = &[
     Consumer::run(
         "kubectl",
         "exec-credential.json",
-        r#""$TOOLS/kubectl" version --client"#,
+        r#""$TOOLS/kubectl" version --client | sed -n 's/^Client Version: /kubectl /p'"#,
         r#"
         cat >config <<-end
 		apiVersion: v1
@@ -250,7 +250,7 @@ const FURTHER: &[Consumer] = &[
     Consumer::service(
         "prometheus",
         "token",
-        r#""$TOOLS/prometheus" --version 2>&1"#,
+        r#""$TOOLS/prometheus" --version 2>&1 | tr -d ,"#,
         r#"
         cat >prometheus.yml <<-end
 		global: {scrape_interval: 1s}

@@ -21,7 +21,7 @@ use molecule_tokenfs::demo::{Demo, Setup};
 use serde_json::json;
 use support::daemon::Daemon;
 use support::dir::TestDir;
-use support::limit::Adopt;
+use support::limit::{Adopt, within};
 use support::process::{Process, User, command, run};
 use support::{eventually, millis, namespace, secs};
 
@@ -66,6 +66,26 @@ fn each_consumer_reads_its_view_across_three_rotations_and_never_presents_a_dead
         }
         list::report(&figures);
         assert_eq!(bench.demo.ledger().counts().refused(), 0, "{:?}", bench.demo.ledger().counts());
+    });
+}
+
+#[test]
+fn a_token_that_was_read_once_is_counted_dead_after_its_life() {
+    within(secs(20), || {
+        let dir = TestDir::new();
+        let demo = Demo::start(Setup::with_life(secs(2))).expect("the demo platform");
+        let frozen = demo.ledger().issue().secret;
+        let request = || {
+            let mut curl = command("curl", User::Own);
+            curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H"])
+                .arg(format!("Authorization: Bearer {}", frozen.expose_str()))
+                .arg(format!("{}/consumers/frozen/", demo.url()));
+            run(curl, &dir, secs(5)).ok()
+        };
+        assert_eq!(request(), "200");
+        eventually("it is refused", secs(5), || (request() == "401").then_some(()));
+        assert_eq!(demo.ledger().counts().service("frozen").dead, 1);
+        assert_eq!(demo.consumers().tokens("frozen"), 1);
     });
 }
 
@@ -133,7 +153,7 @@ impl Bench {
         assert_eq!(seen.refused(), 0, "{name} presented dead or unknown tokens: {seen:?}");
         json!({
             "consumer": name,
-            "version": version.lines().next().unwrap_or_default(),
+            "version": version.split(['\n', '(']).next().unwrap_or_default().trim(),
             "view": consumer.view,
             "runs": runs,
             "tokens": self.demo.consumers().tokens(name),
