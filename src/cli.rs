@@ -35,6 +35,8 @@ pub enum Command {
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     Get(cmd::get::GetArgs),
+    /// Say how the token stands, what fails and what to do
+    Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
@@ -43,6 +45,10 @@ pub enum Command {
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
     Check(Box<cmd::check::CheckArgs>),
+    /// Make git and gh use the mount, or take it back
+    Setup(cmd::setup::SetupArgs),
+    /// Answer git as its credential helper; `setup git` tells git to run it
+    GitCredential(cmd::git_credential::GitCredentialArgs),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -59,10 +65,13 @@ impl Command {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
+            Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
+            Self::Setup(args) => cmd::setup::run(args),
+            Self::GitCredential(args) => cmd::git_credential::run(args),
             Self::Completions(args) => cmd::completions::run(&args),
             Self::Man(args) => cmd::completions::man(&args),
         }
