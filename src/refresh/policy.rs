@@ -696,12 +696,12 @@ impl Policy {
             (latest, Plan::Life)
         };
         let by_life = by_life.saturating_sub(age);
+        // A request that took most of the life it brought must not be followed by another at once.
+        let by_life = by_life.max((held.left(now) / 4).min(windows::REPEAT_LEAST));
         let by_timer = self.rules.windows.timer(rng);
         let (delay, plan) =
             if by_timer < by_life { (by_timer, Plan::Timer) } else { (by_life, plan) };
-        // A request that took most of the life it brought must not be followed by another at once.
-        let least = (held.left(now) / 4).min(windows::REPEAT_LEAST);
-        self.renew_at = now.boot.saturating_add(delay.max(least));
+        self.renew_at = now.boot.saturating_add(delay);
         self.plan = plan;
         self.planned_offset = offset(now);
     }
