@@ -1,5 +1,6 @@
 //! The demo platform keeps its word: what it issues is live, what it did not is refused, and it
 //! fails as ordered.
+//! needs: git, gh
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
