@@ -31,6 +31,18 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Unmount the tokens; the daemon that serves them then ends
+    Umount(cmd::umount::UmountArgs),
+    /// Print the token, or another view of it
+    Get(cmd::get::GetArgs),
+    /// Wait until a fresh token can be read
+    Wait(cmd::wait::WaitArgs),
+    /// Fetch a new token now
+    Refresh(cmd::refresh::RefreshArgs),
+    /// Run one command with a fresh token in its environment
+    Exec(cmd::exec::ExecArgs),
+    /// Show every setting, its value and where it comes from
+    Check(Box<cmd::check::CheckArgs>),
     /// Make git and gh use the mount, or take it back
     Setup(cmd::setup::SetupArgs),
     /// Answer git as its credential helper; `setup git` tells git to run it
@@ -49,10 +61,16 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Umount(args) => cmd::umount::run(args),
+            Self::Get(args) => cmd::get::run(&args),
+            Self::Wait(args) => cmd::wait::run(&args),
+            Self::Refresh(args) => cmd::refresh::run(&args),
+            Self::Exec(args) => cmd::exec::run(&args),
+            Self::Check(args) => cmd::check::run(&args),
             Self::Setup(args) => cmd::setup::run(args),
-            Self::GitCredential(args) => cmd::git_credential::run(args),
-            Self::Completions(args) => cmd::completions::run(args),
-            Self::Man(args) => cmd::completions::man(args),
+            Self::GitCredential(args) => cmd::git_credential::run(&args),
+            Self::Completions(args) => cmd::completions::run(&args),
+            Self::Man(args) => cmd::completions::man(&args),
         }
     }
 }

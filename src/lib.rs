@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/  files
+//! 4 serve     connection/  fs/
 //! 3 views     view/
 //! 2 refresh   refresh/
 //! 1 sources   source/

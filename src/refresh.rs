@@ -1,16 +1,27 @@
 //! One actor a token: it fetches ahead of expiry, and readers judge freshness themselves.
+//!
+//! [`policy`] decides, [`Engine`] executes, [`Handle`] is what the rest of the program holds.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
-use crate::error::{FetchError, ReadError};
+use crate::error::FetchError;
+use crate::refresh::policy::windows::{REJECT_QUIET, WITHHELD};
 use crate::secret::Fingerprint;
 use crate::time::Now;
 use crate::token::{FreshToken, Token};
 
+mod engine;
+mod handle;
 pub mod policy;
+pub mod simulated;
 pub mod store;
 pub mod timer;
+
+pub use engine::Engine;
+pub use handle::{Handle, TooSoon};
+pub use policy::Windows;
 
 /// How many events a history keeps.
 pub const HISTORY: usize = 20;
@@ -47,6 +58,80 @@ pub struct Snapshot {
     pub idle: bool,
     /// The last [`HISTORY`] events, oldest first.
     pub history: VecDeque<Event>,
+    /// An open of a token with at most this left is told to the engine; see
+    /// [`policy::Policy::call_at`].
+    pub call_at: Option<Duration>,
+    /// Before this (boot clock) no refresh can be forced: the source asked to be left alone.
+    pub refresh_not_before: Duration,
+}
+
+/// How things stand, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There is a usable token, and nothing fails.
+    Fresh,
+    /// There is a usable token, but something is wrong.
+    Degraded,
+    /// There is no usable token.
+    None,
+    /// Nobody asked yet, or not for a long time.
+    Idle,
+}
+
+impl State {
+    /// The word, as in `status.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Degraded => "degraded",
+            Self::None => "none",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Snapshot {
+    /// The token, if it may be served: enough of its life is left and it is not withheld.
+    #[must_use]
+    pub fn usable(&self, now: &Now) -> Option<FreshToken> {
+        if self.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until) {
+            return None;
+        }
+        self.token.as_ref()?.usable(now, self.min_life)
+    }
+
+    /// How things stand, in one word.
+    #[must_use]
+    pub fn state(&self, now: &Now) -> State {
+        let troubled = self.fallback || self.rejected.is_some() || !self.failures.is_empty();
+        let usable = self.usable(now).is_some();
+        if self.idle || (!self.asked && !usable && !troubled) {
+            State::Idle
+        } else if !usable {
+            State::None
+        } else if troubled {
+            State::Degraded
+        } else {
+            State::Fresh
+        }
+    }
+
+    /// The failure that says most about why there is no token: a refusal if there is one, else the
+    /// best source's.
+    #[must_use]
+    pub fn telling_failure(&self) -> Option<&Failure> {
+        self.failures
+            .iter()
+            .find(|failure| failure.error.kind.is_refusal())
+            .or_else(|| self.failures.first())
+    }
 }
 
 /// A consumer said that a token was refused.
@@ -60,6 +145,35 @@ pub struct Rejection {
     pub withheld_until: Duration,
     /// How often it was said.
     pub count: u64,
+}
+
+impl Rejection {
+    /// What becomes of `earlier`, the token's rejection so far, when a consumer rejects the token,
+    /// and whether the policy must hear of it. Within [`REJECT_QUIET`] it is only counted. A final
+    /// one withholds the token for ever, any other for [`WITHHELD`]: one spurious 401 must not black
+    /// out a workspace.
+    #[must_use]
+    pub fn of(
+        earlier: Option<Self>,
+        fingerprint: Fingerprint,
+        is_final: bool,
+        now: &Now,
+    ) -> (Self, bool) {
+        let earlier = earlier.filter(|earlier| earlier.fingerprint == fingerprint);
+        let count = earlier.map_or(1, |earlier| earlier.count.saturating_add(1));
+        match earlier {
+            Some(earlier)
+                if is_final || now.boot.saturating_sub(earlier.at.boot) < REJECT_QUIET =>
+            {
+                (Self { count, ..earlier }, false)
+            }
+            _ => {
+                let withheld_until =
+                    if is_final { Duration::MAX } else { now.boot.saturating_add(WITHHELD) };
+                (Self { fingerprint, at: *now, withheld_until, count }, true)
+            }
+        }
+    }
 }
 
 /// A source's failure.
@@ -108,43 +222,4 @@ pub enum EventKind {
     Reject,
     /// A source failed.
     Failure,
-}
-
-/// How readers and the control file reach the engine. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {}
-
-/// A forced fetch came less than a second after the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a refresh was asked for less than a second ago")]
-pub struct TooSoon;
-
-impl Handle {
-    /// The token, if it may be served now. No task switch, no allocation. Also notes that somebody
-    /// asked, so that a token in its last fifth is refreshed in the background.
-    pub fn usable(&self) -> Option<FreshToken> {
-        todo!()
-    }
-
-    /// The token, waiting for a fetch where that is needed, until `deadline` (boot clock).
-    pub async fn token(&self, _deadline: Duration) -> Result<FreshToken, ReadError> {
-        todo!()
-    }
-
-    /// A consumer says that the token with this fingerprint was refused. Synchronous: no reader gets
-    /// it from now on, until the source has answered. An unknown fingerprint is none of our business
-    /// and changes nothing.
-    pub fn reject(&self, _fingerprint: Fingerprint) {
-        todo!()
-    }
-
-    /// Asks for a fetch now. It happens in the background.
-    pub fn refresh(&self) -> Result<(), TooSoon> {
-        todo!()
-    }
-
-    /// How things stand.
-    pub fn snapshot(&self) -> Snapshot {
-        todo!()
-    }
 }

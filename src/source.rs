@@ -17,6 +17,7 @@ use crate::token::Life;
 pub mod env;
 pub mod http;
 pub mod platform;
+mod watch;
 
 /// A boxed future, so that a source can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,7 +27,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Fetched {
     /// The token.
     pub secret: Secret,
-    /// When the request was sent (for a token that was there before us: since when it counts).
+    /// When the request was sent (for a token that was there before us: since when it counts). With
+    /// an assumed life the source decides it anew each time, also for the same token.
     pub issued: Now,
     /// Its life, counted from `issued`, by the issuer's clock. The engine still cuts it.
     pub life: Life,

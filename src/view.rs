@@ -6,7 +6,18 @@
 use crate::secret::Rendered;
 use crate::token::Published;
 
+pub mod env;
+pub mod exec_credential;
+pub mod expires_at;
+pub mod gh_config;
+pub mod gh_hosts;
+pub mod git_credential;
+pub mod header;
+pub mod netrc;
 pub mod token;
+pub mod token_json;
+
+mod escape;
 
 /// What views may know besides the token: the same for every view and every generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +41,18 @@ pub trait View: Sync {
 
 /// Every view, in the order in which a rotation changes them: the token first, views that are read
 /// together next to each other.
-pub static ALL: &[&dyn View] = &[&token::TokenView];
+pub static ALL: &[&dyn View] = &[
+    &token::TokenView,
+    &git_credential::GitCredential,
+    &netrc::Netrc,
+    &header::Header,
+    &env::Env,
+    &token_json::TokenJson,
+    &expires_at::ExpiresAt,
+    &exec_credential::ExecCredential,
+    &gh_hosts::GhHosts,
+    &gh_config::GhConfig,
+];
 
 /// The view with this number.
 #[must_use]
@@ -50,4 +72,96 @@ pub fn render(view: &dyn View, token: &Published, context: &ViewContext) -> Rend
     let mut out = Rendered::with_capacity(token.secret.expose().len() + 256);
     view.render(token, context, &mut out);
     out
+}
+
+/// What the tests of the views share.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::fmt::Write;
+
+    use proptest::prelude::*;
+
+    use super::{View, ViewContext, render};
+    use crate::secret::Secret;
+    use crate::token::Published;
+
+    /// A token like GitHub's, with every byte that its grammar allows between `ghs_` and the end.
+    pub(crate) const TOKEN: &str = "ghs_1_aB.c-D";
+
+    pub(crate) fn published(token: &str, expires: bool) -> Published {
+        Published {
+            secret: Secret::new(token.as_bytes().to_vec()).unwrap(),
+            expires_at: expires.then(|| "2026-04-17T22:50:00Z".parse().unwrap()),
+        }
+    }
+
+    pub(crate) fn context(hosts: &[&str]) -> ViewContext {
+        ViewContext { hosts: hosts.iter().map(ToString::to_string).collect() }
+    }
+
+    /// The bytes of a view of `token`, with an expiry, for `github.com`.
+    pub(crate) fn text(view: &dyn View, token: &str) -> String {
+        let bytes = render(view, &published(token, true), &context(&["github.com"]));
+        String::from_utf8(bytes.as_bytes().to_vec()).unwrap()
+    }
+
+    /// The number and path of a view and its bytes, with and without an expiry, each newline
+    /// visible: what the snapshots hold.
+    pub(crate) fn sample(view: &dyn View, hosts: &[&str]) -> String {
+        let mut out = format!("{} {}\n", view.id(), view.path());
+        for (title, expires) in [("expiry known", true), ("expiry unknown", false)] {
+            let bytes = render(view, &published(TOKEN, expires), &context(hosts));
+            let text = String::from_utf8(bytes.as_bytes().to_vec()).unwrap();
+            write!(out, "--- {title}\n{}", text.replace('\n', "⏎\n")).unwrap();
+            if !text.ends_with('\n') {
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    /// Any token at all, with those bytes often in it that mean something to some format.
+    pub(crate) fn any_token() -> impl Strategy<Value = String> {
+        let byte = prop_oneof![
+            4 => (0x21_u8..=0x7e).prop_map(char::from),
+            3 => proptest::sample::select(r#""\#'`$:{}[]&*!|>%@~-?,;="#.chars().collect::<Vec<_>>()),
+        ];
+        proptest::collection::vec(byte, 1..40).prop_map(|chars| chars.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_view_has_a_number_and_a_path_of_its_own() {
+        let ids: HashSet<_> = ALL.iter().map(|view| view.id()).collect();
+        let paths: HashSet<_> = ALL.iter().map(|view| view.path()).collect();
+        assert_eq!((ids.len(), paths.len()), (ALL.len(), ALL.len()));
+        for view in ALL {
+            assert_eq!(by_id(view.id()).unwrap().path(), view.path());
+            assert_eq!(by_path(view.path()).unwrap().id(), view.id());
+            assert!(view.path().split('/').count() <= 2, "{}", view.path());
+        }
+        assert_eq!(ALL[0].path(), "token");
+        assert!(by_id(u8::MAX).is_none() && by_path("nothing").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_can_add_a_line_to_a_view(token in testing::any_token()) {
+            for &view in ALL {
+                let text = testing::text(view, &token);
+                let usual = testing::text(view, testing::TOKEN);
+                prop_assert_eq!(text.lines().count(), usual.lines().count(), "{}", view.path());
+                prop_assert_eq!(text.ends_with('\n'), view.path() != "token", "{}", view.path());
+                prop_assert!(!text.is_empty());
+            }
+        }
+    }
 }

@@ -1,7 +1,11 @@
 //! The settings as flags.
 
+#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use crate::config::Key;
 
 /// The settings as flags, unparsed: they go the same way as those of the environment and the file,
 /// and fail with the same words.
@@ -102,4 +106,51 @@ pub struct SettingsArgs {
     /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<OsString>,
+}
+
+impl SettingsArgs {
+    /// The values that were given for a setting; at most one unless it is repeatable.
+    #[must_use]
+    pub fn given(&self, key: Key) -> &[OsString] {
+        match key {
+            Key::PlatformUrl => self.platform_url.as_slice(),
+            Key::WorkspaceId => self.workspace_id.as_slice(),
+            Key::ConfigsDir => self.configs_dir.as_slice(),
+            Key::Proxy => self.proxy.as_slice(),
+            Key::CaFile => self.ca_file.as_slice(),
+            Key::RequestTimeout => self.request_timeout.as_slice(),
+            Key::RefreshInterval => self.refresh_interval.as_slice(),
+            Key::RefreshJitter => self.refresh_jitter.as_slice(),
+            Key::RefreshInitialDelay => self.refresh_initial_delay.as_slice(),
+            Key::Prefetch => self.prefetch.as_slice(),
+            Key::Idle => self.idle.as_slice(),
+            Key::MinLife => self.min_life.as_slice(),
+            Key::OpenTimeout => self.open_timeout.as_slice(),
+            Key::AssumedLife => self.assumed_life.as_slice(),
+            Key::Owner => self.owner.as_slice(),
+            Key::Group => self.group.as_slice(),
+            Key::Mode => self.mode.as_slice(),
+            Key::Host => &self.host,
+            Key::LogLevel => self.log_level.as_slice(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_a_flag_of_its_name_that_names_its_variable() {
+        let command = SettingsArgs::augment_args(Command::new("test"));
+        for key in Key::ALL {
+            let flag = command.get_arguments().find(|arg| arg.get_long() == Some(key.name()));
+            let help = flag.and_then(|flag| flag.get_help()).unwrap().to_string();
+            assert!(help.contains(&format!("[env: {}", key.variable())), "{}", key.name());
+            assert_eq!(help.contains("in seconds"), key.variable_in_seconds(), "{}", key.name());
+        }
+        assert_eq!(command.get_arguments().count(), Key::ALL.len() + 1, "and --config");
+    }
 }

@@ -1,8 +1,12 @@
 //! What of a token outlives the process that refreshes it.
 
+use std::future::ready;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::secret::Fingerprint;
+use crate::source::BoxFuture;
 use crate::time::Now;
 use crate::token::{FreshToken, Token};
 
@@ -42,12 +46,50 @@ pub trait Store: Send + Sync + 'static {
     fn reserve(&self) -> u64;
 
     /// Makes a generation what readers get. Its number was reserved; `now` decides the expiry that
-    /// views show.
+    /// views show. It is called before any waiting open learns of the token.
     fn publish(&self, token: &FreshToken, now: &Now);
+
+    /// Completes when readers get the newest generation under every name. The next one is published
+    /// only then, so that watchers see each.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
 
     /// What an earlier engine left.
     fn load(&self) -> Saved;
 
     /// Keeps the small state.
     fn save(&self, progress: &Progress);
+}
+
+/// A store in this process's own memory: for tests and simulations. A second engine on the same
+/// store goes on where the first one stopped.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    generation: AtomicU64,
+    saved: Mutex<Saved>,
+}
+
+impl MemoryStore {
+    fn with<T>(&self, change: impl FnOnce(&mut Saved) -> T) -> T {
+        change(&mut self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Store for MemoryStore {
+    fn reserve(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn publish(&self, token: &FreshToken, _: &Now) {
+        self.with(|saved| saved.token = Some(token.token().clone()));
+    }
+
+    fn load(&self) -> Saved {
+        self.with(|saved| saved.clone())
+    }
+
+    fn save(&self, progress: &Progress) {
+        self.with(|saved| saved.progress = *progress);
+    }
 }

@@ -137,7 +137,7 @@ impl Drop for Scratch {
 /// # Errors
 /// When HOME is not set.
 pub fn global_file() -> anyhow::Result<PathBuf> {
-    global_file_in(&Environment::process())
+    global_file_in(&Environment::Process)
 }
 
 fn global_file_in(environment: &Environment) -> anyhow::Result<PathBuf> {

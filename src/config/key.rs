@@ -1,0 +1,198 @@
+//! The settings by name: as a flag, as a key of the file, as a variable.
+
+/// One setting. Its flag is `--name`, its key in the file `name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "a setting is described at its flag, for people")]
+pub enum Key {
+    PlatformUrl,
+    WorkspaceId,
+    ConfigsDir,
+    Proxy,
+    CaFile,
+    RequestTimeout,
+    RefreshInterval,
+    RefreshJitter,
+    RefreshInitialDelay,
+    Prefetch,
+    Idle,
+    MinLife,
+    OpenTimeout,
+    AssumedLife,
+    Owner,
+    Group,
+    Mode,
+    Host,
+    LogLevel,
+}
+
+/// What the file may hold for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A string.
+    Text,
+    /// A boolean.
+    Boolean,
+    /// A string or a non-negative integer.
+    NameOrNumber,
+    /// An array of strings.
+    List,
+}
+
+impl Key {
+    /// Every setting, in the order in which `check` shows them.
+    pub const ALL: [Self; 19] = [
+        Self::PlatformUrl,
+        Self::WorkspaceId,
+        Self::ConfigsDir,
+        Self::Proxy,
+        Self::CaFile,
+        Self::RequestTimeout,
+        Self::RefreshInterval,
+        Self::RefreshJitter,
+        Self::RefreshInitialDelay,
+        Self::Prefetch,
+        Self::Idle,
+        Self::MinLife,
+        Self::OpenTimeout,
+        Self::AssumedLife,
+        Self::Owner,
+        Self::Group,
+        Self::Mode,
+        Self::Host,
+        Self::LogLevel,
+    ];
+
+    /// The name of the flag (without its dashes) and of the key in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PlatformUrl => "platform-url",
+            Self::WorkspaceId => "workspace-id",
+            Self::ConfigsDir => "configs-dir",
+            Self::Proxy => "proxy",
+            Self::CaFile => "ca-file",
+            Self::RequestTimeout => "request-timeout",
+            Self::RefreshInterval => "refresh-interval",
+            Self::RefreshJitter => "refresh-jitter",
+            Self::RefreshInitialDelay => "refresh-initial-delay",
+            Self::Prefetch => "prefetch",
+            Self::Idle => "idle",
+            Self::MinLife => "min-life",
+            Self::OpenTimeout => "open-timeout",
+            Self::AssumedLife => "assumed-life",
+            Self::Owner => "owner",
+            Self::Group => "group",
+            Self::Mode => "mode",
+            Self::Host => "host",
+            Self::LogLevel => "log-level",
+        }
+    }
+
+    /// The variable. The first eight are what workspace images set already.
+    #[must_use]
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::PlatformUrl => "PLATFORM_URL",
+            Self::WorkspaceId => "WORKSPACE_ID",
+            Self::ConfigsDir => "CONFIGS_DIR",
+            Self::RefreshInterval => "TOKEN_REFRESH_INTERVAL_SEC",
+            Self::RefreshJitter => "TOKEN_REFRESH_JITTER_SEC",
+            Self::RefreshInitialDelay => "TOKEN_REFRESH_INITIAL_DELAY_SEC",
+            Self::Proxy => "MOLECULE_TOKENFS_PROXY",
+            Self::CaFile => "MOLECULE_TOKENFS_CA_FILE",
+            Self::RequestTimeout => "MOLECULE_TOKENFS_REQUEST_TIMEOUT",
+            Self::Prefetch => "MOLECULE_TOKENFS_PREFETCH",
+            Self::Idle => "MOLECULE_TOKENFS_IDLE",
+            Self::MinLife => "MOLECULE_TOKENFS_MIN_LIFE",
+            Self::OpenTimeout => "MOLECULE_TOKENFS_OPEN_TIMEOUT",
+            Self::AssumedLife => "MOLECULE_TOKENFS_ASSUMED_LIFE",
+            Self::Owner => "MOLECULE_TOKENFS_OWNER",
+            Self::Group => "MOLECULE_TOKENFS_GROUP",
+            Self::Mode => "MOLECULE_TOKENFS_MODE",
+            Self::Host => "MOLECULE_TOKENFS_HOST",
+            Self::LogLevel => "MOLECULE_TOKENFS_LOG_LEVEL",
+        }
+    }
+
+    /// Whether the variable holds a bare number of seconds, not a span.
+    #[must_use]
+    pub fn variable_in_seconds(self) -> bool {
+        self.variable().ends_with("_SEC")
+    }
+
+    /// What the file may hold.
+    #[must_use]
+    pub fn shape(self) -> Shape {
+        match self {
+            Self::Prefetch => Shape::Boolean,
+            Self::Owner | Self::Group => Shape::NameOrNumber,
+            Self::Host => Shape::List,
+            Self::PlatformUrl
+            | Self::WorkspaceId
+            | Self::ConfigsDir
+            | Self::Proxy
+            | Self::CaFile
+            | Self::RequestTimeout
+            | Self::RefreshInterval
+            | Self::RefreshJitter
+            | Self::RefreshInitialDelay
+            | Self::Idle
+            | Self::MinLife
+            | Self::OpenTimeout
+            | Self::AssumedLife
+            | Self::Mode
+            | Self::LogLevel => Shape::Text,
+        }
+    }
+
+    /// The setting with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name() == name)
+    }
+
+    /// The setting whose name is most like `name`; `None` if none is at all like it.
+    #[must_use]
+    pub fn nearest(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        Self::ALL
+            .into_iter()
+            .map(|key| (strsim::jaro_winkler(&name, key.name()), key))
+            .filter(|&(likeness, _)| likeness > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, key)| key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_listed_once() {
+        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.name()).collect();
+        let mut variables: Vec<_> = Key::ALL.iter().map(|key| key.variable()).collect();
+        for list in [&mut names, &mut variables] {
+            list.sort_unstable();
+            list.dedup();
+            assert_eq!(list.len(), Key::ALL.len());
+        }
+        // Declared and listed in the same order, and complete: the last one is the last declared.
+        assert!(Key::ALL.is_sorted());
+        assert_eq!(Key::LogLevel as usize, Key::ALL.len() - 1);
+    }
+
+    #[test]
+    fn a_misspelt_name_finds_the_nearest_one() {
+        for (misspelt, meant) in [
+            ("min_life", Key::MinLife),
+            ("minlife", Key::MinLife),
+            ("platform_uri", Key::PlatformUrl),
+            ("hosts", Key::Host),
+            ("MODE", Key::Mode),
+        ] {
+            assert_eq!(Key::nearest(misspelt), Some(meant), "{misspelt}");
+        }
+        assert_eq!(Key::nearest("colour"), None);
+    }
+}

@@ -1,0 +1,340 @@
+//! What the values of settings mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use nix::unistd::{Group, User};
+use url::Url;
+
+use crate::config::layers::{Invalid, Origin, Raw};
+use crate::observe::LogLevel;
+
+/// The longest span that is taken: deadlines are sums of spans and boot times, and no token is
+/// anywhere near a year.
+const LONGEST: Duration = Duration::from_hours(366 * 24);
+
+fn text(raw: &Raw) -> Result<&str, Invalid> {
+    raw.text.to_str().ok_or_else(|| Invalid::expected("text in UTF-8"))
+}
+
+/// A span, `45m` or `1h30m`; a variable whose name ends in `_SEC` holds whole seconds instead.
+///
+/// # Errors
+/// What is no span, negative, or longer than a year.
+pub fn span(raw: &Raw) -> Result<Duration, Invalid> {
+    let text = text(raw)?;
+    if !matches!(raw.origin, Origin::Variable(key) if key.variable_in_seconds()) {
+        return spelt_span(text).ok_or_else(|| Invalid::expected(SPAN));
+    }
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .filter(|&span| span <= LONGEST)
+        .ok_or_else(|| Invalid::expected("a whole number of seconds, at most a year"))
+}
+
+/// The span of an argument that is no setting.
+///
+/// # Errors
+/// What was expected.
+pub fn span_argument(text: &str) -> Result<Duration, String> {
+    spelt_span(text).ok_or_else(|| format!("expected {SPAN}"))
+}
+
+const SPAN: &str = "a span of time such as 90s, 45m or 1h30m, at most a year";
+
+fn spelt_span(text: &str) -> Option<Duration> {
+    let span = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
+    (span <= LONGEST).then_some(span)
+}
+
+/// A span of at least a millisecond: of a deadline of nothing nothing could come.
+///
+/// # Errors
+/// As [`span`].
+pub fn positive_span(raw: &Raw) -> Result<Duration, Invalid> {
+    let span = span(raw)?;
+    if span < Duration::from_millis(1) {
+        return Err(Invalid::expected("a span of time longer than nothing"));
+    }
+    Ok(span)
+}
+
+/// `true` or `false`, in the spellings that environments use.
+///
+/// # Errors
+/// Anything else.
+pub fn boolean(raw: &Raw) -> Result<bool, Invalid> {
+    match text(raw)?.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(Invalid::expected("true or false")),
+    }
+}
+
+/// Permission bits of the views: readable for the owner, and for nothing else than reading.
+///
+/// # Errors
+/// What is not octal; bits for writing and executing; views that their owner cannot read.
+pub fn mode(raw: &Raw) -> Result<u32, Invalid> {
+    let digits = text(raw)?;
+    let octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if octal && mode & !0o444 == 0 && mode & 0o400 != 0 => Ok(mode),
+        _ => Err(Invalid::expected(
+            "an octal mode that lets its owner read and nobody write: 0400, 0440 or 0444",
+        )),
+    }
+}
+
+/// `host` or `host:port`, in lower case.
+///
+/// # Errors
+/// A URL, a path, a user, a port that is none, or characters that no host name has.
+pub fn host(raw: &Raw) -> Result<String, Invalid> {
+    let text = text(raw)?.to_ascii_lowercase();
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            (address, rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+        }
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port).filter(|port| !port.is_empty())),
+            None => (text.as_str(), Some("")),
+        },
+    };
+    let name_is_good = if text.starts_with('[') {
+        name.parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        is_host_name(name)
+    };
+    let port_is_good = port.is_some_and(|port| {
+        port.is_empty() || (!port.starts_with(['+', '0']) && port.parse::<u16>().is_ok())
+    });
+    if name_is_good && port_is_good {
+        return Ok(text);
+    }
+    // A URL may hold a user and a password.
+    let expected = "a host name, with a port where it has one: github.com or git.example:8443";
+    Err(if text.contains('@') { Invalid::hidden(expected) } else { Invalid::expected(expected) })
+}
+
+/// RFC 1123 §2.1: labels of letters, digits and hyphens, up to 63 characters each and 253 together.
+fn is_host_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+/// The base URL of the platform, without a trailing slash.
+///
+/// # Errors
+/// What is no absolute http or https URL, and one with a query or a fragment: paths are added to it.
+pub fn platform_url(raw: &Raw) -> Result<Url, Invalid> {
+    let url = url(raw, &["http", "https"], "an http:// or https:// URL without query")?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Invalid::hidden("an http:// or https:// URL without query"));
+    }
+    Ok(url)
+}
+
+/// The URL of a proxy.
+///
+/// # Errors
+/// What is no absolute http or https URL.
+pub fn proxy_url(raw: &Raw) -> Result<Url, Invalid> {
+    url(raw, &["http", "https"], "the http:// or https:// URL of a proxy")
+}
+
+fn url(raw: &Raw, schemes: &[&str], expected: &str) -> Result<Url, Invalid> {
+    let text = text(raw)?;
+    Url::parse(text)
+        .ok()
+        .filter(|url| schemes.contains(&url.scheme()) && url.has_host())
+        .ok_or_else(|| {
+            // Where there is an @, there may be a password before it.
+            if text.contains('@') { Invalid::hidden(expected) } else { Invalid::expected(expected) }
+        })
+}
+
+/// A URL without what may be secret in it: `http://…@host/`.
+#[must_use]
+pub fn masked(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.username().is_empty() && url.password().is_none() {
+        return url.to_string().trim_end_matches('/').to_owned();
+    }
+    // Neither can fail for a URL with a host, and http and https URLs have one.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string().trim_end_matches('/').replacen("://", "://…@", 1)
+}
+
+/// The id of a workspace: it becomes one segment of a path.
+///
+/// # Errors
+/// Characters other than those that RFC 3986 §2.3 calls unreserved, `.` and `..`.
+pub fn workspace_id(raw: &Raw) -> Result<String, Invalid> {
+    let id = text(raw)?;
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    if id.is_empty() || id == "." || id == ".." || !id.bytes().all(unreserved) {
+        return Err(Invalid::expected("letters, digits, and any of - . _ ~"));
+    }
+    Ok(id.to_owned())
+}
+
+/// A path; a relative one counts from the working directory at the start.
+///
+/// # Errors
+/// An empty one.
+pub fn path(raw: &Raw) -> Result<PathBuf, Invalid> {
+    std::path::absolute(&raw.text).map_err(|_| Invalid::expected("a path"))
+}
+
+/// What to log.
+///
+/// # Errors
+/// What is neither a level nor directives.
+pub fn log_level(raw: &Raw) -> Result<LogLevel, Invalid> {
+    text(raw)?.parse().map_err(|()| {
+        let levels = crate::observe::LEVELS.join(", ");
+        Invalid::expected(format!("{levels}, or directives such as info,fuser=debug"))
+    })
+}
+
+/// A user id.
+///
+/// # Errors
+/// A name that the machine does not know, or a number that is no id.
+pub fn user(raw: &Raw) -> Result<u32, Invalid> {
+    id(raw, "a user of this machine, by name or number", |name| {
+        User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+    })
+}
+
+/// A group id.
+///
+/// # Errors
+/// A name that the machine does not know, or a number that is no id.
+pub fn group(raw: &Raw) -> Result<u32, Invalid> {
+    id(raw, "a group of this machine, by name or number", |name| {
+        Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+    })
+}
+
+fn id(raw: &Raw, expected: &str, by_name: impl Fn(&str) -> Option<u32>) -> Result<u32, Invalid> {
+    let text = text(raw)?;
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let id = if digits { text.parse().ok() } else { by_name(text) };
+    // chown(2) takes the largest number for "leave it".
+    id.filter(|&id| id != u32::MAX).ok_or_else(|| Invalid::expected(expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Key;
+
+    fn flag(text: &str) -> Raw {
+        Raw { text: text.into(), origin: Origin::Flag(Key::MinLife) }
+    }
+
+    #[test]
+    fn a_span_has_a_unit_except_in_variables_that_name_it() {
+        for (text, seconds) in
+            [("45m", 2700), ("90s", 90), ("1h30m", 5400), ("1h 30m", 5400), ("0s", 0)]
+        {
+            assert_eq!(span(&flag(text)), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(span(&flag("250ms")), Ok(Duration::from_millis(250)));
+        for bad in ["", "45", "-5s", "forever", "9000h", "1d", "5 parsecs"] {
+            assert!(span(&flag(bad)).is_err(), "{bad}");
+        }
+        let seconds = |text: &str| {
+            let origin = Origin::Variable(Key::RefreshInterval);
+            span(&Raw { text: text.into(), origin })
+        };
+        assert_eq!(seconds("2700"), Ok(Duration::from_mins(45)));
+        assert!(seconds("45m").unwrap_err().expected.contains("seconds"));
+        assert!(
+            seconds("-1").is_err() && seconds("1e9").is_err() && seconds("99999999999").is_err()
+        );
+        assert!(positive_span(&flag("0s")).is_err());
+    }
+
+    #[test]
+    fn a_mode_lets_the_owner_read_and_nobody_write() {
+        for (text, bits) in [("0400", 0o400), ("400", 0o400), ("0440", 0o440), ("0444", 0o444)] {
+            assert_eq!(mode(&flag(text)), Ok(bits), "{text}");
+        }
+        for bad in ["0600", "0444x", "0500", "0044", "04000", "256", "0", "+400", "-400", "0o400"] {
+            assert!(mode(&flag(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_a_port_and_nothing_else() {
+        for (text, value) in [
+            ("GitHub.com", "github.com"),
+            ("git.example:8443", "git.example:8443"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(host(&flag(text)).unwrap(), value);
+        }
+        for bad in [
+            "",
+            "https://github.com",
+            "github.com/x",
+            "a b",
+            "a..b",
+            "-a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "[::1",
+            "[::1]x",
+            "[a]",
+            "a\nmachine b",
+            "github.com.",
+            "*.example",
+        ] {
+            assert!(host(&flag(bad)).is_err(), "{bad}");
+        }
+        assert!(!host(&flag("https://u:p@github.com")).unwrap_err().show);
+    }
+
+    #[test]
+    fn a_url_shows_neither_user_nor_password() {
+        let url = platform_url(&flag("http://user:canary@host:8080/base/")).unwrap();
+        assert_eq!(masked(&url), "http://…@host:8080/base");
+        assert_eq!(masked(&platform_url(&flag("https://host")).unwrap()), "https://host");
+        for bad in ["host:8080", "ftp://host", "http://", "http://h/?q", "http://h/#f", "/x"] {
+            assert!(platform_url(&flag(bad)).is_err(), "{bad}");
+        }
+        assert!(!platform_url(&flag("user:canary@host")).unwrap_err().show);
+    }
+
+    #[test]
+    fn a_workspace_id_is_one_segment_of_a_path() {
+        assert!(workspace_id(&flag("2f6d0c1e-ws_1.a~b")).is_ok());
+        for bad in ["", ".", "..", "a/b", "a?b", "a b", "é", "%2e"] {
+            assert!(workspace_id(&flag(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn users_and_groups_are_names_or_numbers() {
+        assert_eq!(user(&flag("root")), Ok(0));
+        assert_eq!(user(&flag("4242")), Ok(4242));
+        assert_eq!(group(&flag("root")), Ok(0));
+        for bad in ["", "no-such-user-here", "4294967295", "99999999999", "-1"] {
+            assert!(user(&flag(bad)).is_err() && group(&flag(bad)).is_err(), "{bad}");
+        }
+    }
+}

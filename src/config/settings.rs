@@ -1,0 +1,578 @@
+//! The settings themselves, and what the floors below are built from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::fmt::friendly::{Spacing, SpanPrinter};
+use nix::unistd::{Uid, User};
+use url::Url;
+
+use crate::config::file::{self, ConfigFile};
+use crate::config::layers::Layers;
+use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
+use crate::fs::access::Access;
+use crate::observe::LogLevel;
+use crate::refresh::policy::Windows;
+use crate::secret::Secret;
+use crate::source::SourceConfig;
+use crate::source::env::EnvConfig;
+use crate::source::platform::PlatformConfig;
+use crate::view::ViewContext;
+
+/// The variables that may hold a token, in the order in which they count.
+pub const TOKEN_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
+
+/// The file in the configs directory that holds the platform's bearer.
+const BEARER_FILE: &str = ".auth_token";
+
+/// Every setting, with the place it came from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file that was read, where there is one.
+    pub file: Option<PathBuf>,
+    /// The platform's base URL. It may hold a user and a password: show it by [`parse::masked`].
+    pub platform_url: Setting<Url>,
+    /// The workspace whose tokens are asked for; without it the platform's own.
+    pub workspace_id: Setting<Option<String>>,
+    /// The directory that holds the bearer.
+    pub configs_dir: Setting<PathBuf>,
+    /// The proxy for the platform. As secret as the platform's URL.
+    pub proxy: Setting<Option<Url>>,
+    /// A PEM file with more CA certificates.
+    pub ca_file: Setting<Option<PathBuf>>,
+    /// The longest a request to the platform may take.
+    pub request_timeout: Setting<Duration>,
+    /// Between background refreshes.
+    pub refresh_interval: Setting<Duration>,
+    /// Plus or minus, around the interval.
+    pub refresh_jitter: Setting<Duration>,
+    /// Before the first fetch, with `prefetch`.
+    pub refresh_initial_delay: Setting<Duration>,
+    /// Whether a token is fetched before anybody asks.
+    pub prefetch: Setting<bool>,
+    /// How long after the last open the background refresh pauses.
+    pub idle: Setting<Duration>,
+    /// The minimum life at open; `None` is the engine's own rule.
+    pub min_life: Setting<Option<Duration>>,
+    /// The deadline of an open.
+    pub open_timeout: Setting<Duration>,
+    /// How long a token counts whose expiry nobody knows.
+    pub assumed_life: Setting<Duration>,
+    /// The user that may read the tokens.
+    pub owner: Setting<u32>,
+    /// The group of the files.
+    pub group: Setting<u32>,
+    /// The permission bits of the views.
+    pub mode: Setting<u32>,
+    /// The hosts that the tokens are for; never empty.
+    pub hosts: Setting<Vec<String>>,
+    /// What to log.
+    pub log_level: Setting<LogLevel>,
+    /// The token of the environment.
+    pub token: Setting<Option<Secret>>,
+    /// What is odd, though it does not stop anybody: full sentences without a full stop.
+    pub warnings: Vec<String>,
+}
+
+/// A setting as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value; never a secret.
+    pub value: String,
+    /// Where it came from.
+    pub from: String,
+}
+
+/// Who runs this process.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    uid: u32,
+    gid: u32,
+}
+
+impl Settings {
+    /// Reads all settings: flags, environment and file.
+    ///
+    /// # Errors
+    /// When a value is not valid, or the file is not; it says where. The exit code is that of usage
+    /// errors.
+    pub fn load(flags: &SettingsArgs) -> anyhow::Result<Self> {
+        let caller =
+            Caller { uid: Uid::effective().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), caller)
+    }
+
+    fn resolve(
+        flags: &SettingsArgs,
+        environment: &Environment,
+        default_file: &Path,
+        caller: Caller,
+    ) -> anyhow::Result<Self> {
+        let file = ConfigFile::load(flags, environment, default_file)?;
+        let path = file.as_ref().map(|file| file.path.to_path_buf());
+        let layers = Layers { flags, environment, file };
+        let span = |key, default| -> anyhow::Result<_> {
+            let given = layers.get(key, parse::positive_span)?;
+            Ok(given.unwrap_or_else(|| Setting::default(default)))
+        };
+        let margin = |key, default| -> anyhow::Result<_> {
+            Ok(layers.get(key, parse::span)?.unwrap_or_else(|| Setting::default(default)))
+        };
+        let mut warnings = Vec::new();
+        let configs_dir = layers
+            .get(Key::ConfigsDir, parse::path)?
+            .unwrap_or_else(|| Setting::default(PathBuf::from("/configs")));
+        let owner = layers
+            .get(Key::Owner, parse::user)?
+            .unwrap_or_else(|| default_owner(caller, &configs_dir.value, &mut warnings));
+        let group = layers
+            .get(Key::Group, parse::group)?
+            .unwrap_or_else(|| default_group(caller, owner.value));
+        let ca_file = optional(layers.get(Key::CaFile, parse::path)?);
+        if let Some(path) = &ca_file.value
+            && let Err(error) = std::fs::File::open(path)
+        {
+            warnings.push(format!("the ca-file {} cannot be read: {error}", path.display()));
+        }
+        Ok(Self {
+            file: path,
+            platform_url: layers.get(Key::PlatformUrl, parse::platform_url)?.map_or_else(
+                || Ok::<_, anyhow::Error>(Setting::default(Url::parse(DEFAULT_PLATFORM)?)),
+                Ok,
+            )?,
+            workspace_id: optional(layers.get(Key::WorkspaceId, parse::workspace_id)?),
+            configs_dir,
+            proxy: optional(layers.get(Key::Proxy, parse::proxy_url)?),
+            ca_file,
+            request_timeout: span(Key::RequestTimeout, Duration::from_secs(10))?,
+            refresh_interval: span(Key::RefreshInterval, Duration::from_mins(45))?,
+            refresh_jitter: margin(Key::RefreshJitter, Duration::from_mins(2))?,
+            refresh_initial_delay: margin(Key::RefreshInitialDelay, Duration::from_mins(1))?,
+            prefetch: layers
+                .get(Key::Prefetch, parse::boolean)?
+                .unwrap_or_else(|| Setting::default(false)),
+            idle: span(Key::Idle, Duration::from_hours(24))?,
+            min_life: optional(layers.get(Key::MinLife, parse::span)?),
+            open_timeout: span(Key::OpenTimeout, Duration::from_secs(5))?,
+            assumed_life: span(Key::AssumedLife, Duration::from_hours(1))?,
+            owner,
+            group,
+            mode: layers.get(Key::Mode, parse::mode)?.unwrap_or_else(|| Setting::default(0o400)),
+            hosts: layers
+                .list(Key::Host, parse::host)?
+                .unwrap_or_else(|| Setting::default(vec!["github.com".to_owned()])),
+            log_level: layers
+                .get(Key::LogLevel, parse::log_level)?
+                .unwrap_or_else(|| Setting::default(LogLevel::default())),
+            token: token(environment, &mut warnings),
+            warnings,
+        })
+    }
+
+    /// The file that holds the platform's bearer.
+    #[must_use]
+    pub fn bearer_file(&self) -> PathBuf {
+        self.configs_dir.value.join(BEARER_FILE)
+    }
+
+    /// The chain of sources: the platform, then the environment.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceConfig> {
+        let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        vec![
+            SourceConfig::Platform(PlatformConfig {
+                url: base(&self.platform_url.value),
+                workspace_id: self.workspace_id.value.clone(),
+                bearer_file: self.bearer_file(),
+                proxy: self.proxy.value.as_ref().map(base),
+                ca_file: self.ca_file.value.clone(),
+                request_timeout: self.request_timeout.value,
+            }),
+            SourceConfig::Env(EnvConfig {
+                token: self.token.value.clone(),
+                assumed_life: self.assumed_life.value,
+            }),
+        ]
+    }
+
+    /// When tokens are fetched and how long opens wait.
+    #[must_use]
+    pub fn windows(&self) -> Windows {
+        Windows {
+            interval: self.refresh_interval.value,
+            jitter: self.refresh_jitter.value,
+            prefetch: self.prefetch.value,
+            initial_delay: self.refresh_initial_delay.value,
+            min_life: self.min_life.value,
+            open_timeout: self.open_timeout.value,
+            idle: self.idle.value,
+            // A request that the source gives up itself fails with a better error.
+            fetch_timeout: self.request_timeout.value.saturating_add(Duration::from_secs(2)),
+        }
+    }
+
+    /// Owner and modes of the files.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access {
+            uid: self.owner.value,
+            gid: self.group.value,
+            // The parser lets nothing but permission bits pass.
+            view_mode: u16::try_from(self.mode.value).unwrap_or(0o400),
+        }
+    }
+
+    /// What views are rendered with.
+    #[must_use]
+    pub fn view_context(&self) -> ViewContext {
+        ViewContext { hosts: self.hosts.value.clone() }
+    }
+
+    /// Each setting as `check` shows it.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<_> = Key::ALL
+            .into_iter()
+            .map(|key| {
+                let (value, from) = self.shown(key);
+                Row { name: key.name(), value, from: from.to_string() }
+            })
+            .collect();
+        let token = self.token.value.as_ref();
+        rows.push(Row {
+            name: "token",
+            value: token.map_or_else(
+                || NONE.to_owned(),
+                |token| format!("fingerprint {}", token.fingerprint()),
+            ),
+            from: self.token.origin.to_string(),
+        });
+        rows
+    }
+
+    fn shown(&self, key: Key) -> (String, &Origin) {
+        fn show<T>(setting: &Setting<T>, text: impl Fn(&T) -> String) -> (String, &Origin) {
+            (text(&setting.value), &setting.origin)
+        }
+        fn maybe<T>(value: Option<&T>, text: impl Fn(&T) -> String) -> String {
+            value.map_or_else(|| NONE.to_owned(), text)
+        }
+        let path = |path: &PathBuf| path.display().to_string();
+        let span = |setting| show(setting, |&value| shown_span(value));
+        match key {
+            Key::PlatformUrl => show(&self.platform_url, parse::masked),
+            Key::WorkspaceId => show(&self.workspace_id, |id| maybe(id.as_ref(), String::clone)),
+            Key::ConfigsDir => show(&self.configs_dir, path),
+            Key::Proxy => show(&self.proxy, |url| maybe(url.as_ref(), parse::masked)),
+            Key::CaFile => show(&self.ca_file, |file| maybe(file.as_ref(), path)),
+            Key::RequestTimeout => span(&self.request_timeout),
+            Key::RefreshInterval => span(&self.refresh_interval),
+            Key::RefreshJitter => span(&self.refresh_jitter),
+            Key::RefreshInitialDelay => span(&self.refresh_initial_delay),
+            Key::Prefetch => show(&self.prefetch, bool::to_string),
+            Key::Idle => span(&self.idle),
+            Key::MinLife => show(&self.min_life, |life| {
+                life.map_or_else(|| "1m, or a tenth of a short life".to_owned(), shown_span)
+            }),
+            Key::OpenTimeout => span(&self.open_timeout),
+            Key::AssumedLife => span(&self.assumed_life),
+            Key::Owner => show(&self.owner, u32::to_string),
+            Key::Group => show(&self.group, u32::to_string),
+            Key::Mode => show(&self.mode, |mode| format!("{mode:04o}")),
+            Key::Host => show(&self.hosts, |hosts| hosts.join(", ")),
+            Key::LogLevel => show(&self.log_level, LogLevel::to_string),
+        }
+    }
+}
+
+const DEFAULT_PLATFORM: &str = "http://host.docker.internal:8080";
+
+/// How `check` shows a setting that nothing is set for.
+const NONE: &str = "none";
+
+/// A span as people write it, and as settings take it: `45m`, `1h30m`.
+#[must_use]
+pub fn shown_span(span: Duration) -> String {
+    SpanPrinter::new().spacing(Spacing::None).unsigned_duration_to_string(&span)
+}
+
+fn optional<T>(setting: Option<Setting<T>>) -> Setting<Option<T>> {
+    setting.map_or_else(|| Setting::default(None), |setting| setting.map(Some))
+}
+
+/// Root serves whom the configs directory belongs to: the workspace's own user. Anybody else can
+/// only serve themselves.
+fn default_owner(caller: Caller, configs_dir: &Path, warnings: &mut Vec<String>) -> Setting<u32> {
+    use std::os::unix::fs::MetadataExt;
+    if caller.uid != 0 {
+        return Setting { value: caller.uid, origin: Origin::Derived("the caller".to_owned()) };
+    }
+    let directory = configs_dir.display();
+    match std::fs::metadata(configs_dir) {
+        Ok(metadata) => Setting {
+            value: metadata.uid(),
+            origin: Origin::Derived(format!("the owner of {directory}")),
+        },
+        Err(error) => {
+            warnings.push(format!(
+                "only root may read the tokens, for {directory}, whose owner it would be, cannot be \
+                 looked at ({error}); --owner names another"
+            ));
+            Setting { value: 0, origin: Origin::Derived(format!("root, without {directory}")) }
+        }
+    }
+}
+
+fn default_group(caller: Caller, owner: u32) -> Setting<u32> {
+    let (value, why) = match User::from_uid(Uid::from_raw(owner)) {
+        _ if owner == caller.uid => (caller.gid, "the caller's"),
+        Ok(Some(user)) => (user.gid.as_raw(), "the owner's"),
+        // A user without an entry in passwd(5) has no group of its own.
+        Ok(None) | Err(_) => (caller.gid, "the caller's"),
+    };
+    Setting { value, origin: Origin::Derived(why.to_owned()) }
+}
+
+/// The first of the variables that holds a token. A value that can be none is told and passed over:
+/// an image whose build left rubbish there must still work.
+fn token(environment: &Environment, warnings: &mut Vec<String>) -> Setting<Option<Secret>> {
+    use std::os::unix::ffi::OsStringExt;
+    for name in TOKEN_VARIABLES {
+        let Some(value) = environment.get(name) else { continue };
+        match Secret::new(value.into_vec()) {
+            Ok(secret) => {
+                return Setting { value: Some(secret), origin: Origin::TokenVariable(name) };
+            }
+            Err(error) => warnings.push(format!("the value of {name} is ignored: {error}")),
+        }
+    }
+    Setting::default(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use clap::Parser;
+
+    use super::*;
+
+    const CALLER: Caller = Caller { uid: 1234, gid: 2345 };
+    const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    }
+
+    fn flags(args: &[&str]) -> SettingsArgs {
+        Flags::try_parse_from([&["test"], args].concat()).unwrap().settings
+    }
+
+    fn resolve<const N: usize>(
+        args: &[&str],
+        environment: [(&str, &str); N],
+    ) -> anyhow::Result<Settings> {
+        Settings::resolve(&flags(args), &environment.into(), Path::new("/no/such/file"), CALLER)
+    }
+
+    fn told<const N: usize>(args: &[&str], environment: [(&str, &str); N]) -> String {
+        resolve(args, environment).unwrap_err().to_string()
+    }
+
+    fn row(settings: &Settings, name: &str) -> (String, String) {
+        let row = settings.rows().into_iter().find(|row| row.name == name).unwrap();
+        (row.value, row.from)
+    }
+
+    #[test]
+    fn with_nothing_set_the_defaults_of_the_platform_hold() {
+        let settings = resolve(&[], []).unwrap();
+        assert!(settings.rows().iter().all(|row| row.from.starts_with("default")));
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(45));
+        assert_eq!(settings.refresh_jitter.value, Duration::from_mins(2));
+        assert_eq!(settings.refresh_initial_delay.value, Duration::from_mins(1));
+        assert_eq!(settings.windows(), Windows::default());
+        let [SourceConfig::Platform(platform), SourceConfig::Env(env)] = &settings.sources()[..]
+        else {
+            panic!("the platform, then the environment");
+        };
+        assert_eq!(platform.url, "http://host.docker.internal:8080");
+        assert_eq!(platform.bearer_file, Path::new("/configs/.auth_token"));
+        assert_eq!(platform.workspace_id, None);
+        assert_eq!(platform.proxy, None);
+        assert_eq!(env.token, None);
+        assert_eq!(settings.view_context().hosts, ["github.com"]);
+        assert_eq!(
+            (settings.owner.value, settings.group.value, settings.mode.value),
+            (1234, 2345, 0o400)
+        );
+    }
+
+    #[test]
+    fn the_variables_of_a_workspace_image_are_enough() {
+        let settings = resolve(
+            &[],
+            [
+                ("PLATFORM_URL", "http://platform:8080/"),
+                ("WORKSPACE_ID", "ws-1"),
+                ("CONFIGS_DIR", "/c"),
+                ("TOKEN_REFRESH_INTERVAL_SEC", "600"),
+                ("TOKEN_REFRESH_JITTER_SEC", "0"),
+                ("GITHUB_TOKEN", ""),
+                ("GH_TOKEN", "ghs_canary"),
+                ("HTTP_PROXY", "http://proxy:3128"),
+            ],
+        )
+        .unwrap();
+        let [SourceConfig::Platform(platform), SourceConfig::Env(env)] = &settings.sources()[..]
+        else {
+            panic!("the platform, then the environment");
+        };
+        assert_eq!(platform.url, "http://platform:8080");
+        assert_eq!(platform.workspace_id.as_deref(), Some("ws-1"));
+        assert_eq!(platform.bearer_file, Path::new("/c/.auth_token"));
+        assert_eq!(platform.proxy, None, "the bearer must not go to a proxy by accident");
+        assert_eq!(env.token.as_ref().unwrap().expose(), b"ghs_canary");
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(10));
+        assert_eq!(settings.refresh_jitter.value, Duration::ZERO);
+        assert_eq!(row(&settings, "token").1, "GH_TOKEN");
+        assert!(!format!("{settings:?} {:?}", settings.rows()).contains("canary"));
+    }
+
+    #[test]
+    fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "min-life = '1s'\nidle = '1h'\nopen-timeout = '1s'\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let settings = resolve(
+            &["--min-life", "3s", "--config", path],
+            [("MOLECULE_TOKENFS_MIN_LIFE", "2s"), ("MOLECULE_TOKENFS_IDLE", "2h")],
+        )
+        .unwrap();
+        assert_eq!(row(&settings, "min-life"), ("3s".into(), "--min-life".into()));
+        assert_eq!(row(&settings, "idle"), ("2h".into(), "MOLECULE_TOKENFS_IDLE".into()));
+        assert_eq!(row(&settings, "open-timeout"), ("1s".into(), format!("{path}:3")));
+        assert_eq!(row(&settings, "request-timeout"), ("10s".into(), "default".into()));
+    }
+
+    #[test]
+    fn the_default_file_need_not_be_there_but_a_named_one_must() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "mode = '0440'\n").unwrap();
+        let none = Environment::from([]);
+        let settings = Settings::resolve(&flags(&[]), &none, file.path(), CALLER).unwrap();
+        assert_eq!(settings.mode.value, 0o440);
+        assert_eq!(
+            told(&[], [("MOLECULE_TOKENFS_CONFIG", "/no/such.toml")]),
+            "cannot read the file of MOLECULE_TOKENFS_CONFIG, /no/such.toml"
+        );
+    }
+
+    #[test]
+    fn an_invalid_value_is_told_with_its_place_and_what_was_expected() {
+        assert_eq!(
+            told(&["--min-life", "45"], []),
+            "invalid value `45` for --min-life: expected a span of time such as 90s, 45m or 1h30m, \
+             at most a year"
+        );
+        assert_eq!(
+            told(&[], [("TOKEN_REFRESH_INTERVAL_SEC", "45m")]),
+            "invalid value `45m` for TOKEN_REFRESH_INTERVAL_SEC: expected a whole number of seconds, \
+             at most a year"
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\nhost = ['a', 'https://b/']\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(
+            told(&["--config", path], []),
+            format!(
+                "{path}:2: invalid value `https://b/` for `host`: expected a host name, with a port \
+                 where it has one: github.com or git.example:8443"
+            )
+        );
+    }
+
+    #[test]
+    fn a_value_that_may_be_secret_is_not_repeated() {
+        let error = told(&[], [("PLATFORM_URL", "ftp://user:canary@host")]);
+        assert!(error.starts_with("invalid value for PLATFORM_URL: expected"), "{error}");
+        let settings = resolve(&["--proxy", "http://user:canary@proxy:3128"], []).unwrap();
+        assert_eq!(row(&settings, "proxy").0, "http://…@proxy:3128");
+    }
+
+    #[test]
+    fn hosts_are_repeated_or_separated_by_commas() {
+        let settings = resolve(&["--host", "A.example", "--host", "b:1"], []).unwrap();
+        assert_eq!(settings.hosts.value, ["a.example", "b:1"]);
+        let settings = resolve(&[], [("MOLECULE_TOKENFS_HOST", "a.example, b:1")]).unwrap();
+        assert_eq!(settings.hosts.value, ["a.example", "b:1"]);
+        assert!(told(&[], [("MOLECULE_TOKENFS_HOST", "a,,b")]).contains("invalid value ``"));
+    }
+
+    #[test]
+    fn a_flag_without_value_turns_prefetch_on() {
+        assert!(resolve(&["--prefetch"], []).unwrap().prefetch.value);
+        assert!(!resolve(&["--prefetch=false"], []).unwrap().prefetch.value);
+        assert!(resolve(&[], [("MOLECULE_TOKENFS_PREFETCH", "1")]).unwrap().prefetch.value);
+    }
+
+    #[test]
+    fn a_variable_that_holds_no_token_is_told_and_passed_over() {
+        let settings =
+            resolve(&[], [("GITHUB_TOKEN", "ghs_canary\n"), ("GH_TOKEN", "ghs_good")]).unwrap();
+        assert_eq!(settings.token.value.unwrap().expose(), b"ghs_good");
+        let [warning] = &settings.warnings[..] else { panic!("one warning") };
+        assert!(warning.starts_with("the value of GITHUB_TOKEN is ignored: "), "{warning}");
+        assert!(warning.contains("0x0a at offset 10") && !warning.contains("canary"), "{warning}");
+    }
+
+    #[test]
+    fn a_ca_file_that_cannot_be_read_is_told() {
+        let settings = resolve(&["--ca-file", "/no/such.pem"], []).unwrap();
+        assert!(settings.warnings[0].starts_with("the ca-file /no/such.pem cannot be read: "));
+    }
+
+    #[test]
+    fn root_serves_the_owner_of_the_configs_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let as_root = |path: &Path| {
+            let flags = flags(&["--configs-dir", path.to_str().unwrap()]);
+            Settings::resolve(&flags, &Environment::from([]), Path::new("/no/such"), ROOT).unwrap()
+        };
+        let settings = as_root(dir.path());
+        assert_eq!(settings.owner.value, dir.path().metadata().unwrap().uid());
+        assert!(row(&settings, "owner").1.starts_with("default: the owner of "));
+        assert!(settings.warnings.is_empty());
+
+        let settings = as_root(&dir.path().join("missing"));
+        assert_eq!(settings.owner.value, 0);
+        assert!(row(&settings, "owner").1.starts_with("default: root, without "));
+        assert!(settings.warnings[0].starts_with("only root may read the tokens"));
+    }
+
+    #[test]
+    fn an_owner_brings_the_own_group() {
+        let settings = resolve(&["--owner", "root"], []).unwrap();
+        assert_eq!((settings.owner.value, settings.group.value), (0, 0));
+        let settings = resolve(&["--owner", "4242424"], []).unwrap();
+        assert_eq!((settings.owner.value, settings.group.value), (4_242_424, CALLER.gid));
+    }
+
+    #[test]
+    fn a_shown_span_can_be_typed() {
+        for (span, shown) in [
+            (Duration::from_mins(45), "45m"),
+            (Duration::from_mins(90), "1h30m"),
+            (Duration::from_hours(24), "24h"),
+            (Duration::from_millis(1500), "1s500ms"),
+            (Duration::ZERO, "0s"),
+        ] {
+            assert_eq!(shown_span(span), shown);
+            assert_eq!(resolve(&["--min-life", shown], []).unwrap().min_life.value, Some(span));
+        }
+    }
+}

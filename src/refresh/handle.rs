@@ -1,0 +1,262 @@
+//! How readers and the control file reach the engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{FetchError, FetchErrorKind, ReadError, ReadErrorKind};
+use crate::refresh::policy::windows::{FORCED_SPACING, Windows};
+use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot};
+use crate::secret::Fingerprint;
+use crate::time::Clock;
+use crate::token::{FreshToken, Life, Token};
+
+/// What handles and the engine both see.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) windows: Windows,
+    /// Names of the sources that have no other token than the one they gave.
+    pub(super) final_sources: Vec<&'static str>,
+    pub(super) snapshot: watch::Sender<Snapshot>,
+    /// Boot time of the last open, in nanoseconds; 0 before the first.
+    pub(super) last_open: AtomicU64,
+    /// The engine was told of an open and has not looked yet.
+    pub(super) called: AtomicBool,
+    /// Boot time of the last forced fetch, in nanoseconds; 0 before the first.
+    last_forced: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        windows: Windows,
+        final_sources: Vec<&'static str>,
+    ) -> Self {
+        Self {
+            clock,
+            windows,
+            final_sources,
+            snapshot: watch::Sender::new(Snapshot::default()),
+            last_open: AtomicU64::new(0),
+            called: AtomicBool::new(false),
+            last_forced: AtomicU64::new(0),
+        }
+    }
+}
+
+/// What handles tell the engine.
+pub(super) enum Message {
+    /// A usable token was opened whose refresh the open may bring forward.
+    Opened,
+    /// An open waits.
+    Wait(Waiter),
+    /// A fetch is forced.
+    Refresh,
+    /// The token at hand was rejected; the snapshot already says so.
+    Rejected(Rejection),
+}
+
+/// An open that waits.
+pub(super) struct Waiter {
+    /// Until when an earlier source may hold it up (boot clock).
+    pub(super) hold: Duration,
+    /// Until when it waits (boot clock).
+    pub(super) deadline: Duration,
+    pub(super) answer: oneshot::Sender<Result<FreshToken, ReadError>>,
+}
+
+/// How readers and the control file reach the engine. Cheap to clone. When the last one is dropped
+/// the engine ends.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: mpsc::UnboundedSender<Message>,
+}
+
+/// A forced fetch came less than a second after the last one, or sooner than the source allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too soon: the last refresh was less than a second ago, or the source asked to be left alone"
+)]
+pub struct TooSoon;
+
+impl Handle {
+    /// The token, if it may be served now. No task switch, no allocation. Also notes that somebody
+    /// asked, so that a token in its last fifth is refreshed in the background.
+    #[must_use]
+    pub fn usable(&self) -> Option<FreshToken> {
+        let now = self.shared.clock.now();
+        self.shared.last_open.fetch_max(nanos(now.boot), Ordering::Relaxed);
+        let (fresh, call) = {
+            let snapshot = self.shared.snapshot.borrow();
+            let fresh = snapshot.usable(&now)?;
+            let call = snapshot.call_at.is_some_and(|least| fresh.token().left(&now) <= least);
+            (fresh, call)
+        };
+        if call && !self.shared.called.swap(true, Ordering::AcqRel) {
+            // Without an engine there is nobody to tell; the token is as good.
+            let _ = self.inbox.send(Message::Opened);
+        }
+        Some(fresh)
+    }
+
+    /// Whether this token, of whatever generation, may be served now.
+    #[must_use]
+    pub fn accepts(&self, token: &Token) -> bool {
+        let now = self.shared.clock.now();
+        let snapshot = self.shared.snapshot.borrow();
+        let least = self.shared.windows.min_life_of(token.life.duration(), snapshot.repeats);
+        let is_withheld = snapshot.rejected.is_some_and(|rejection| {
+            rejection.fingerprint == token.fingerprint() && now.boot < rejection.withheld_until
+        });
+        !is_withheld && token.usable(&now, least).is_some()
+    }
+
+    /// The token, waiting for a fetch where that is needed, until `deadline` (boot clock). It can be
+    /// dropped at any time; the fetch goes on.
+    ///
+    /// # Errors
+    /// [`ReadError`], at once where waiting is no use: the sources refuse us, or their next try lies
+    /// beyond the deadline.
+    pub async fn token(&self, deadline: Duration) -> Result<FreshToken, ReadError> {
+        loop {
+            if let Some(fresh) = self.usable() {
+                return Ok(fresh);
+            }
+            let asked = self.shared.clock.now().boot;
+            let (answer, answered) = oneshot::channel();
+            let hold = super::policy::windows::hold(asked, deadline);
+            if self.inbox.send(Message::Wait(Waiter { hold, deadline, answer })).is_err() {
+                return Err(self.engine_ended());
+            }
+            match answered.await {
+                Err(_) => return Err(self.engine_ended()),
+                Ok(Err(error)) => return Err(error),
+                // The process may have been stopped since: what was fresh then is judged again.
+                Ok(Ok(fresh)) => {
+                    let now = self.shared.clock.now();
+                    let least = self.min_life_of(fresh.token().life);
+                    if let Some(fresh) = fresh.token().usable(&now, least) {
+                        return Ok(fresh);
+                    }
+                    if now.boot >= deadline {
+                        return Err(ReadError { kind: ReadErrorKind::TimedOut, cause: None });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A consumer says that the token with this fingerprint was refused. Synchronous: no reader gets
+    /// it from now on, until the source has given another or insisted on it. An unknown fingerprint
+    /// is none of our business and changes nothing.
+    pub fn reject(&self, fingerprint: Fingerprint) {
+        let now = self.shared.clock.now();
+        let mut news = None;
+        self.shared.snapshot.send_if_modified(|snapshot| {
+            let Some(token) = snapshot.token.as_ref().filter(|t| t.fingerprint() == fingerprint)
+            else {
+                return false;
+            };
+            let is_final = self.shared.final_sources.contains(&token.source);
+            let (rejection, is_news) =
+                Rejection::of(snapshot.rejected, fingerprint, is_final, &now);
+            let concerned = Some((token.generation, fingerprint));
+            snapshot.rejected = Some(rejection);
+            if is_news {
+                news = Some(rejection);
+                snapshot.remember(Event {
+                    at: now,
+                    kind: EventKind::Reject,
+                    token: concerned,
+                    reason: "a consumer says that it was refused".to_owned(),
+                });
+            }
+            true
+        });
+        if let Some(rejection) = news {
+            tracing::info!(%fingerprint, "a consumer rejected the token");
+            // Without an engine the token stays withheld.
+            let _ = self.inbox.send(Message::Rejected(rejection));
+        }
+    }
+
+    /// Asks for a fetch now. It happens in the background.
+    ///
+    /// # Errors
+    /// [`TooSoon`]; then nothing happens.
+    pub fn refresh(&self) -> Result<(), TooSoon> {
+        let now = self.shared.clock.now().boot;
+        if now < self.shared.snapshot.borrow().refresh_not_before {
+            return Err(TooSoon);
+        }
+        let last = self.shared.last_forced.load(Ordering::Relaxed);
+        let is_too_soon = last != 0 && nanos(now).saturating_sub(last) < nanos(FORCED_SPACING);
+        let is_ours = !is_too_soon
+            && self
+                .shared
+                .last_forced
+                .compare_exchange(last, nanos(now), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !is_ours {
+            return Err(TooSoon);
+        }
+        // Without an engine there is nothing to fetch with; opens say so.
+        let _ = self.inbox.send(Message::Refresh);
+        Ok(())
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot.borrow().clone()
+    }
+
+    /// Follows how things stand: `changed()` completes whenever they may have changed.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.shared.snapshot.subscribe()
+    }
+
+    /// The minimum life at open of a token with this life, as things stand.
+    #[must_use]
+    pub fn min_life_of(&self, life: Life) -> Duration {
+        let repeats = self.shared.snapshot.borrow().repeats;
+        self.shared.windows.min_life_of(life.duration(), repeats)
+    }
+
+    /// The numbers that the engine works with.
+    #[must_use]
+    pub fn windows(&self) -> &Windows {
+        &self.shared.windows
+    }
+
+    fn engine_ended(&self) -> ReadError {
+        let had_token = self.shared.snapshot.borrow().token.is_some();
+        ReadError {
+            kind: if had_token { ReadErrorKind::Expired } else { ReadErrorKind::NoToken },
+            cause: Some(FetchError::new(
+                "engine",
+                FetchErrorKind::Panicked,
+                "the engine has ended",
+            )),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Adds to the history, which keeps the last [`HISTORY`] events.
+    pub(super) fn remember(&mut self, event: Event) {
+        while self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(event);
+    }
+}
+
+/// Boot time as a number; it fits for 584 years.
+fn nanos(boot: Duration) -> u64 {
+    u64::try_from(boot.as_nanos()).unwrap_or(u64::MAX)
+}

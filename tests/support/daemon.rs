@@ -1,0 +1,130 @@
+//! A `molecule-tokenfs mount` of the test's own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use nix::sys::signal::Signal;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
+use nix::unistd::Pid;
+
+use super::dir::TestDir;
+use super::process::{Finished, Process, User, command, run};
+use super::{eventually, secs};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
+
+/// A command of the program under test, with `HOME` in the test's directory.
+pub fn tokenfs(dir: &TestDir, user: User) -> Command {
+    let mut command = command(PROGRAM, user);
+    command.env("HOME", dir.path()).env("CONFIGS_DIR", dir.join("configs"));
+    command
+}
+
+/// How a daemon is started.
+pub struct Builder<'a> {
+    dir: &'a TestDir,
+    mountpoint: PathBuf,
+    command: Command,
+}
+
+impl Builder<'_> {
+    /// Mounts there instead of at `token` in the test's directory.
+    pub fn mountpoint(mut self, path: impl Into<PathBuf>) -> Self {
+        self.mountpoint = path.into();
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Starts it without waiting for anything: for starts that must fail.
+    pub fn spawn(mut self) -> Daemon {
+        self.command.arg(&self.mountpoint);
+        let name = format!("daemon{}", self.mountpoint.display()).replace('/', "-");
+        let process = Process::start(self.command, &name, self.dir);
+        Daemon { process, mountpoint: self.mountpoint }
+    }
+
+    /// Starts it and waits until the mount answers.
+    pub fn start(self) -> Daemon {
+        let mut daemon = self.spawn();
+        daemon.wait_until_it_serves();
+        daemon
+    }
+}
+
+/// A running daemon. Dropping it ends it as a service manager would, with SIGTERM; what it left
+/// mounted is detached with the directory.
+pub struct Daemon {
+    process: Process,
+    mountpoint: PathBuf,
+}
+
+impl Daemon {
+    /// A daemon that mounts at `token` in this directory, logs everything and knows no platform.
+    pub fn at(dir: &TestDir) -> Builder<'_> {
+        Self::of(dir, User::Own)
+    }
+
+    /// The same, run by this user.
+    pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
+        let mut command = tokenfs(dir, user);
+        command.args(["mount", "--log-level", "trace"]);
+        Builder { dir, mountpoint: dir.join("token"), command }
+    }
+
+    fn wait_until_it_serves(&mut self) {
+        eventually("the mount answers", secs(10), || {
+            if let Some(status) = self.process.ended() {
+                panic!("the daemon ended: {status}\n{}", self.process.stderr());
+            }
+            let kind = statfs(&self.mountpoint).ok()?.filesystem_type();
+            (kind == FUSE_SUPER_MAGIC).then_some(())
+        });
+    }
+
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The path of something in the mount.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mountpoint.join(name)
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// The process, for signals and waits.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ends it as a service manager would, and says how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait(secs(5))
+    }
+}
+
+/// Runs one command of the program under test to its end.
+pub fn tokenfs_run(dir: &TestDir, args: &[&str]) -> Finished {
+    let mut command = tokenfs(dir, User::Own);
+    command.args(args);
+    run(command, dir, secs(20))
+}

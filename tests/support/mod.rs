@@ -1,0 +1,54 @@
+//! What tests of the whole program share: directories, processes, namespaces and time limits that
+//! are cleaned up whatever happens.
+//!
+//! A test that starts a process or mounts something runs its body in [`limit::within`] (or
+//! [`namespace::sandboxed`], which adds a mount namespace of its own):
+//!
+//! ```ignore
+//! #[path = "../support/mod.rs"]
+//! mod support;
+//!
+//! #[test]
+//! fn a_reader_gets_the_token() {
+//!     sandboxed(secs(20), || {
+//!         let dir = TestDir::new();
+//!         let daemon = Daemon::at(&dir).env("PLATFORM_URL", &url).start();
+//!         assert_eq!(fs::read(daemon.path("token")).unwrap(), b"…");
+//!     });
+//! }
+//! ```
+
+#![allow(dead_code, reason = "each test target uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+pub mod daemon;
+pub mod dir;
+pub mod leak;
+pub mod limit;
+pub mod namespace;
+pub mod process;
+
+use std::time::{Duration, Instant};
+
+/// So many seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// So many milliseconds.
+pub const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Waits until something is there, looking every 10 ms; panics with `what` when it takes too long.
+#[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
+pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "after {limit:?} still not so: {what}");
+        std::thread::sleep(millis(10));
+    }
+}

@@ -1,0 +1,67 @@
+//! Namespaces of a test's own, so that tests run side by side and leave the machine as it was.
+//!
+//! Linux keeps them per thread: what the thread of a test unshares is seen by it and by what it
+//! starts, and is gone with the last of them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use super::dir::TestDir;
+use super::limit::within;
+use super::process::{User, command, run};
+use super::secs;
+
+/// Runs the body of a test within its limit and in a mount namespace of its own.
+pub fn sandboxed(limit: Duration, body: impl FnOnce() + Send + 'static) {
+    within(limit, move || {
+        private_mounts();
+        body();
+    });
+}
+
+/// Gives this thread and what it starts from now on a mount namespace; nothing mounted here is seen
+/// outside.
+fn private_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap_or_else(|error| {
+        panic!("no mount namespace: {error}: run scripts/test, or run as root (in a container: --cap-add SYS_ADMIN)")
+    });
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+}
+
+/// Gives this thread and what it starts a network of their own: nothing but a loopback device, with
+/// every port free. Needs `busybox`.
+pub fn private_network(dir: &TestDir) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    let mut up = command("busybox", User::Own);
+    up.args(["ip", "link", "set", "lo", "up"]);
+    run(up, dir, secs(5)).ok();
+}
+
+/// Puts a file with these contents in the place of another, for this namespace only.
+pub fn replace_file(path: &Path, contents: &str, dir: &TestDir) {
+    let name = format!("replaced{}", path.display()).replace('/', "-");
+    let source = dir.file(&name, contents);
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o644)).expect("a mode");
+    bind(&source, path);
+}
+
+/// Lets every user open `/dev/fuse` in this namespace, as distributions do, whatever the machine's
+/// own node says.
+pub fn open_fuse_device(dir: &TestDir) {
+    let node = dir.join("dev-fuse");
+    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(10, 229)).expect("a device node");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).expect("a mode");
+    bind(&node, Path::new("/dev/fuse"));
+}
+
+fn bind(source: &Path, target: &Path) {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .unwrap_or_else(|error| panic!("binding over {}: {error}", target.display()));
+}
