@@ -35,6 +35,8 @@ pub enum Command {
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     Get(cmd::get::GetArgs),
+    /// Say how the token stands, what fails and what to do
+    Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
@@ -63,6 +65,7 @@ impl Command {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
+            Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),

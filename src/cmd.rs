@@ -13,6 +13,7 @@ pub mod mount;
 pub mod reader;
 pub mod refresh;
 pub mod setup;
+pub mod status;
 pub mod umount;
 pub mod wait;
 

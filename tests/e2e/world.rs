@@ -1,0 +1,100 @@
+//! A platform with short-lived tokens, a mount of them, and a network where both are at home.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use molecule_tokenfs::demo::ledger::Verdicts;
+use molecule_tokenfs::demo::{Demo, Setup};
+
+use crate::support::daemon::Daemon;
+use crate::support::dir::TestDir;
+use crate::support::process::{Finished, User, command, run};
+use crate::support::{namespace, secs};
+
+/// How long the tokens live.
+const LIFE: Duration = secs(10);
+
+/// How long the loops go on: several lives.
+const LOOP: Duration = secs(25);
+
+/// Where gh looks for a mock: plain http, port 80 (its name for the API is that of the second line).
+const HOSTS: &str = "127.0.0.1 localhost github.localhost api.github.localhost\n";
+
+/// A workspace: everything in it ends with it. Its network is its own, so that the platform can have
+/// port 80, where gh expects it.
+pub struct World {
+    pub daemon: Daemon,
+    pub demo: Demo,
+    pub dir: TestDir,
+}
+
+impl World {
+    /// Call it in `sandboxed` only.
+    pub fn new() -> Self {
+        let dir = TestDir::new();
+        namespace::replace_file(Path::new("/etc/hosts"), HOSTS, &dir);
+        namespace::private_network(&dir);
+        let setup = Setup {
+            git_root: Some(dir.folder("repositories")),
+            port: 80,
+            ..Setup::with_life(LIFE)
+        };
+        let demo = Demo::start(setup).unwrap();
+        demo.register(&dir.join("configs")).unwrap();
+        let daemon = Daemon::at(&dir)
+            .env("PLATFORM_URL", demo.url())
+            .env("WORKSPACE_ID", &demo.address().workspace_id)
+            .args(["--min-life", "4s", "--host", demo.host()])
+            .start();
+        Self { daemon, demo, dir }
+    }
+
+    /// A command with a home of its own, and nothing of this machine's configuration.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = command(program, User::Own);
+        command.env("HOME", self.dir.folder("home")).current_dir(self.dir.path());
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+        command
+    }
+
+    pub fn run(&self, command: Command) -> Finished {
+        run(command, &self.dir, secs(30))
+    }
+
+    /// Does something again and again over several lives of a token, then checks with the issuer that
+    /// `service` saw live tokens and no other.
+    #[expect(clippy::disallowed_methods, reason = "real programs run in real time")]
+    pub fn over_several_lives(&self, service: &str, mut act: impl FnMut(usize)) {
+        let end = Instant::now() + LOOP;
+        let mut acts = 0;
+        while Instant::now() < end {
+            act(acts);
+            acts += 1;
+        }
+        let counts = self.demo.ledger().counts();
+        let Verdicts { live, dead, revoked, unknown, .. } = counts.service(service);
+        assert_eq!((dead, revoked, unknown), (0, 0, 0), "after {acts} rounds: {counts:?}");
+        assert!(live > 0 && acts > 1, "{acts} rounds: {counts:?}");
+        let used = self.demo.ledger().report().tokens.iter().filter(|t| t.accepted > 0).count();
+        assert!(used >= 3, "{used} tokens used in {acts} rounds: {counts:?}");
+    }
+}
+
+/// Every program of this name in PATH.
+pub fn programs(name: &str) -> Vec<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "tests run what their caller has in PATH")]
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut programs: Vec<PathBuf> = std::env::split_paths(&path)
+        .filter_map(|directory| directory.join(name).canonicalize().ok())
+        .collect();
+    programs.sort();
+    programs.dedup();
+    assert!(!programs.is_empty(), "there is no {name}: apt-get install {name}");
+    programs
+}
+
+/// A script of the project.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
