@@ -2,21 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use molecule_tokenfs::demo::ledger::Verdicts;
 use molecule_tokenfs::demo::{Demo, Setup};
 
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, PROGRAM};
 use crate::support::dir::TestDir;
 use crate::support::process::{Finished, User, command, run};
 use crate::support::{namespace, secs};
 
 /// How long the tokens live.
-const LIFE: Duration = secs(10);
-
-/// How long the loops go on: several lives.
-const LOOP: Duration = secs(25);
+pub const LIFE: Duration = secs(10);
 
 /// Where gh looks for a mock: plain http, port 80 (its name for the API is that of the second line).
 const HOSTS: &str = "127.0.0.1 localhost github.localhost api.github.localhost\n";
@@ -58,26 +54,20 @@ impl World {
         command
     }
 
-    pub fn run(&self, command: Command) -> Finished {
-        run(command, &self.dir, secs(30))
+    /// The name and version of git or gh: `git 2.39.5`.
+    pub fn version(&self, program: &Path) -> String {
+        let mut command = self.command(program);
+        command.arg("--version");
+        let said = self.run(command).ok();
+        let words = said.split_whitespace().take(3).collect::<Vec<_>>();
+        let [name, "version", version] = words[..] else {
+            panic!("{} says {said}", program.display())
+        };
+        format!("{name} {version}")
     }
 
-    /// Does something again and again over several lives of a token, then checks with the issuer that
-    /// `service` saw live tokens and no other.
-    #[expect(clippy::disallowed_methods, reason = "real programs run in real time")]
-    pub fn over_several_lives(&self, service: &str, mut act: impl FnMut(usize)) {
-        let end = Instant::now() + LOOP;
-        let mut acts = 0;
-        while Instant::now() < end {
-            act(acts);
-            acts += 1;
-        }
-        let counts = self.demo.ledger().counts();
-        let Verdicts { live, dead, revoked, unknown, .. } = counts.service(service);
-        assert_eq!((dead, revoked, unknown), (0, 0, 0), "after {acts} rounds: {counts:?}");
-        assert!(live > 0 && acts > 1, "{acts} rounds: {counts:?}");
-        let used = self.demo.ledger().report().tokens.iter().filter(|t| t.accepted > 0).count();
-        assert!(used >= 3, "{used} tokens used in {acts} rounds: {counts:?}");
+    pub fn run(&self, command: Command) -> Finished {
+        run(command, &self.dir, secs(30))
     }
 }
 
@@ -97,4 +87,12 @@ pub fn programs(name: &str) -> Vec<PathBuf> {
 /// A script of the project.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
+
+/// A tool that `scripts/tools` brings.
+pub fn tool(name: &str) -> PathBuf {
+    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
+    let tool = target.join("tools/bin").join(name);
+    assert!(tool.exists(), "{name} is missing: scripts/tools {name}");
+    tool
 }
