@@ -127,19 +127,19 @@ fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
         return Ok(Installed::Unchanged);
     }
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let installed = fs::create_dir_all(directory).and_then(|()| {
-        let staged = Staged::write(temporary.into(), script.as_bytes(), None, 0o755)?;
-        // The umask must not decide whether other users have a working program.
-        fs::set_permissions(staged.path(), fs::Permissions::from_mode(0o755))?;
-        if ours {
-            staged.replace(path).map(|()| Installed::Replaced)
-        } else {
-            staged.create(path).map(|()| Installed::New)
-        }
-    });
-    match installed {
+    let temporary = directory.join(format!(".molecule-tokenfs-{}", std::process::id()));
+    let staged = fs::create_dir_all(directory)
+        .and_then(|()| Staged::write(temporary, script.as_bytes(), None, 0o755))
+        .with_context(|| format!("cannot write to {}", directory.display()))?;
+    // The umask must not decide whether other users have a working program.
+    let placed =
+        fs::set_permissions(staged.path(), fs::Permissions::from_mode(0o755)).and_then(|()| {
+            match ours {
+                true => staged.replace(path).map(|()| Installed::Replaced),
+                false => staged.create(path).map(|()| Installed::New),
+            }
+        });
+    match placed {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(anyhow::anyhow!("{} is there already and is not ours: it stays", path.display()))
         }
