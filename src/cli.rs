@@ -84,7 +84,7 @@ impl Command {
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
             Self::Setup(args) => cmd::setup::run(args),
-            Self::GitCredential(args) => cmd::git_credential::run(args),
+            Self::GitCredential(args) => cmd::git_credential::run(&args),
             Self::Completions(args) => cmd::completions::run(&args),
             Self::Man(args) => cmd::completions::man(&args),
         }
