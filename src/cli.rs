@@ -31,6 +31,11 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Show everything at work here, with short-lived tokens, real git and real gh
+    Demo(cmd::demo::DemoArgs),
+    /// Serve the demo's platform, git server and REST interface until standard input closes
+    #[command(hide = true)]
+    DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -45,6 +50,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Demo(args) => cmd::demo::run(&args),
+            Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Completions(args) => cmd::completions::run(args),
             Self::Man(args) => cmd::completions::man(args),
         }

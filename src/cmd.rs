@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub mod completions;
+pub mod demo;
 pub mod mount;
 
 /// Something failed, or works in a degraded way.

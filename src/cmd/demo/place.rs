@@ -1,0 +1,164 @@
+//! The demo's own directory: everything that it makes is in there, and goes with it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+
+use crate::cmd::demo::fuse::Way;
+use crate::cmd::demo::lane::{Kind, MOCK_HOST};
+use crate::cmd::demo::tools::{Asker, Tools};
+use crate::demo::Demo;
+
+/// The shim that gives `gh` a token file.
+const GH_SHIM: &str = include_str!("../../../scripts/gh");
+
+/// See the module. Removed when dropped.
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    /// Makes it under the directory for temporary files, for this user only.
+    pub(super) fn create() -> io::Result<Self> {
+        let name = format!("molecule-demo-{:08x}", rand::rng().random::<u32>());
+        let root = fs::canonicalize(std::env::temp_dir())?.join(name);
+        fs::DirBuilder::new().mode(0o700).create(&root)?;
+        let place = Self(root);
+        fs::create_dir(place.mount())?;
+        fs::write(place.settings(), "")?;
+        let bin = place.directory("bin")?;
+        fs::write(bin.join("gh"), GH_SHIM)?;
+        fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755))?;
+        let gh = place.directory("gh")?;
+        let socket = place.socket();
+        let config = format!(
+            "version: \"1\"\nprompt: disabled\nhttp_unix_socket: {}\n",
+            // A JSON string is a YAML string, whatever the path holds.
+            serde_json::Value::from(socket.to_string_lossy())
+        );
+        fs::write(gh.join("config.yml"), config)?;
+        Ok(place)
+    }
+
+    /// A directory in it, made where it is missing.
+    pub(super) fn directory(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the daemon mounts.
+    pub(super) fn mount(&self) -> PathBuf {
+        self.0.join("token")
+    }
+
+    /// The directory with the platform's bearer.
+    pub(super) fn configs(&self) -> PathBuf {
+        self.0.join("configs")
+    }
+
+    /// The platform's Unix socket. Its path must have less than 108 bytes (`unix(7)`).
+    pub(super) fn socket(&self) -> PathBuf {
+        self.0.join("rest")
+    }
+
+    /// The daemon's settings file: empty, so that it reads nobody else's.
+    pub(super) fn settings(&self) -> PathBuf {
+        self.0.join("settings.toml")
+    }
+
+    /// What the daemon said.
+    pub(super) fn log(&self) -> PathBuf {
+        self.0.join("daemon.log")
+    }
+
+    /// The home of a lane: its git configuration and its clones.
+    pub(super) fn home(&self, kind: Kind) -> PathBuf {
+        self.0.join(kind.name())
+    }
+
+    /// gh's configuration, which leads it to the demo.
+    pub(super) fn gh_config(&self) -> PathBuf {
+        self.0.join("gh")
+    }
+
+    /// The directory with the shim, to be put first in PATH.
+    pub(super) fn bin(&self) -> PathBuf {
+        self.0.join("bin")
+    }
+
+    /// What `--keep` prints: lines that use the mount, for another terminal.
+    pub(super) fn lines_to_paste(&self, demo: &Demo, tools: &Tools, way: Way) -> String {
+        let mount = quoted(&self.mount());
+        let home = quoted(&self.home(Kind::Mounted));
+        let url = demo.url();
+        let mut text = "\nThe mount stays until Ctrl-C. In another terminal:\n\n".to_owned();
+        if way == Way::Namespace {
+            let pid = std::process::id();
+            let _ = writeln!(
+                text,
+                "  nsenter --target {pid} --user --mount --preserve-credentials   # enter its namespace"
+            );
+        }
+        let _ = writeln!(text, "  cat {mount}/status.json");
+        let _ = writeln!(text, "  cat {mount}/token | sha256sum | cut -c1-8   # the fingerprint");
+        let _ =
+            writeln!(text, "  HOME={home} git ls-remote {url}/git/{}.git", Kind::Mounted.name());
+        let _ = match tools.asker {
+            Asker::Gh => writeln!(
+                text,
+                "  GH_TOKEN_FILE={mount}/token GH_HOST={MOCK_HOST} GH_CONFIG_DIR={} {}/gh api /user",
+                quoted(&self.gh_config()),
+                quoted(&self.bin())
+            ),
+            Asker::Curl => writeln!(text, "  curl -sS -H @{mount}/header {url}/user"),
+        };
+        text.push('\n');
+        text
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A path as one word of a shell.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_for_its_user_only_and_goes_when_dropped() {
+        let place = Place::create().unwrap();
+        let root = place.root().to_owned();
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(place.bin().join("gh").is_file());
+        drop(place);
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_the_shell() {
+        assert_eq!(quoted(Path::new("/tmp/a-b_1")), "/tmp/a-b_1");
+        assert_eq!(quoted(Path::new("/tmp/a b")), "'/tmp/a b'");
+        assert_eq!(quoted(Path::new("/it's")), r"'/it'\''s'");
+    }
+}
