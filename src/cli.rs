@@ -31,6 +31,18 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Unmount the tokens; the daemon that serves them then ends
+    Umount(cmd::umount::UmountArgs),
+    /// Print the token, or another view of it
+    Get(cmd::get::GetArgs),
+    /// Wait until a fresh token can be read
+    Wait(cmd::wait::WaitArgs),
+    /// Fetch a new token now
+    Refresh(cmd::refresh::RefreshArgs),
+    /// Run one command with a fresh token in its environment
+    Exec(cmd::exec::ExecArgs),
+    /// Show every setting, its value and where it comes from
+    Check(Box<cmd::check::CheckArgs>),
     /// Show everything at work here, with short-lived tokens, real git and real gh
     Demo(cmd::demo::DemoArgs),
     /// Serve the demo's platform, git server and REST interface until standard input closes
@@ -50,10 +62,16 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Umount(args) => cmd::umount::run(args),
+            Self::Get(args) => cmd::get::run(&args),
+            Self::Wait(args) => cmd::wait::run(&args),
+            Self::Refresh(args) => cmd::refresh::run(&args),
+            Self::Exec(args) => cmd::exec::run(&args),
+            Self::Check(args) => cmd::check::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
-            Self::Completions(args) => cmd::completions::run(args),
-            Self::Man(args) => cmd::completions::man(args),
+            Self::Completions(args) => cmd::completions::run(&args),
+            Self::Man(args) => cmd::completions::man(&args),
         }
     }
 }

@@ -4,9 +4,16 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod exec;
+pub mod get;
 pub mod mount;
+pub mod reader;
+pub mod refresh;
+pub mod umount;
+pub mod wait;
 
 /// Something failed, or works in a degraded way.
 pub const EXIT_FAILURE: u8 = 1;
@@ -101,18 +108,14 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn describe(error: &anyhow::Error) -> (String, u8) {
-    let mut text = format!("error: {error}\n");
-    for cause in error.chain().skip(1) {
-        text += &format!("  caused by: {cause}\n");
-    }
+    let mut lines = vec![format!("error: {error}")];
+    lines.extend(error.chain().skip(1).map(|cause| format!("  caused by: {cause}")));
     let mut code = None;
     for advised in error.chain().filter_map(|cause| cause.downcast_ref::<Advised>()) {
         code = code.or(advised.code);
-        for hint in &advised.hints {
-            text += &format!("hint: {hint}\n");
-        }
+        lines.extend(advised.hints.iter().map(|hint| format!("hint: {hint}")));
     }
-    (text, code.unwrap_or(EXIT_FAILURE))
+    (lines.join("\n") + "\n", code.unwrap_or(EXIT_FAILURE))
 }
 
 /// Writes data to standard output, unbuffered: what is printed may be a token, and a buffer would

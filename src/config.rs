@@ -22,32 +22,35 @@ pub use settings::Settings;
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]
 pub fn env(name: &str) -> Option<OsString> {
-    Environment::process().get(name)
+    Environment::Process.get(name)
 }
 
-/// Where variables are looked up: this process's environment, or a test's.
-pub struct Environment(Box<dyn Fn(&str) -> Option<OsString>>);
+/// Where variables are looked up.
+pub enum Environment {
+    /// In this process.
+    Process,
+    /// In what a test says.
+    #[cfg(test)]
+    Fake(std::collections::HashMap<String, OsString>),
+}
 
 impl Environment {
-    /// The environment of this process.
-    #[must_use]
-    pub fn process() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "this is the place that reads it")]
-        Self(Box::new(|name| std::env::var_os(name)))
-    }
-
     /// The value of a variable; an empty one counts as unset.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that reads it")]
     pub fn get(&self, name: &str) -> Option<OsString> {
-        (self.0)(name).filter(|value| !value.is_empty())
+        let value = match self {
+            Self::Process => std::env::var_os(name),
+            #[cfg(test)]
+            Self::Fake(variables) => variables.get(name).cloned(),
+        };
+        value.filter(|value| !value.is_empty())
     }
 }
 
 #[cfg(test)]
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(variables: [(&str, &str); N]) -> Self {
-        let map: std::collections::HashMap<String, OsString> =
-            variables.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-        Self(Box::new(move |name| map.get(name).cloned()))
+        Self::Fake(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }

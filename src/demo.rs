@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::demo::consumers::Consumers;
 use crate::demo::faults::Faults;
 use crate::demo::ledger::{Ledger, Minting};
 use crate::demo::platform::{Bearer, Strays};
 use crate::demo::server::{Server, Shared};
 use crate::time::SystemClock;
 
+pub mod consumers;
 pub mod faults;
 mod git;
 pub mod ledger;
@@ -37,6 +39,10 @@ pub struct Setup {
     pub unix_socket: Option<PathBuf>,
     /// Serve the bare repositories in this directory under `/git/`.
     pub git_root: Option<PathBuf>,
+    /// The port of 127.0.0.1; 0 for a free one.
+    pub port: u16,
+    /// The folder of static files that [`consumers`] serves.
+    pub site: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -46,6 +52,8 @@ impl Default for Setup {
             workspace_id: "demo-workspace".to_owned(),
             unix_socket: None,
             git_root: None,
+            port: 0,
+            site: None,
         }
     }
 }
@@ -92,18 +100,19 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts it on free ports of 127.0.0.1.
+    /// Starts it on 127.0.0.1.
     ///
     /// # Errors
     /// A port or the Unix socket cannot be bound, or the thread cannot be started.
     pub fn start(setup: Setup) -> io::Result<Self> {
-        let listeners = server::Listeners::bind(setup.unix_socket.as_deref())?;
+        let listeners = server::Listeners::bind(setup.port, setup.unix_socket.as_deref())?;
         let url = format!("http://{}", listeners.main.local_addr()?);
         let shared = Arc::new(Shared {
             ledger: Ledger::new(setup.minting, Arc::new(SystemClock)),
             faults: Faults::default(),
             bearer: Bearer::default(),
             strays: Strays::default(),
+            consumers: Consumers::new(setup.site),
             workspace_id: setup.workspace_id.clone(),
             git_root: setup.git_root,
             elsewhere: format!("http://{}", listeners.elsewhere.local_addr()?),
@@ -149,6 +158,12 @@ impl Demo {
     #[must_use]
     pub fn strays(&self) -> &Strays {
         &self.shared.strays
+    }
+
+    /// What programs with clients of their own presented.
+    #[must_use]
+    pub fn consumers(&self) -> &Consumers {
+        &self.shared.consumers
     }
 
     /// Writes the bearer that the platform accepts into `configs_dir`, as a workspace that

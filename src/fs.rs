@@ -1,1 +1,605 @@
+//! What a reader sees: the files, their attributes and their bytes, and who may open what when.
+//!
+//! This file knows no FUSE type and no kernel; `fs/fuse.rs` is the thin adapter. Every call is
+//! idempotent: a request may be delivered again after a crash, and is then answered alike. Nothing
+//! here waits except an [`Open::Wait`].
+//!
+//! A view of a generation is an inode whose bytes never change, so the kernel may cache them. An
+//! open of an inode that its view has moved on from is answered ESTALE once; the kernel then looks
+//! the name up again by itself and finds the new one. It does so only once, hence the marks.
 
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::error::{ReadError, ReadErrorKind};
+use crate::refresh::{Handle, TooSoon};
+use crate::secret::{Fingerprint, Rendered};
+use crate::source::BoxFuture;
+use crate::time::Clock;
+use crate::token::FreshToken;
+use crate::view::{self, ViewContext};
+use access::{Access, Caller};
+use counters::Counters;
+use generations::{Generation, State};
+use node::{Node, Tree};
+use pages::Pages;
+use tables::{Mark, Writers};
+
+pub mod access;
+pub mod counters;
+pub mod fuse;
+pub mod generations;
+pub mod metrics;
+pub mod node;
+pub mod pages;
+pub mod status;
+mod tables;
+
+/// How long the kernel may keep what never changes.
+const FOR_EVER: Duration = Duration::from_hours(1);
+/// How long the kernel may take a name for the generation it led to. Opens do not depend on it; a
+/// bare `stat` by path shows the last generation for at most that long.
+const NAME_TTL: Duration = Duration::from_secs(1);
+/// Before the name of a view: the newest generation of it, which the helper renames onto it.
+const NEXT: &str = ".next-";
+/// The longest thing that `refresh` understands, with some blanks around.
+const MAX_CONTROL_BYTES: usize = 64;
+
+/// One request of a caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// Its number; the same when it is delivered again.
+    pub unique: u64,
+    /// Who makes it.
+    pub caller: Caller,
+}
+
+/// What `stat` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// The inode number.
+    pub ino: u64,
+    /// A directory; else a regular file.
+    pub directory: bool,
+    /// Exactly the bytes that can be read.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u16,
+    /// Names of the inode: 0 for a generation that its view has moved on from.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When the bytes came to be, since the Unix epoch.
+    pub modified: Duration,
+}
+
+/// What a name leads to, and for how long that may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The inode's attributes.
+    pub attributes: Attributes,
+    /// For how long they hold.
+    pub attributes_ttl: Duration,
+    /// For how long the name leads there.
+    pub name_ttl: Duration,
+}
+
+/// How the kernel may cache the bytes of a handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// In the page cache, for ever: the inode's bytes never change.
+    Keep,
+    /// Not at all: the inode's bytes depend on the handle.
+    Direct,
+}
+
+/// An open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// For a view the generation that it reads; else the page's number.
+    pub handle: u64,
+    /// How to cache it.
+    pub cache: Cache,
+}
+
+/// The answer to an open.
+pub enum Open {
+    /// Known at once.
+    Now(Result<Opened, Errno>),
+    /// It comes when a fetch or the deadline has settled it.
+    Wait(BoxFuture<'static, Result<Opened, Errno>>),
+}
+
+/// Bytes of a read.
+pub enum Chunk {
+    /// Part of a view; wiped when dropped.
+    View(Rendered, Range<usize>),
+    /// Part of a page.
+    Page(Arc<[u8]>, Range<usize>),
+    /// The end of the file.
+    End,
+}
+
+impl Chunk {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::View(rendered, range) => rendered.as_bytes().get(range.clone()),
+            Self::Page(page, range) => page.get(range.clone()),
+            Self::End => None,
+        }
+        .unwrap_or_default()
+    }
+}
+
+/// How the filesystem behaves.
+#[derive(Debug, Clone)]
+pub struct FsConfig {
+    /// Owner and modes.
+    pub access: Access,
+    /// What views are rendered with.
+    pub views: ViewContext,
+    /// The longest that an open may wait.
+    pub open_timeout: Duration,
+    /// The thread that makes rotations visible; it may rename and touch.
+    pub helper: Option<u32>,
+}
+
+/// The filesystem over one token.
+pub struct Fs {
+    config: FsConfig,
+    tree: Tree,
+    state: Arc<State>,
+    writers: Writers,
+    token: Handle,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    pages: Pages,
+    /// Wall time of the start: what has no time of its own shows it.
+    started: Duration,
+}
+
+impl Fs {
+    /// A filesystem that shows `state` and asks `token` whether it is fresh.
+    pub fn new(
+        config: FsConfig,
+        state: Arc<State>,
+        token: Handle,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+        pages: Pages,
+    ) -> Arc<Self> {
+        let started = clock.now().wall;
+        let (tree, writers) = (Tree::directory_layout(), Writers::default());
+        Arc::new(Self { config, tree, state, writers, token, clock, counters, pages, started })
+    }
+
+    /// A request was taken from the kernel.
+    pub fn enter(&self) {
+        self.state.enter();
+    }
+
+    /// A request is done with: answered, or given up.
+    pub fn leave(&self) {
+        self.state.leave();
+    }
+
+    /// Finds a name in a directory. Never waits.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+        let name = name.to_str().ok_or(Errno::ENOENT)?;
+        let Some(node) = self.tree.lookup(parent, name) else {
+            return self.lookup_next(request, parent, name);
+        };
+        let (node, attributes) = match node {
+            Node::Generation { view, .. } => self.current_view(view)?,
+            _ => (node, self.attributes(request, node, None)?),
+        };
+        let (attributes_ttl, name_ttl) = match node {
+            Node::Generation { generation: 0, .. } => (Duration::ZERO, Duration::ZERO),
+            Node::Generation { .. } if self.marked(request) => (Duration::ZERO, NAME_TTL),
+            Node::Generation { .. } => (FOR_EVER, NAME_TTL),
+            Node::Live { .. } => (Duration::ZERO, FOR_EVER),
+            Node::Directory(_) | Node::Control | Node::Page(_) => (FOR_EVER, FOR_EVER),
+        };
+        Ok(Entry { attributes, attributes_ttl, name_ttl })
+    }
+
+    /// The newest generation of a view, under its waiting name.
+    fn lookup_next(&self, request: &Request, parent: u64, name: &str) -> Result<Entry, Errno> {
+        let view = name.strip_prefix(NEXT).and_then(|name| self.tree.lookup(parent, name));
+        let Some(Node::Generation { view, .. }) = view.filter(|_| self.is_helper(request)) else {
+            return Err(Errno::ENOENT);
+        };
+        let generation = self.state.prepared();
+        let ino = Node::Generation { generation, view }.ino();
+        let attributes = self.generation_attributes(ino, generation, view)?;
+        let attributes = Attributes { links: 1, ..attributes };
+        Ok(Entry { attributes, attributes_ttl: Duration::ZERO, name_ttl: Duration::ZERO })
+    }
+
+    /// The attributes of an inode, and for how long they hold. Never waits.
+    ///
+    /// # Errors
+    /// EKEYEXPIRED for a generation that is not kept any more, ENOENT for no inode of ours.
+    pub fn getattr(
+        &self,
+        request: &Request,
+        ino: u64,
+        handle: Option<u64>,
+    ) -> Result<(Attributes, Duration), Errno> {
+        let node = self.node(ino)?;
+        let attributes = self.attributes(request, node, handle)?;
+        let ttl = match node {
+            Node::Generation { generation: 0, .. } | Node::Live { .. } => Duration::ZERO,
+            Node::Generation { .. } if self.marked(request) => Duration::ZERO,
+            _ => FOR_EVER,
+        };
+        Ok((attributes, ttl))
+    }
+
+    /// The entries of a directory: inode number, whether it is a directory, name.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &'static str)>, Errno> {
+        let (parent, names) = self.tree.list(ino).ok_or(Errno::ENOTDIR)?;
+        let own = [(ino, true, "."), (parent, true, "..")];
+        let names = names.map(|(name, node)| match node {
+            Node::Generation { view, .. } => {
+                let generation = self.state.current(view);
+                (Node::Generation { generation, view }.ino(), false, name)
+            }
+            _ => (node.ino(), matches!(node, Node::Directory(_)), name),
+        });
+        Ok(own.into_iter().chain(names).collect())
+    }
+
+    /// Opens a file. `writing` is whether the flags ask for anything but reading.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, request: &Request, ino: u64, writing: bool) -> Open {
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(errno) => return Open::Now(Err(errno)),
+        };
+        let open = match node {
+            Node::Directory(_) => return Open::Now(Err(Errno::EISDIR)),
+            Node::Control => return Open::Now(Ok(Opened { handle: 0, cache: Cache::Direct })),
+            _ if writing => return Open::Now(Err(self.refuse(ReadErrorKind::ReadOnly))),
+            Node::Page(page) => {
+                let handle = self.pages.open(page, &self.token, &self.counters, &self.clock.now());
+                return Open::Now(Ok(Opened { handle, cache: Cache::Direct }));
+            }
+            Node::Live { view } => self.open_live(request, view),
+            Node::Generation { generation, view } => {
+                self.open_generation(request, generation, view)
+            }
+        };
+        if matches!(open, Open::Now(Ok(_))) {
+            self.counters.opened(Duration::ZERO);
+        }
+        open
+    }
+
+    /// The bytes of an open file.
+    ///
+    /// # Errors
+    /// EKEYEXPIRED when the handle's generation is not kept any more.
+    pub fn read(&self, ino: u64, handle: u64, offset: u64, size: u32) -> Result<Chunk, Errno> {
+        let view = match self.node(ino)? {
+            Node::Directory(_) => return Err(Errno::EISDIR),
+            Node::Control => return Ok(Chunk::End),
+            Node::Page(page) => {
+                let now = self.clock.now();
+                let bytes = self.pages.read(page, handle, &self.token, &self.counters, &now);
+                let range = range(bytes.len(), offset, size);
+                return Ok(Chunk::Page(bytes, range));
+            }
+            Node::Live { view } | Node::Generation { view, .. } => view,
+        };
+        let generation = self.state.generation(handle).ok_or(Errno::EKEYEXPIRED)?;
+        let rendered = self.render(view, &generation)?;
+        let range = range(rendered.as_bytes().len(), offset, size);
+        Ok(Chunk::View(rendered, range))
+    }
+
+    /// The last user of a handle has closed it.
+    pub fn release(&self, ino: u64, handle: u64) {
+        if let Ok(Node::Page(_)) = self.node(ino) {
+            self.pages.release(handle);
+        }
+    }
+
+    /// Writes to `refresh`: nothing, `refresh` or `now` asks for a fetch; 8 hexadecimal digits say
+    /// that the token with this fingerprint was refused.
+    ///
+    /// # Errors
+    /// EROFS for any other file, EINVAL for anything else, EAGAIN for a second fetch within a second.
+    pub fn write(&self, ino: u64, data: &[u8]) -> Result<(), Errno> {
+        if self.node(ino)? != Node::Control {
+            return Err(self.refuse(ReadErrorKind::ReadOnly));
+        }
+        let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?.trim();
+        if data.len() > MAX_CONTROL_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        match text {
+            "" | "refresh" | "now" => self.token.refresh().map_err(|TooSoon| Errno::EAGAIN),
+            _ => {
+                let fingerprint = Fingerprint::parse(text).ok_or(Errno::EINVAL)?;
+                self.token.reject(fingerprint);
+                Ok(())
+            }
+        }
+    }
+
+    /// Cuts a file, as `open` with `O_TRUNC` does: `refresh` has no bytes to lose.
+    ///
+    /// # Errors
+    /// EROFS for any other file.
+    pub fn truncate(&self, request: &Request, ino: u64) -> Result<(Attributes, Duration), Errno> {
+        if self.node(ino)? == Node::Control {
+            self.getattr(request, ino, None)
+        } else {
+            Err(self.refuse(ReadErrorKind::ReadOnly))
+        }
+    }
+
+    /// The helper renames a waiting generation onto its view: from now on the view shows it.
+    ///
+    /// # Errors
+    /// EROFS for anybody else.
+    pub fn rename(
+        &self,
+        request: &Request,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+    ) -> Result<(), Errno> {
+        let name = name.to_str().and_then(|name| name.strip_prefix(NEXT));
+        let is_onto_itself = parent == new_parent && name.is_some() && name == new_name.to_str();
+        let node = name.and_then(|name| self.tree.lookup(parent, name));
+        match node {
+            Some(Node::Generation { view, .. }) if is_onto_itself && self.is_helper(request) => {
+                self.state.flip(view);
+                Ok(())
+            }
+            _ => Err(self.refuse(ReadErrorKind::ReadOnly)),
+        }
+    }
+
+    /// The helper touches a live view, so that watchers of it look again.
+    ///
+    /// # Errors
+    /// EROFS for anybody or anything else.
+    pub fn touch(&self, request: &Request, ino: u64) -> Result<(Attributes, Duration), Errno> {
+        match self.node(ino)? {
+            Node::Live { view } if self.is_helper(request) => {
+                self.state.touch(view);
+                self.getattr(request, ino, None)
+            }
+            _ => Err(self.refuse(ReadErrorKind::ReadOnly)),
+        }
+    }
+
+    fn is_helper(&self, request: &Request) -> bool {
+        self.config.helper == Some(request.caller.thread)
+    }
+
+    /// Counts a refusal and gives its errno; for everything that would write.
+    pub fn refuse(&self, kind: ReadErrorKind) -> Errno {
+        self.counters.refused(kind);
+        kind.errno()
+    }
+
+    fn node(&self, ino: u64) -> Result<Node, Errno> {
+        self.tree.node(ino).ok_or(Errno::ENOENT)
+    }
+
+    fn marked(&self, request: &Request) -> bool {
+        self.state.shared().marks.get(request.caller.thread).is_some()
+    }
+
+    /// The node and attributes of the generation that a view shows now.
+    fn current_view(&self, view: u8) -> Result<(Node, Attributes), Errno> {
+        // Between the two reads the generation may leave the ring, if it rotates 64 times meanwhile.
+        for _ in 0..8 {
+            let generation = self.state.current(view);
+            let node = Node::Generation { generation, view };
+            match self.generation_attributes(node.ino(), generation, view) {
+                Err(Errno::EKEYEXPIRED) => {}
+                attributes => return Ok((node, attributes?)),
+            }
+        }
+        Err(Errno::EKEYEXPIRED)
+    }
+
+    fn attributes(
+        &self,
+        request: &Request,
+        node: Node,
+        handle: Option<u64>,
+    ) -> Result<Attributes, Errno> {
+        let ino = node.ino();
+        match node {
+            Node::Directory(_) => {
+                Ok(self.fixed(ino, 0, Access::DIRECTORY_MODE, 2 + self.tree.subdirectories(ino)))
+            }
+            Node::Control => Ok(self.fixed(ino, 0, self.config.access.control_mode(), 1)),
+            Node::Page(page) => Ok(self.fixed(ino, Pages::size(page), Access::STATUS_MODE, 1)),
+            Node::Generation { generation, view } => {
+                self.generation_attributes(ino, generation, view)
+            }
+            Node::Live { view } => {
+                let handed = handle
+                    .or_else(|| self.state.shared().handed.get(request.caller.thread, view))
+                    .and_then(|generation| self.generation_attributes(ino, generation, view).ok());
+                let attributes = match handed {
+                    Some(attributes) => attributes,
+                    None => self.current_view(view)?.1,
+                };
+                Ok(Attributes { ino, links: 1, ..attributes })
+            }
+        }
+    }
+
+    fn generation_attributes(&self, ino: u64, number: u64, view: u8) -> Result<Attributes, Errno> {
+        let mode = self.config.access.view_mode;
+        if number == 0 {
+            // Never 0 bytes: `test -s` must not say for ever that there is nothing, since nothing
+            // but an open fetches.
+            let links = u32::from(self.state.current(view) == 0);
+            return Ok(self.fixed(ino, 1, mode, links));
+        }
+        let generation = self.state.generation(number).ok_or(Errno::EKEYEXPIRED)?;
+        let size = self.render(view, &generation)?.as_bytes().len() as u64;
+        // Without a name the kernel tells watchers that the file was deleted.
+        let links = u32::from(self.state.current(view) == number);
+        let modified = generation.published_at;
+        Ok(Attributes { modified, ..self.fixed(ino, size, mode, links) })
+    }
+
+    fn fixed(&self, ino: u64, size: u64, mode: u16, links: u32) -> Attributes {
+        let Access { uid, gid, .. } = self.config.access;
+        let directory = matches!(self.tree.node(ino), Some(Node::Directory(_)));
+        Attributes { ino, directory, size, mode, links, uid, gid, modified: self.started }
+    }
+
+    fn render(&self, view: u8, generation: &Generation) -> Result<Rendered, Errno> {
+        let view = view::by_id(view).ok_or(Errno::ENOENT)?;
+        Ok(view::render(view, &generation.published, &self.config.views))
+    }
+
+    fn open_generation(self: &Arc<Self>, request: &Request, generation: u64, view: u8) -> Open {
+        let mark = self.state.shared().marks.take(&self.writers, request.caller.thread);
+        let fresh = self.token.usable();
+        if generation != 0 && fresh.as_ref().is_some_and(|fresh| self.may_serve(generation, fresh))
+        {
+            let is_current = self.state.current(view) == generation;
+            let is_the_second_look =
+                mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
+            if is_current || is_the_second_look {
+                return Open::Now(Ok(Opened { handle: generation, cache: Cache::Keep }));
+            }
+        }
+        let may_look_again = mark.is_none();
+        if let Some(fresh) = fresh
+            && (!may_look_again || self.shows(view, &fresh))
+        {
+            return Open::Now(self.look_again(request, view, &fresh, may_look_again));
+        }
+        self.wait(request, view, move |fs, request, fresh| {
+            // What the source gave may be the very token that was there.
+            if generation == fresh.token().generation && fs.state.current(view) == generation {
+                return Some(Ok(Opened { handle: generation, cache: Cache::Keep }));
+            }
+            let is_settled = !may_look_again || fs.shows(view, fresh);
+            is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
+        })
+    }
+
+    /// Whether a view already shows the generation of a token.
+    fn shows(&self, view: u8, fresh: &FreshToken) -> bool {
+        self.state.current(view) >= fresh.token().generation
+    }
+
+    /// Whether a generation's own token may be served. It nearly always is the one just judged.
+    fn may_serve(&self, generation: u64, fresh: &FreshToken) -> bool {
+        fresh.token().generation == generation
+            || self
+                .state
+                .generation(generation)
+                .is_some_and(|generation| self.token.accepts(&generation.token))
+    }
+
+    /// The inode is not what its view shows: let the kernel look the name up again, if this thread
+    /// has not just done so; else serve the newest generation through this very handle.
+    fn look_again(
+        &self,
+        request: &Request,
+        view: u8,
+        fresh: &FreshToken,
+        may_look_again: bool,
+    ) -> Result<Opened, Errno> {
+        let mark = Mark { view, generation: self.state.current(view) };
+        let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
+        if may_look_again && marks.set(&self.writers, thread, mark, self.clock.now().boot) {
+            return Err(Errno::ESTALE);
+        }
+        let handle = self.state.prepared().max(fresh.token().generation);
+        Ok(Opened { handle, cache: Cache::Direct })
+    }
+
+    fn open_live(self: &Arc<Self>, request: &Request, view: u8) -> Open {
+        let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
+            let handle = fs.state.prepared().max(fresh.token().generation);
+            fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, handle);
+            Opened { handle, cache: Cache::Direct }
+        };
+        match self.token.usable() {
+            Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
+            None => self
+                .wait(request, view, move |fs, request, fresh| Some(Ok(hand(fs, request, fresh)))),
+        }
+    }
+
+    /// Waits for a usable token until the open's deadline, counted from when the request was first
+    /// seen, and then, where `settle` asks for it, until the view shows it.
+    fn wait(
+        self: &Arc<Self>,
+        request: &Request,
+        view: u8,
+        settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
+    ) -> Open {
+        let (fs, request) = (Arc::clone(self), *request);
+        let now = self.clock.now().boot;
+        let waiting = &self.state.shared().waiting;
+        let first_seen = waiting.first_seen(&self.writers, request.unique, now);
+        Open::Wait(Box::pin(async move {
+            let deadline = first_seen.saturating_add(fs.config.open_timeout);
+            let opened = loop {
+                match fs.token.token(deadline).await {
+                    Ok(fresh) => match settle(&fs, &request, &fresh) {
+                        Some(opened) => break opened,
+                        // Judged anew afterwards: somebody may have stopped us meanwhile.
+                        None => fs.shown(view, fresh.token().generation, deadline).await,
+                    },
+                    Err(error) => break Err(fs.refused_open(&request, &error)),
+                }
+            };
+            let waited = fs.clock.now().boot.saturating_sub(first_seen);
+            fs.state.shared().waiting.done(&fs.writers, request.unique);
+            if opened.is_ok() {
+                fs.counters.opened(waited);
+            }
+            opened
+        }))
+    }
+
+    /// Completes when the view shows the generation, or at the deadline.
+    async fn shown(&self, view: u8, generation: u64, deadline: Duration) {
+        let left = deadline.saturating_sub(self.clock.now().boot);
+        tokio::time::timeout(left, self.state.flipped(view, generation)).await.ok();
+    }
+
+    fn refused_open(&self, request: &Request, error: &ReadError) -> Errno {
+        let Caller { uid, thread, .. } = request.caller;
+        tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
+        self.refuse(error.kind)
+    }
+}
+
+/// The part of `length` bytes that a read of `size` at `offset` gives.
+fn range(length: usize, offset: u64, size: u32) -> Range<usize> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(length);
+    let end = start.saturating_add(usize::try_from(size).unwrap_or(usize::MAX)).min(length);
+    start..end
+}

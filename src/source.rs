@@ -1,8 +1,7 @@
 //! Where tokens come from.
 //!
 //! A source knows how to ask for one token. It keeps no schedule, no cache and no back-off: those
-//! are the engine's. Adding one is a file in `source/`, a variant here and its line in
-//! [`SourceConfig::build`].
+//! are the engine's. Adding one is a file in `source/` and a line in the list below.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -14,9 +13,41 @@ use crate::secret::Secret;
 use crate::time::{Clock, Now};
 use crate::token::Life;
 
-pub mod env;
 pub mod http;
-pub mod platform;
+mod watch;
+
+/// Declares every source: its module, its type, and the type that it is configured with. Each has a
+/// `new(config, clock)`.
+macro_rules! sources {
+    ($($module:ident::$source:ident($config:ident);)*) => {
+        $(pub mod $module;)*
+
+        /// The configuration of any source.
+        #[derive(Debug, Clone)]
+        pub enum SourceConfig {
+            $(
+                #[doc = concat!("See [`", stringify!($module), "`].")]
+                $source($module::$config),
+            )*
+        }
+
+        impl SourceConfig {
+            /// Makes the source.
+            #[must_use]
+            pub fn build(self, clock: Arc<dyn Clock>) -> Arc<dyn Source> {
+                match self {
+                    $(Self::$source(config) => Arc::new($module::$source::new(config, clock)),)*
+                }
+            }
+        }
+    };
+}
+
+sources! {
+    platform::Platform(PlatformConfig);
+    env::Env(EnvConfig);
+    made_up::MadeUp(MadeUpConfig);
+}
 
 /// A boxed future, so that a source can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,7 +57,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Fetched {
     /// The token.
     pub secret: Secret,
-    /// When the request was sent (for a token that was there before us: since when it counts).
+    /// When the request was sent (for a token that was there before us: since when it counts). With
+    /// an assumed life the source decides it anew each time, also for the same token.
     pub issued: Now,
     /// Its life, counted from `issued`, by the issuer's clock. The engine still cuts it.
     pub life: Life,
@@ -59,25 +91,5 @@ pub trait Source: Send + Sync + 'static {
     /// bearer file. Never completes by default.
     fn changed(&self) -> BoxFuture<'_, ()> {
         Box::pin(pending())
-    }
-}
-
-/// The configuration of any source.
-#[derive(Debug, Clone)]
-pub enum SourceConfig {
-    /// The Molecule platform.
-    Platform(platform::PlatformConfig),
-    /// The token in the environment that the daemon was started with.
-    Env(env::EnvConfig),
-}
-
-impl SourceConfig {
-    /// Makes the source.
-    #[must_use]
-    pub fn build(self, clock: Arc<dyn Clock>) -> Arc<dyn Source> {
-        match self {
-            Self::Platform(config) => Arc::new(platform::Platform::new(config, clock)),
-            Self::Env(config) => Arc::new(env::Env::new(config, clock)),
-        }
     }
 }

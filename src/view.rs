@@ -1,21 +1,10 @@
 //! What a token looks like in a file.
 //!
 //! A view is a pure function of a published token and the configuration. Adding one is a file in
-//! `view/` and a line in [`ALL`].
+//! `view/` and a line in the list below.
 
 use crate::secret::Rendered;
 use crate::token::Published;
-
-pub mod env;
-pub mod exec_credential;
-pub mod expires_at;
-pub mod gh_config;
-pub mod gh_hosts;
-pub mod git_credential;
-pub mod header;
-pub mod netrc;
-pub mod token;
-pub mod token_json;
 
 mod escape;
 
@@ -39,20 +28,29 @@ pub trait View: Sync {
     fn render(&self, token: &Published, context: &ViewContext, out: &mut Rendered);
 }
 
-/// Every view, in the order in which a rotation changes them: the token first, views that are read
-/// together next to each other.
-pub static ALL: &[&dyn View] = &[
-    &token::TokenView,
-    &git_credential::GitCredential,
-    &netrc::Netrc,
-    &header::Header,
-    &env::Env,
-    &token_json::TokenJson,
-    &expires_at::ExpiresAt,
-    &exec_credential::ExecCredential,
-    &gh_hosts::GhHosts,
-    &gh_config::GhConfig,
-];
+/// Declares every view: its module and its type.
+macro_rules! views {
+    ($($module:ident::$view:ident;)*) => {
+        $(pub mod $module;)*
+
+        /// Every view, in the order in which a rotation changes them: the token first, views that
+        /// are read together next to each other.
+        pub static ALL: &[&dyn View] = &[$(&$module::$view),*];
+    };
+}
+
+views! {
+    token::TokenView;
+    git_credential::GitCredential;
+    netrc::Netrc;
+    header::Header;
+    env::Env;
+    token_json::TokenJson;
+    expires_at::ExpiresAt;
+    exec_credential::ExecCredential;
+    gh_hosts::GhHosts;
+    gh_config::GhConfig;
+}
 
 /// The view with this number.
 #[must_use]

@@ -26,7 +26,7 @@ pub struct ManArgs {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "molecule-tokenfs", &mut script);
     super::print(&script)?;
@@ -37,10 +37,10 @@ pub fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// When the directory or a page cannot be written.
-pub fn man(args: ManArgs) -> anyhow::Result<ExitCode> {
-    let directory = args.directory;
-    std::fs::create_dir_all(&directory)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), &directory))
+pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
+    let directory = &args.directory;
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
         .with_context(|| format!("cannot write the manual pages to {}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 //! The settings as flags.
 
+#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -145,7 +147,7 @@ mod tests {
         let command = SettingsArgs::augment_args(Command::new("test"));
         for key in Key::ALL {
             let flag = command.get_arguments().find(|arg| arg.get_long() == Some(key.name()));
-            let help = flag.expect(key.name()).get_help().unwrap().to_string();
+            let help = flag.and_then(|flag| flag.get_help()).unwrap().to_string();
             assert!(help.contains(&format!("[env: {}", key.variable())), "{}", key.name());
             assert_eq!(help.contains("in seconds"), key.variable_in_seconds(), "{}", key.name());
         }

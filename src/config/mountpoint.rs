@@ -18,7 +18,7 @@ const SYSTEM: &str = "/run/molecule/token";
 /// # Errors
 /// When an ordinary user has no `XDG_RUNTIME_DIR`.
 pub fn default_mountpoint() -> anyhow::Result<PathBuf> {
-    default_in(&Environment::process(), nix::unistd::geteuid().is_root())
+    default_in(&Environment::Process, nix::unistd::geteuid().is_root())
 }
 
 fn default_in(environment: &Environment, root: bool) -> anyhow::Result<PathBuf> {
@@ -52,7 +52,7 @@ fn of_user(environment: &Environment) -> Option<PathBuf> {
 /// # Errors
 /// When nothing is mounted at any place; it says where it looked.
 pub fn find_mountpoint(explicit: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    find_in(explicit, &Environment::process(), Path::new(SYSTEM))
+    find_in(explicit, &Environment::Process, Path::new(SYSTEM))
 }
 
 fn find_in(

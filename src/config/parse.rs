@@ -12,7 +12,7 @@ use crate::observe::LogLevel;
 
 /// The longest span that is taken: deadlines are sums of spans and boot times, and no token is
 /// anywhere near a year.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 fn text(raw: &Raw) -> Result<&str, Invalid> {
     raw.text.to_str().ok_or_else(|| Invalid::expected("text in UTF-8"))
@@ -23,19 +23,29 @@ fn text(raw: &Raw) -> Result<&str, Invalid> {
 /// # Errors
 /// What is no span, negative, or longer than a year.
 pub fn span(raw: &Raw) -> Result<Duration, Invalid> {
-    let in_seconds = matches!(raw.origin, Origin::Variable(key) if key.variable_in_seconds());
-    let span = if in_seconds {
-        text(raw)?.parse().ok().map(Duration::from_secs)
-    } else {
-        text(raw)?.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok())
-    };
-    span.filter(|&span| span <= LONGEST).ok_or_else(|| {
-        Invalid::expected(if in_seconds {
-            "a whole number of seconds, at most a year"
-        } else {
-            "a span of time such as 90s, 45m or 1h30m, at most a year"
-        })
-    })
+    let text = text(raw)?;
+    if !matches!(raw.origin, Origin::Variable(key) if key.variable_in_seconds()) {
+        return spelt_span(text).ok_or_else(|| Invalid::expected(SPAN));
+    }
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .filter(|&span| span <= LONGEST)
+        .ok_or_else(|| Invalid::expected("a whole number of seconds, at most a year"))
+}
+
+/// The span of an argument that is no setting.
+///
+/// # Errors
+/// What was expected.
+pub fn span_argument(text: &str) -> Result<Duration, String> {
+    spelt_span(text).ok_or_else(|| format!("expected {SPAN}"))
+}
+
+const SPAN: &str = "a span of time such as 90s, 45m or 1h30m, at most a year";
+
+fn spelt_span(text: &str) -> Option<Duration> {
+    let span = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
+    (span <= LONGEST).then_some(span)
 }
 
 /// A span of at least a millisecond: of a deadline of nothing nothing could come.
@@ -247,7 +257,7 @@ mod tests {
             let origin = Origin::Variable(Key::RefreshInterval);
             span(&Raw { text: text.into(), origin })
         };
-        assert_eq!(seconds("2700"), Ok(Duration::from_secs(2700)));
+        assert_eq!(seconds("2700"), Ok(Duration::from_mins(45)));
         assert!(seconds("45m").unwrap_err().expected.contains("seconds"));
         assert!(
             seconds("-1").is_err() && seconds("1e9").is_err() && seconds("99999999999").is_err()

@@ -10,7 +10,9 @@ use url::Url;
 use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
+use crate::fs::access::Access;
 use crate::observe::LogLevel;
+use crate::refresh::policy::Windows;
 use crate::secret::Secret;
 use crate::source::SourceConfig;
 use crate::source::env::EnvConfig;
@@ -72,6 +74,17 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+/// A setting as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value; never a secret.
+    pub value: String,
+    /// Where it came from.
+    pub from: String,
+}
+
 /// Who runs this process.
 #[derive(Debug, Clone, Copy)]
 struct Caller {
@@ -88,7 +101,7 @@ impl Settings {
     pub fn load(flags: &SettingsArgs) -> anyhow::Result<Self> {
         let caller =
             Caller { uid: Uid::effective().as_raw(), gid: nix::unistd::getegid().as_raw() };
-        Self::resolve(flags, &Environment::process(), Path::new(file::DEFAULT), caller)
+        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), caller)
     }
 
     fn resolve(
@@ -117,6 +130,12 @@ impl Settings {
         let group = layers
             .get(Key::Group, parse::group)?
             .unwrap_or_else(|| default_group(caller, owner.value));
+        let ca_file = optional(layers.get(Key::CaFile, parse::path)?);
+        if let Some(path) = &ca_file.value
+            && let Err(error) = std::fs::File::open(path)
+        {
+            warnings.push(format!("the ca-file {} cannot be read: {error}", path.display()));
+        }
         Ok(Self {
             file: path,
             platform_url: layers.get(Key::PlatformUrl, parse::platform_url)?.map_or_else(
@@ -126,7 +145,7 @@ impl Settings {
             workspace_id: optional(layers.get(Key::WorkspaceId, parse::workspace_id)?),
             configs_dir,
             proxy: optional(layers.get(Key::Proxy, parse::proxy_url)?),
-            ca_file: optional(layers.get(Key::CaFile, parse::path)?),
+            ca_file,
             request_timeout: span(Key::RequestTimeout, Duration::from_secs(10))?,
             refresh_interval: span(Key::RefreshInterval, Duration::from_mins(45))?,
             refresh_jitter: margin(Key::RefreshJitter, Duration::from_mins(2))?,
@@ -178,31 +197,58 @@ impl Settings {
         ]
     }
 
+    /// When tokens are fetched and how long opens wait.
+    #[must_use]
+    pub fn windows(&self) -> Windows {
+        Windows {
+            interval: self.refresh_interval.value,
+            jitter: self.refresh_jitter.value,
+            prefetch: self.prefetch.value,
+            initial_delay: self.refresh_initial_delay.value,
+            min_life: self.min_life.value,
+            open_timeout: self.open_timeout.value,
+            idle: self.idle.value,
+            // A request that the source gives up itself fails with a better error.
+            fetch_timeout: self.request_timeout.value.saturating_add(Duration::from_secs(2)),
+        }
+    }
+
+    /// Owner and modes of the files.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access {
+            uid: self.owner.value,
+            gid: self.group.value,
+            // The parser lets nothing but permission bits pass.
+            view_mode: u16::try_from(self.mode.value).unwrap_or(0o400),
+        }
+    }
+
     /// What views are rendered with.
     #[must_use]
     pub fn view_context(&self) -> ViewContext {
         ViewContext { hosts: self.hosts.value.clone() }
     }
 
-    /// Each setting as `check` shows it: name, value, origin. No value is secret.
+    /// Each setting as `check` shows it.
     #[must_use]
-    pub fn rows(&self) -> Vec<(&'static str, String, String)> {
+    pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<_> = Key::ALL
             .into_iter()
             .map(|key| {
-                let (value, origin) = self.shown(key);
-                (key.name(), value, origin.to_string())
+                let (value, from) = self.shown(key);
+                Row { name: key.name(), value, from: from.to_string() }
             })
             .collect();
         let token = self.token.value.as_ref();
-        rows.push((
-            "token",
-            token.map_or_else(
+        rows.push(Row {
+            name: "token",
+            value: token.map_or_else(
                 || NONE.to_owned(),
                 |token| format!("fingerprint {}", token.fingerprint()),
             ),
-            self.token.origin.to_string(),
-        ));
+            from: self.token.origin.to_string(),
+        });
         rows
     }
 
@@ -338,18 +384,18 @@ mod tests {
     }
 
     fn row(settings: &Settings, name: &str) -> (String, String) {
-        let rows = settings.rows();
-        let (_, value, origin) = rows.into_iter().find(|row| row.0 == name).unwrap();
-        (value, origin)
+        let row = settings.rows().into_iter().find(|row| row.name == name).unwrap();
+        (row.value, row.from)
     }
 
     #[test]
     fn with_nothing_set_the_defaults_of_the_platform_hold() {
         let settings = resolve(&[], []).unwrap();
-        assert_eq!(settings.rows().iter().filter(|row| !row.2.starts_with("default")).count(), 0);
-        assert_eq!(settings.refresh_interval.value, Duration::from_secs(2700));
-        assert_eq!(settings.refresh_jitter.value, Duration::from_secs(120));
-        assert_eq!(settings.refresh_initial_delay.value, Duration::from_secs(60));
+        assert!(settings.rows().iter().all(|row| row.from.starts_with("default")));
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(45));
+        assert_eq!(settings.refresh_jitter.value, Duration::from_mins(2));
+        assert_eq!(settings.refresh_initial_delay.value, Duration::from_mins(1));
+        assert_eq!(settings.windows(), Windows::default());
         let [SourceConfig::Platform(platform), SourceConfig::Env(env)] = &settings.sources()[..]
         else {
             panic!("the platform, then the environment");
@@ -391,7 +437,7 @@ mod tests {
         assert_eq!(platform.bearer_file, Path::new("/c/.auth_token"));
         assert_eq!(platform.proxy, None, "the bearer must not go to a proxy by accident");
         assert_eq!(env.token.as_ref().unwrap().expose(), b"ghs_canary");
-        assert_eq!(settings.refresh_interval.value, Duration::from_secs(600));
+        assert_eq!(settings.refresh_interval.value, Duration::from_mins(10));
         assert_eq!(settings.refresh_jitter.value, Duration::ZERO);
         assert_eq!(row(&settings, "token").1, "GH_TOKEN");
         assert!(!format!("{settings:?} {:?}", settings.rows()).contains("canary"));
@@ -485,6 +531,12 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_file_that_cannot_be_read_is_told() {
+        let settings = resolve(&["--ca-file", "/no/such.pem"], []).unwrap();
+        assert!(settings.warnings[0].starts_with("the ca-file /no/such.pem cannot be read: "));
+    }
+
+    #[test]
     fn root_serves_the_owner_of_the_configs_directory() {
         let dir = tempfile::tempdir().unwrap();
         let as_root = |path: &Path| {
@@ -513,8 +565,8 @@ mod tests {
     #[test]
     fn a_shown_span_can_be_typed() {
         for (span, shown) in [
-            (Duration::from_secs(2700), "45m"),
-            (Duration::from_secs(5400), "1h30m"),
+            (Duration::from_mins(45), "45m"),
+            (Duration::from_mins(90), "1h30m"),
             (Duration::from_hours(24), "24h"),
             (Duration::from_millis(1500), "1s500ms"),
             (Duration::ZERO, "0s"),

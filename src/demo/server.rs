@@ -27,6 +27,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) faults: Faults,
     pub(super) bearer: Bearer,
     pub(super) strays: Strays,
+    pub(super) consumers: Consumers,
     pub(super) workspace_id: String,
     /// Where the repositories are, if there are any.
     pub(super) git_root: Option<PathBuf>,
@@ -71,9 +73,9 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn bind(unix_socket: Option<&Path>) -> io::Result<Self> {
-        let tcp = || {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
+    pub(super) fn bind(port: u16, unix_socket: Option<&Path>) -> io::Result<Self> {
+        let tcp = |port| {
+            let listener = TcpListener::bind(("127.0.0.1", port))?;
             listener.set_nonblocking(true)?;
             io::Result::Ok(listener)
         };
@@ -81,7 +83,7 @@ impl Listeners {
         if let Some(unix) = &unix {
             unix.set_nonblocking(true)?;
         }
-        Ok(Self { main: tcp()?, elsewhere: tcp()?, unix })
+        Ok(Self { main: tcp(port)?, elsewhere: tcp(0)?, unix })
     }
 }
 
@@ -178,6 +180,9 @@ impl Shared {
         let path = request.uri().path().to_owned();
         if path.starts_with("/demo/") {
             return Ok(self.dated(self.admin(request).await));
+        }
+        if path.starts_with(consumers::PREFIX) {
+            return Ok(self.dated(self.consumers.answer(&self.ledger, request).await));
         }
         let service = service_of(&path);
         let (latency, fault) = if path.starts_with(platform::MOVED) {

@@ -330,7 +330,12 @@ impl Engine {
         let Some(state) = self.places.get_mut(place) else { return };
         tracing::debug!(source = state.source.name(), because, "asking for a token");
         let source = Arc::clone(&state.source);
-        let task = self.fetches.spawn(async move { (place, source.fetch().await) });
+        let store = Arc::clone(&self.store);
+        let task = self.fetches.spawn(async move {
+            let fetched = source.fetch().await;
+            store.settled().await;
+            (place, fetched)
+        });
         let deadline = now.boot.saturating_add(self.shared.windows.fetch_timeout);
         state.in_flight = Some(InFlight { task, deadline, because });
         self.shared.snapshot.send_modify(|snapshot| snapshot.attempts += 1);

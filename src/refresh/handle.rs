@@ -11,7 +11,7 @@ use crate::refresh::policy::windows::{FORCED_SPACING, Windows};
 use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot};
 use crate::secret::Fingerprint;
 use crate::time::Clock;
-use crate::token::{FreshToken, Life};
+use crate::token::{FreshToken, Life, Token};
 
 /// What handles and the engine both see.
 pub(super) struct Shared {
@@ -100,6 +100,18 @@ impl Handle {
             let _ = self.inbox.send(Message::Opened);
         }
         Some(fresh)
+    }
+
+    /// Whether this token, of whatever generation, may be served now.
+    #[must_use]
+    pub fn accepts(&self, token: &Token) -> bool {
+        let now = self.shared.clock.now();
+        let snapshot = self.shared.snapshot.borrow();
+        let least = self.shared.windows.min_life_of(token.life.duration(), snapshot.repeats);
+        let is_withheld = snapshot.rejected.is_some_and(|rejection| {
+            rejection.fingerprint == token.fingerprint() && now.boot < rejection.withheld_until
+        });
+        !is_withheld && token.usable(&now, least).is_some()
     }
 
     /// The token, waiting for a fetch where that is needed, until `deadline` (boot clock). It can be

@@ -1,10 +1,12 @@
 //! What of a token outlives the process that refreshes it.
 
+use std::future::ready;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::secret::Fingerprint;
+use crate::source::BoxFuture;
 use crate::time::Now;
 use crate::token::{FreshToken, Token};
 
@@ -46,6 +48,12 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a generation what readers get. Its number was reserved; `now` decides the expiry that
     /// views show. It is called before any waiting open learns of the token.
     fn publish(&self, token: &FreshToken, now: &Now);
+
+    /// Completes when readers get the newest generation under every name. The next one is published
+    /// only then, so that watchers see each.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
 
     /// What an earlier engine left.
     fn load(&self) -> Saved;

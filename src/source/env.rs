@@ -1,19 +1,28 @@
 //! The token that the daemon's environment held when it started.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::FetchError;
+use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
-use crate::time::Clock;
+use crate::time::{Clock, Now};
+use crate::token::Life;
+
+const NAME: &str = "env";
+
+/// How GitHub marks the token of an app's installation, which dies after an hour whatever we do.
+/// All other kinds (`ghp_`, `github_pat_`, `gho_`, `ghu_` …) are the user's own.
+const INSTALLATION_PREFIX: &[u8] = b"ghs_";
 
 /// What the environment held.
 #[derive(Debug, Clone)]
 pub struct EnvConfig {
     /// The token of `GITHUB_TOKEN`, else of `GH_TOKEN`; `None` where neither is set.
     pub token: Option<Secret>,
-    /// How long a token counts whose expiry nobody knows.
+    /// How long a token counts whose expiry nobody knows: an installation token (`ghs_`) once, from
+    /// the start of the daemon; any other anew at each fetch.
     pub assumed_life: Duration,
 }
 
@@ -21,21 +30,119 @@ pub struct EnvConfig {
 pub struct Env {
     config: EnvConfig,
     clock: Arc<dyn Clock>,
+    /// When the source was made: the earliest moment that is known to lie after the token's birth.
+    start: Now,
 }
 
 impl Env {
-    /// A source over what the environment held at the start.
+    /// A source over what the environment held at the start, which is now.
     pub fn new(config: EnvConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { config, clock }
+        let start = clock.now();
+        Self { config, clock, start }
+    }
+
+    fn fetched(&self) -> Result<Fetched, FetchError> {
+        let Some(secret) = self.config.token.clone() else {
+            return Err(FetchError::new(
+                NAME,
+                FetchErrorKind::NotConfigured,
+                "neither GITHUB_TOKEN nor GH_TOKEN is set",
+            ));
+        };
+        let now = self.clock.now();
+        let life = self.config.assumed_life;
+        let issued = if secret.expose().starts_with(INSTALLATION_PREFIX) {
+            if now.elapsed_since(&self.start) >= life {
+                return Err(FetchError::new(
+                    NAME,
+                    FetchErrorKind::BornExpired,
+                    format!(
+                        "the environment's token has been here for {} minutes, as long as an \
+                         installation token lives; nobody renews it",
+                        life.as_secs() / 60
+                    ),
+                ));
+            }
+            self.start
+        } else {
+            now
+        };
+        Ok(Fetched { secret, issued, life: Life::Assumed(life) })
     }
 }
 
 impl Source for Env {
     fn name(&self) -> &'static str {
-        "env"
+        NAME
+    }
+
+    fn can_replace_rejected(&self) -> bool {
+        false
     }
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        todo!()
+        Box::pin(ready(self.fetched()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    struct SetClock(Mutex<Now>);
+
+    impl SetClock {
+        fn advance(&self, by: Duration) {
+            let mut now = self.0.lock().unwrap();
+            *now = now.plus(by);
+        }
+    }
+
+    impl Clock for SetClock {
+        fn now(&self) -> Now {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    fn env(token: Option<&str>) -> (Env, Arc<SetClock>) {
+        let clock = Arc::new(SetClock(Mutex::new(Now { boot: MINUTE, wall: MINUTE * 1_000_000 })));
+        let token = token.map(|t| Secret::new(t.into()).unwrap());
+        (Env::new(EnvConfig { token, assumed_life: MINUTE * 60 }, clock.clone()), clock)
+    }
+
+    #[tokio::test]
+    async fn an_installation_token_counts_from_the_start_and_is_never_renewed() {
+        let (env, clock) = env(Some("ghs_injected"));
+        let start = clock.now();
+        clock.advance(MINUTE * 59);
+        let fetched = env.fetch().await.unwrap();
+        assert_eq!(fetched.issued, start);
+        assert_eq!(fetched.life, Life::Assumed(MINUTE * 60));
+
+        clock.advance(MINUTE);
+        let error = env.fetch().await.unwrap_err();
+        assert_eq!(error.kind, FetchErrorKind::BornExpired);
+        assert!(error.detail.contains("60 minutes"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_the_users_own_is_renewed_at_each_fetch() {
+        for own in ["ghp_a", "github_pat_a", "gho_a", "ghu_a", "0123456789abcdef"] {
+            let (env, clock) = env(Some(own));
+            clock.advance(MINUTE * 600);
+            assert_eq!(env.fetch().await.unwrap().issued, clock.now(), "{own}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_token_in_the_environment_is_no_failure_of_anything() {
+        let (env, _clock) = env(None);
+        let error = env.fetch().await.unwrap_err();
+        assert_eq!(error.kind, FetchErrorKind::NotConfigured);
+        assert!(!env.can_replace_rejected());
     }
 }

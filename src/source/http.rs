@@ -1,1 +1,566 @@
-//! The one HTTP client of the sources.
+//! The one HTTP client of the sources: whom they talk to, what they send, how much they read, and
+//! what an answer that is no success means.
+//!
+//! A client is made for each fetch. Fetches lie minutes apart, so there is no connection worth
+//! keeping, no idle timer to wake up for, the root certificates are not held in memory in between,
+//! and those installed or replaced since are found.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER,
+};
+use reqwest::{Certificate, Client, Proxy, Response, StatusCode, redirect};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::error::{FetchError, FetchErrorKind};
+use crate::secret::Secret;
+use crate::time::{Clock, Now};
+
+pub use reqwest::Url;
+
+/// The largest answer that is read, in bytes. A token has at most 64 KiB.
+pub const BODY_LIMIT: usize = 1024 * 1024;
+
+/// How many redirects within one origin are followed.
+const REDIRECTS: usize = 3;
+
+/// The longest wish of a server that is heeded: a mistaken header must not silence us for ever.
+/// GitHub's rate limits are reset within the hour.
+const LONGEST_WISH: Duration = Duration::from_secs(3600);
+
+const USER_AGENT: &str = concat!("molecule-tokenfs/", env!("CARGO_PKG_VERSION"));
+
+/// What a source needs to talk to its server.
+pub struct Http {
+    /// The source's name, for errors.
+    pub source: &'static str,
+    /// The proxy, if one is configured for this source. Those of the environment are ignored: a
+    /// credential must not go to a proxy by accident.
+    pub proxy: Option<String>,
+    /// A bundle of CA certificates (PEM) to trust beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The longest that one fetch may take, from the connection to the last byte, with redirects.
+    pub timeout: Duration,
+    /// Tells when a request was sent.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A success (status 200), read to its end.
+pub struct Answer {
+    /// When the request was sent.
+    pub issued: Now,
+    /// The server's clock when it answered: `Date`, which is cut to seconds (RFC 9110 §6.6.1).
+    pub date: Option<Timestamp>,
+    /// The media type that the server claims, without parameters; for messages.
+    pub content_type: Option<String>,
+    /// The body; it may hold a token anywhere, and is wiped when dropped.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+impl Http {
+    /// Gets `url` with a bearer (RFC 6750 §2.1). Redirects are followed within the origin only.
+    ///
+    /// # Errors
+    /// [`FetchErrorKind::Unreachable`], [`FetchErrorKind::TimedOut`],
+    /// [`FetchErrorKind::NoCertificates`], [`FetchErrorKind::Redirected`]; for statuses the kinds of
+    /// that name; [`FetchErrorKind::BadAnswer`] for any other status and for a body above
+    /// [`BODY_LIMIT`]; [`FetchErrorKind::NotConfigured`] for a proxy that is not a URL.
+    pub async fn get(&self, url: &Url, bearer: &Secret) -> Result<Answer, FetchError> {
+        let client = self.client(url)?;
+        tokio::time::timeout(self.timeout, self.exchange(&client, url, bearer))
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = self.timeout.as_secs_f64();
+                let origin = origin(url);
+                Err(self.error(
+                    FetchErrorKind::TimedOut,
+                    format!("{origin}: no answer in {seconds} seconds"),
+                ))
+            })
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
+        first: &Url,
+        bearer: &Secret,
+    ) -> Result<Answer, FetchError> {
+        let mut url = first.clone();
+        for _ in 0..=REDIRECTS {
+            let issued = self.clock.now();
+            let response = client
+                .get(url.clone())
+                .header(ACCEPT, "application/json")
+                .header(AUTHORIZATION, self.authorization(bearer)?)
+                .send()
+                .await
+                .map_err(|error| self.no_answer(&url, error))?;
+            match response.status() {
+                StatusCode::OK => return self.read(&url, issued, response).await,
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => {
+                    url = self.redirection(&url, response.headers())?;
+                }
+                status => return Err(self.refused(&url, status, response.headers(), issued)),
+            }
+        }
+        Err(self.error(
+            FetchErrorKind::BadAnswer,
+            format!("{} redirects more than {REDIRECTS} times", shown(first)),
+        ))
+    }
+
+    fn client(&self, url: &Url) -> Result<Client, FetchError> {
+        let mut builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            .pool_max_idle_per_host(0);
+        let mut https = url.scheme() == "https";
+        builder = match &self.proxy {
+            None => builder.no_proxy(),
+            Some(text) => {
+                let proxy = parse_url(text).and_then(|url| {
+                    https |= url.scheme() == "https";
+                    Proxy::all(url).map_err(|error| UrlError::Invalid(root_cause(&error)))
+                });
+                builder.proxy(proxy.map_err(|error| {
+                    self.error(
+                        FetchErrorKind::NotConfigured,
+                        format!("the proxy {}: {error}", without_userinfo(text)),
+                    )
+                })?)
+            }
+        };
+        builder = if !https {
+            // Loading the system's certificates fails where there are none, and is not needed.
+            builder.tls_certs_only([])
+        } else if let Some(path) = &self.ca_file {
+            builder.tls_certs_merge(self.bundle(path)?)
+        } else {
+            builder
+        };
+        // The rest of the configuration is constant: only the certificates can fail.
+        builder.build().map_err(|error| {
+            self.error(
+                FetchErrorKind::NoCertificates,
+                format!("{} needs them: {}", origin(url), root_cause(&error)),
+            )
+        })
+    }
+
+    fn bundle(&self, path: &Path) -> Result<Vec<Certificate>, FetchError> {
+        let unusable = |why: String| {
+            self.error(FetchErrorKind::NoCertificates, format!("{}: {why}", path.display()))
+        };
+        let pem = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
+        if certificates.is_empty() {
+            return Err(unusable("it holds no certificate in PEM form".to_owned()));
+        }
+        Ok(certificates)
+    }
+
+    fn authorization(&self, bearer: &Secret) -> Result<HeaderValue, FetchError> {
+        let line = Zeroizing::new([b"Bearer ".as_slice(), bearer.expose()].concat());
+        let mut value = HeaderValue::from_bytes(&line).map_err(|_| {
+            self.error(FetchErrorKind::BearerUnusable, "it cannot be a header's value")
+        })?;
+        // Masks it in `Debug`, and so in the logs of every library below.
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn redirection(&self, from: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
+        let target = headers
+            .get(LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .and_then(|location| from.join(location).ok())
+            .ok_or_else(|| {
+                self.error(
+                    FetchErrorKind::BadAnswer,
+                    format!("{} redirects to nowhere", shown(from)),
+                )
+            })?;
+        if target.origin() != from.origin() {
+            return Err(self.error(
+                FetchErrorKind::Redirected,
+                format!("{} redirects to {}", shown(from), origin(&target)),
+            ));
+        }
+        Ok(plain(target))
+    }
+
+    async fn read(
+        &self,
+        url: &Url,
+        issued: Now,
+        mut response: Response,
+    ) -> Result<Answer, FetchError> {
+        let too_large = || {
+            self.error(
+                FetchErrorKind::BadAnswer,
+                format!("{} answers with more than {} KiB", shown(url), BODY_LIMIT / 1024),
+            )
+        };
+        let announced = response.content_length().unwrap_or_default();
+        let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+        if announced > BODY_LIMIT {
+            return Err(too_large());
+        }
+        let date = server_date(response.headers());
+        let content_type = content_type(response.headers());
+        let mut body = Zeroizing::new(Vec::with_capacity(announced));
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| self.no_answer(url, error))?
+        {
+            if body.len() + chunk.len() > BODY_LIMIT {
+                return Err(too_large());
+            }
+            append(&mut body, &chunk);
+            // Where the connection has let go of its buffer; else it is gone with the connection.
+            if let Ok(mut chunk) = chunk.try_into_mut() {
+                chunk.zeroize();
+            }
+        }
+        Ok(Answer { issued, date, content_type, body })
+    }
+
+    /// What a status says that is neither success nor redirect. The body is not looked at: it may
+    /// hold a token.
+    fn refused(
+        &self,
+        url: &Url,
+        status: StatusCode,
+        headers: &HeaderMap,
+        issued: Now,
+    ) -> FetchError {
+        let wish = wish(headers, issued);
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => FetchErrorKind::RateLimited,
+            StatusCode::FORBIDDEN if wish.is_some() || rate_is_used_up(headers) => {
+                FetchErrorKind::RateLimited
+            }
+            StatusCode::FORBIDDEN => FetchErrorKind::Forbidden,
+            StatusCode::UNAUTHORIZED => FetchErrorKind::Unauthorized,
+            StatusCode::NOT_FOUND => FetchErrorKind::NotFound,
+            status if status.is_server_error() => FetchErrorKind::ServerError,
+            _ => FetchErrorKind::BadAnswer,
+        };
+        self.error(kind, format!("{} answers {status}", shown(url))).retry_after(wish)
+    }
+
+    fn no_answer(&self, url: &Url, error: reqwest::Error) -> FetchError {
+        // Without its URL, in which there may be a password.
+        let error = error.without_url();
+        let what = if error.is_connect() { "cannot connect to" } else { "no whole answer from" };
+        let mut detail = format!("{what} {}", origin(url));
+        if let Some(proxy) = &self.proxy {
+            let _ = write!(detail, " through {}", without_userinfo(proxy));
+        }
+        let _ = write!(detail, ": {}", root_cause(&error));
+        self.error(FetchErrorKind::Unreachable, detail)
+    }
+
+    fn error(&self, kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
+        FetchError::new(self.source, kind, detail)
+    }
+}
+
+/// Why a text is not the URL of a server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// It does not have the form of a URL.
+    #[error("it is not a URL: {0}")]
+    Invalid(String),
+    /// It has, but of another kind.
+    #[error("it must begin with http:// or https://")]
+    Scheme,
+}
+
+/// Reads the URL of a server.
+///
+/// # Errors
+/// [`UrlError`], which never repeats the text: there may be a password in it.
+pub fn parse_url(text: &str) -> Result<Url, UrlError> {
+    let url = Url::parse(text).map_err(|error| UrlError::Invalid(error.to_string()))?;
+    if matches!(url.scheme(), "http" | "https") { Ok(url) } else { Err(UrlError::Scheme) }
+}
+
+/// The URL without user, password, query and fragment: nothing that could be a secret, or turn into
+/// another credential than the bearer.
+#[must_use]
+pub fn plain(mut url: Url) -> Url {
+    // Both fail only for URLs without a host, which have no user either.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url
+}
+
+/// A configured URL as it may be shown: `http://…@proxy:3128` for `http://me:secret@proxy:3128`.
+/// Also for a text that is not a URL.
+#[must_use]
+pub fn without_userinfo(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    // At the last @, wherever it stands: what follows a stray / or # may still be the password.
+    let (mask, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, host)| ("…@", host));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}{separator}{mask}{rest}")
+}
+
+fn shown(url: &Url) -> String {
+    plain(url.clone()).into()
+}
+
+/// Scheme, host and port: whom a credential is meant for (RFC 6454 §4).
+fn origin(url: &Url) -> String {
+    if url.has_host() {
+        url.origin().ascii_serialization()
+    } else {
+        format!("{}:…", url.scheme())
+    }
+}
+
+/// What an error comes from in the end: the system's or the TLS library's own words.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// Appends to a buffer that holds a secret, without leaving a copy behind where it grows.
+fn append(buffer: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    if buffer.capacity() - buffer.len() < bytes.len() {
+        let room = (buffer.len() + bytes.len()).next_power_of_two();
+        let mut larger = Zeroizing::new(Vec::with_capacity(room));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(bytes);
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+fn server_date(headers: &HeaderMap) -> Option<Timestamp> {
+    text(headers, &DATE).and_then(parse_http_date)
+}
+
+/// Only what can be a media type (RFC 9110 §8.3.1) is repeated, and not much of it.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let media_type = text(headers, &CONTENT_TYPE)?.split(';').next()?.trim();
+    let is_media_type = media_type.len() <= 64
+        && media_type.contains('/')
+        && media_type.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+-.".contains(&b));
+    is_media_type.then(|| media_type.to_ascii_lowercase())
+}
+
+/// How long the server wants to be left alone: `Retry-After` (RFC 9110 §10.2.3), or the reset of a
+/// rate limit that is used up (GitHub's headers). At most [`LONGEST_WISH`].
+fn wish(headers: &HeaderMap, issued: Now) -> Option<Duration> {
+    let server = server_date(headers).unwrap_or_else(|| issued.timestamp());
+    let until =
+        |when: Timestamp| Duration::try_from(when.duration_since(server)).unwrap_or_default();
+    let retry_after = text(headers, &RETRY_AFTER).and_then(|value| {
+        if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+            // Too many digits for a number are a very long time, too.
+            Some(value.parse().map_or(LONGEST_WISH, Duration::from_secs))
+        } else {
+            parse_http_date(value).map(until)
+        }
+    });
+    let used_up = || {
+        if !rate_is_used_up(headers) {
+            return None;
+        }
+        let reset = text(headers, &HeaderName::from_static("x-ratelimit-reset"))?;
+        reset.parse().ok().and_then(|second| Timestamp::from_second(second).ok()).map(until)
+    };
+    retry_after.or_else(used_up).map(|wish| wish.min(LONGEST_WISH))
+}
+
+fn rate_is_used_up(headers: &HeaderMap) -> bool {
+    text(headers, &HeaderName::from_static("x-ratelimit-remaining")) == Some("0")
+}
+
+/// A time as HTTP writes it, in any of the three forms that a recipient must accept
+/// (RFC 9110 §5.6.7).
+fn parse_http_date(text: &str) -> Option<Timestamp> {
+    const OBSOLETE: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().or_else(|| {
+        OBSOLETE.into_iter().find_map(|format| {
+            let time = jiff::fmt::strtime::parse(format, text).ok()?.to_datetime().ok()?;
+            time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SystemClock;
+
+    fn http() -> Http {
+        Http {
+            source: "test",
+            proxy: None,
+            ca_file: None,
+            timeout: Duration::from_secs(10),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn all_three_forms_of_an_http_date_are_read() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            let read = parse_http_date(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(read.as_second(), 784_111_777, "{text}");
+        }
+        for text in ["", "soon", "1994-11-06", "Sun, 06 Nov 1994"] {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_servers_wish_is_read_in_all_its_forms_and_capped() {
+        let now = Now { boot: Duration::ZERO, wall: Duration::from_secs(784_111_777) };
+        let seconds = |n| Some(Duration::from_secs(n));
+        let wish = |pairs: &[_]| wish(&headers(pairs), now);
+        assert_eq!(wish(&[]), None);
+        assert_eq!(wish(&[("retry-after", "7")]), seconds(7));
+        assert_eq!(wish(&[("retry-after", "999999999999999999999999")]), Some(LONGEST_WISH));
+        assert_eq!(wish(&[("retry-after", "-7")]), None);
+        // By our clock without the server's, and by the server's with it.
+        let date = "Sun, 06 Nov 1994 08:50:37 GMT";
+        assert_eq!(wish(&[("retry-after", date)]), seconds(60));
+        assert_eq!(
+            wish(&[("retry-after", date), ("date", "Sun, 06 Nov 1994 08:50:17 GMT")]),
+            seconds(20)
+        );
+        assert_eq!(
+            wish(&[("retry-after", date), ("date", "Mon, 07 Nov 1994 08:00:00 GMT")]),
+            seconds(0)
+        );
+        let reset = ("x-ratelimit-reset", "784111807");
+        assert_eq!(wish(&[reset, ("x-ratelimit-remaining", "0")]), seconds(30));
+        assert_eq!(wish(&[reset, ("x-ratelimit-remaining", "1")]), None);
+        assert_eq!(wish(&[reset]), None);
+    }
+
+    #[test]
+    fn a_status_decides_the_kind() {
+        let url = parse_url("http://me:pw@host:8080/x?secret").unwrap();
+        let kind = |status: u16, pairs: &[_]| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = http().refused(&url, status, &headers(pairs), Now::default());
+            assert!(error.detail.starts_with("http://host:8080/x answers "), "{error}");
+            (error.kind, error.retry_after.map(|wish| wish.as_secs()))
+        };
+        assert_eq!(kind(401, &[]), (FetchErrorKind::Unauthorized, None));
+        assert_eq!(kind(403, &[]), (FetchErrorKind::Forbidden, None));
+        assert_eq!(kind(403, &[("retry-after", "9")]), (FetchErrorKind::RateLimited, Some(9)));
+        let used_up = ("x-ratelimit-remaining", "0");
+        assert_eq!(kind(403, &[used_up]), (FetchErrorKind::RateLimited, None));
+        assert_eq!(kind(429, &[]), (FetchErrorKind::RateLimited, None));
+        assert_eq!(kind(404, &[]), (FetchErrorKind::NotFound, None));
+        assert_eq!(kind(500, &[]), (FetchErrorKind::ServerError, None));
+        assert_eq!(kind(503, &[("retry-after", "9")]), (FetchErrorKind::ServerError, Some(9)));
+        for other in [201, 204, 206, 300, 304, 400, 405, 407, 418] {
+            assert_eq!(kind(other, &[]), (FetchErrorKind::BadAnswer, None), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_stays_within_scheme_host_and_port() {
+        let from = parse_url("http://host/a/b").unwrap();
+        let follow =
+            |location: &str| http().redirection(&from, &headers(&[("location", location)]));
+        for (location, target) in [
+            ("c", "http://host/a/c"),
+            ("/c", "http://host/c"),
+            ("//HOST:80/c", "http://host/c"),
+            ("http://me:pw@host/c#f", "http://host/c"),
+        ] {
+            assert_eq!(follow(location).unwrap().as_str(), target, "{location}");
+        }
+        for (location, shown) in [
+            ("https://host/c", "https://host"),
+            ("http://host:8080/c", "http://host:8080"),
+            ("http://host.example/c", "http://host.example"),
+            ("http://host@evil/c?token", "http://evil"),
+            ("//evil", "http://evil"),
+            ("file:///etc/passwd", "file:…"),
+        ] {
+            let error = follow(location).unwrap_err();
+            assert_eq!(error.kind, FetchErrorKind::Redirected, "{location}");
+            assert_eq!(error.detail, format!("http://host/a/b redirects to {shown}"));
+        }
+        assert_eq!(follow("http://[").unwrap_err().kind, FetchErrorKind::BadAnswer);
+        assert_eq!(
+            http().redirection(&from, &HeaderMap::new()).unwrap_err().kind,
+            FetchErrorKind::BadAnswer
+        );
+    }
+
+    #[test]
+    fn no_user_part_is_ever_shown() {
+        for (text, shown) in [
+            ("http://host:80/path", "http://host:80/path"),
+            ("http://me:pw@host/path?secret#secret", "http://…@host/path"),
+            ("http://pw@pw@host", "http://…@host"),
+            ("http://me:p#w/?@host/?q", "http://…@host/"),
+            ("me:pw@host:3128", "…@host:3128"),
+            ("not a URL", "not a URL"),
+        ] {
+            assert_eq!(without_userinfo(text), shown);
+        }
+        assert!(!parse_url("http://me:pw@[host").unwrap_err().to_string().contains("pw"));
+        assert_eq!(parse_url("ftp://host"), Err(UrlError::Scheme));
+    }
+
+    #[test]
+    fn only_a_media_type_is_repeated() {
+        let of = |value: &str| content_type(&headers(&[("content-type", value)]));
+        assert_eq!(of("Text/HTML; charset=utf-8").as_deref(), Some("text/html"));
+        assert_eq!(of("ghs_secret"), None);
+        assert_eq!(of("a/b c"), None);
+        assert_eq!(of(&format!("a/{}", "b".repeat(64))), None);
+    }
+
+    #[test]
+    fn a_bearer_is_masked_where_headers_are_printed() {
+        let bearer = Secret::new(b"canary".to_vec()).unwrap();
+        let value = http().authorization(&bearer).unwrap();
+        assert_eq!(value.as_bytes(), b"Bearer canary");
+        assert!(!format!("{value:?}").contains("canary"));
+    }
+}

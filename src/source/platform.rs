@@ -1,15 +1,45 @@
 //! The Molecule platform's endpoint for installation tokens.
+//!
+//! `GET {url}/workspaces/{id}/github-installation-token` with the workspace's bearer, or
+//! `GET {url}/admin/github-installation-token`, answers
+//! `{"token":"ghs_…","expires_at":"2026-04-17T22:50:00Z"}`. The platform caches the token until less
+//! than five minutes of it remain.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::FetchError;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::error::{FetchError, FetchErrorKind};
+use crate::secret::{Secret, SecretError};
+use crate::source::http::{self, Answer, Http, Url};
+use crate::source::watch::WatchedFile;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
+use crate::token::Life;
+
+const NAME: &str = "platform";
+
+/// The longest life of an installation token (GitHub's documentation of
+/// `POST /app/installations/{id}/access_tokens`).
+const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// The longest bearer, in bytes: what servers accept as a header line.
+const MAX_BEARER_BYTES: usize = 16 * 1024;
+
+/// `Date` is cut to seconds: the server's clock was up to this much further.
+const DATE_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
 /// How to reach the platform.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PlatformConfig {
     /// `PLATFORM_URL`: base URL, http or https, without a trailing slash.
     pub url: String,
@@ -25,25 +55,365 @@ pub struct PlatformConfig {
     pub request_timeout: Duration,
 }
 
+impl fmt::Debug for PlatformConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlatformConfig")
+            .field("url", &http::without_userinfo(&self.url))
+            .field("workspace_id", &self.workspace_id)
+            .field("bearer_file", &self.bearer_file)
+            .field("proxy", &self.proxy.as_deref().map(http::without_userinfo))
+            .field("ca_file", &self.ca_file)
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
+
 /// See the module.
 pub struct Platform {
-    config: PlatformConfig,
-    clock: Arc<dyn Clock>,
+    url: String,
+    workspace_id: Option<String>,
+    bearer_file: WatchedFile,
+    http: Http,
 }
 
 impl Platform {
     /// A source over the platform; connects at the first fetch.
     pub fn new(config: PlatformConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { config, clock }
+        Self {
+            url: config.url,
+            workspace_id: config.workspace_id,
+            bearer_file: WatchedFile::new(config.bearer_file),
+            http: Http {
+                source: NAME,
+                proxy: config.proxy,
+                ca_file: config.ca_file,
+                timeout: config.request_timeout,
+                clock,
+            },
+        }
+    }
+
+    async fn ask(&self) -> Result<Fetched, FetchError> {
+        let bearer = self.bearer()?;
+        let url = endpoint(&self.url, self.workspace_id.as_deref())
+            .map_err(|why| error(FetchErrorKind::NotConfigured, why))?;
+        let answer = self.http.get(&url, &bearer).await?;
+        let (secret, expires_at) = parse(&answer.body).map_err(|why| {
+            let claimed = answer.content_type.as_deref().unwrap_or("no content type");
+            error(FetchErrorKind::BadAnswer, format!("{url} answers with {claimed}: {why}"))
+        })?;
+        let life = life(&answer, expires_at).map_err(|ago| {
+            error(
+                FetchErrorKind::BornExpired,
+                format!("it expired {} seconds before", ago.as_secs()),
+            )
+        })?;
+        Ok(Fetched { secret, issued: answer.issued, life: Life::Known(life) })
+    }
+
+    /// Reads the bearer, anew at every fetch: the platform may replace it at any time.
+    fn bearer(&self) -> Result<Secret, FetchError> {
+        self.bearer_file.about_to_read();
+        let path = self.bearer_file.path();
+        let failed = |kind, why: &str| error(kind, format!("{}: {why}", path.display()));
+        let text = match read_line_file(path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                return Err(failed(FetchErrorKind::NotRegistered, "it does not exist"));
+            }
+            Err(why) => return Err(failed(FetchErrorKind::BearerUnusable, &why.to_string())),
+        };
+        let end = text.iter().rposition(|b| !matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
+        let line = text.get(..end).unwrap_or_default();
+        if line.contains(&b'\n') {
+            return Err(failed(FetchErrorKind::BearerUnusable, "it has more than one line"));
+        }
+        Secret::new(line.to_vec()).map_err(|why| match why {
+            SecretError::Empty => failed(FetchErrorKind::NotRegistered, "it is empty"),
+            SecretError::TooLong => failed(FetchErrorKind::BearerUnusable, "it is too long"),
+            SecretError::BadByte { byte, offset } => failed(
+                FetchErrorKind::BearerUnusable,
+                &format!("no bearer may hold the byte 0x{byte:02x} at offset {offset}"),
+            ),
+        })
     }
 }
 
 impl Source for Platform {
     fn name(&self) -> &'static str {
-        "platform"
+        NAME
+    }
+
+    fn max_life(&self) -> Option<Duration> {
+        Some(MAX_LIFE)
     }
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        todo!()
+        Box::pin(self.ask())
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.bearer_file.changed())
+    }
+}
+
+fn error(kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
+    FetchError::new(NAME, kind, detail)
+}
+
+/// Reads a file of at most [`MAX_BEARER_BYTES`], without waiting for anybody to write it.
+fn read_line_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    // O_NONBLOCK: the open of a FIFO would wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    // With all the room at once, so that growing leaves no copy behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_BEARER_BYTES + 1));
+    file.take(MAX_BEARER_BYTES as u64 + 1).read_to_end(&mut text)?;
+    if text.len() > MAX_BEARER_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} KiB", MAX_BEARER_BYTES / 1024)));
+    }
+    Ok(text)
+}
+
+/// The address to ask. The user part of the base URL is dropped: the bearer is the only credential.
+fn endpoint(base: &str, workspace_id: Option<&str>) -> Result<Url, String> {
+    let shown = http::without_userinfo(base);
+    let mut url =
+        http::plain(http::parse_url(base).map_err(|why| format!("PLATFORM_URL {shown}: {why}"))?);
+    let scope = match workspace_id {
+        Some(id @ ("" | "." | "..")) => return Err(format!("WORKSPACE_ID cannot be \"{id}\"")),
+        Some(id) => vec!["workspaces", id],
+        None => vec!["admin"],
+    };
+    url.path_segments_mut()
+        .map_err(|()| format!("PLATFORM_URL {shown}: nothing can stand below it"))?
+        .pop_if_empty()
+        .extend(scope)
+        .push("github-installation-token");
+    Ok(url)
+}
+
+/// What is wrong with a body, without a byte of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum BodyError {
+    #[error("the body is empty")]
+    Empty,
+    #[error("the body is not JSON")]
+    NotJson,
+    #[error("the body ends in the middle of the JSON")]
+    Cut,
+    #[error("the body is JSON, but not an object with `token` and `expires_at` as strings")]
+    Shape,
+    #[error("the body has no `{0}`")]
+    Missing(&'static str),
+    #[error("{0}")]
+    Token(#[from] SecretError),
+    #[error("`expires_at` is not a time as RFC 3339 writes it")]
+    Expiry,
+}
+
+/// Strings are borrowed from the body, so that no copy stays behind that nobody wipes.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    token: Option<Text<'a>>,
+    #[serde(borrow)]
+    expires_at: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn parse(body: &[u8]) -> Result<(Secret, Timestamp), BodyError> {
+    use serde_json::error::Category;
+
+    if body.trim_ascii().is_empty() {
+        return Err(BodyError::Empty);
+    }
+    // The text of serde's error is not repeated: it quotes the body.
+    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Eof => BodyError::Cut,
+        Category::Data => BodyError::Shape,
+        Category::Syntax | Category::Io => BodyError::NotJson,
+    })?;
+    let Text(token) = body.token.ok_or(BodyError::Missing("token"))?;
+    let secret = Secret::new(token.into_owned().into_bytes())?;
+    let Text(expires_at) = body.expires_at.ok_or(BodyError::Missing("expires_at"))?;
+    let expires_at = expires_at.parse().map_err(|_| BodyError::Expiry)?;
+    Ok((secret, expires_at))
+}
+
+/// What the token lives, counted from the moment when the request was sent. By the server's own
+/// clock where it tells it, so that ours may be wrong; what the answer took on its way is given away.
+///
+/// # Errors
+/// How long ago it had expired, when it had.
+fn life(answer: &Answer, expires_at: Timestamp) -> Result<Duration, Duration> {
+    let server = match answer.date {
+        Some(date) => date.as_duration() + DATE_RESOLUTION,
+        None => SignedDuration::try_from(answer.issued.wall).unwrap_or(SignedDuration::MAX),
+    };
+    let life = expires_at.as_duration().saturating_sub(server);
+    if life.is_positive() { Ok(life.unsigned_abs()) } else { Err(life.unsigned_abs()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::time::{Now, SystemClock};
+
+    fn config(bearer_file: PathBuf) -> PlatformConfig {
+        PlatformConfig {
+            url: "http://me:canary@127.0.0.1:9".to_owned(),
+            workspace_id: None,
+            bearer_file,
+            proxy: Some("http://me:canary@proxy:3128".to_owned()),
+            ca_file: None,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn the_workspaces_path_is_taken_where_there_is_a_workspace() {
+        for (base, workspace, url) in [
+            ("http://host:8080", None, "http://host:8080/admin/github-installation-token"),
+            ("http://host/", Some("w1"), "http://host/workspaces/w1/github-installation-token"),
+            (
+                "https://me:pw@host/base/?q#f",
+                Some("../a b?"),
+                "https://host/base/workspaces/..%2Fa%20b%3F/github-installation-token",
+            ),
+        ] {
+            assert_eq!(endpoint(base, workspace).unwrap().as_str(), url);
+        }
+        for (base, workspace) in [
+            ("host:8080", None),
+            ("", None),
+            ("http://me:canary@", None),
+            ("http://host", Some("..")),
+        ] {
+            let why = endpoint(base, workspace).unwrap_err();
+            assert!(!why.contains("canary"), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_as_it_is_documented() {
+        let documented = br#" {"expires_at":"2026-04-17T22:50:00Z","token":"ghs_abc.def-1","more":[{"x":null}]} "#;
+        let (secret, expires_at) = parse(documented).unwrap();
+        assert_eq!(secret.expose(), b"ghs_abc.def-1");
+        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00Z");
+        let escaped = br#"{"token":"gh\u0073_a","expires_at":"2026-04-18T00:50:00.5+02:00"}"#;
+        let (secret, expires_at) = parse(escaped).unwrap();
+        assert_eq!(secret.expose(), b"ghs_a");
+        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00.5Z");
+    }
+
+    #[test]
+    fn an_answer_that_is_not_one_is_named_without_a_byte_of_it() {
+        let time = r#""expires_at":"2026-04-17T22:50:00Z""#;
+        let with_token = |token: &str| format!(r#"{{"token":{token},{time}}}"#);
+        let with_time = |time: &str| format!(r#"{{"token":"canary","expires_at":"{time}"}}"#);
+        for (body, error) in [
+            (String::new(), BodyError::Empty),
+            (" \n".to_owned(), BodyError::Empty),
+            ("<html>canary</html>".to_owned(), BodyError::NotJson),
+            (r#"{"token":"canary","exp"#.to_owned(), BodyError::Cut),
+            (with_token(r#""canary""#) + "canary", BodyError::NotJson),
+            (r#"["canary"]"#.to_owned(), BodyError::Shape),
+            (with_token("17"), BodyError::Shape),
+            (with_token(r#"["canary"]"#), BodyError::Shape),
+            (with_token(r#""canary","token":"canary""#), BodyError::Shape),
+            (with_token("null"), BodyError::Missing("token")),
+            (format!(r#"{{"access_token":"canary",{time}}}"#), BodyError::Missing("token")),
+            (r#"{"token":"canary"}"#.to_owned(), BodyError::Missing("expires_at")),
+            (with_token(r#""""#), BodyError::Token(SecretError::Empty)),
+            (
+                with_token(r#""canary\n""#),
+                BodyError::Token(SecretError::BadByte { byte: b'\n', offset: 6 }),
+            ),
+            (
+                with_token(r#""\u0000canary""#),
+                BodyError::Token(SecretError::BadByte { byte: 0, offset: 0 }),
+            ),
+            (
+                with_token(&format!("\"{}\"", "a".repeat(70_000))),
+                BodyError::Token(SecretError::TooLong),
+            ),
+            (with_time("canary"), BodyError::Expiry),
+            (with_time("2026-04-17T22:50:00"), BodyError::Expiry),
+        ] {
+            assert_eq!(parse(body.as_bytes()), Err(error), "{body}");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_body_is_borrowed_and_not_copied() {
+        let body: Body<'_> = serde_json::from_slice(br#"{"token":"ghs_a"}"#).unwrap();
+        assert!(matches!(body.token, Some(Text(Cow::Borrowed("ghs_a")))));
+    }
+
+    #[test]
+    fn a_life_is_measured_by_the_servers_clock_and_else_by_ours() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let answer = |date: Option<i64>| Answer {
+            // Our clock is an hour ahead.
+            issued: Now { boot: Duration::from_secs(5), wall: Duration::from_millis(4_600_250) },
+            date: date.map(at),
+            content_type: None,
+            body: Zeroizing::default(),
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(life(&answer(Some(1000)), at(1300)), Ok(seconds(299)));
+        assert_eq!(life(&answer(Some(1000)), at(1001)), Err(Duration::ZERO));
+        assert_eq!(life(&answer(Some(1000)), at(900)), Err(seconds(101)));
+        assert_eq!(life(&answer(None), at(4900)), Ok(Duration::from_millis(299_750)));
+        assert_eq!(life(&answer(None), at(1300)), Err(Duration::from_millis(3_300_250)));
+    }
+
+    #[test]
+    fn a_bearer_is_one_line_of_ascii_and_read_anew_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".auth_token");
+        let platform = Platform::new(config(path.clone()), Arc::new(SystemClock));
+        let kind = || platform.bearer().unwrap_err().kind;
+        assert_eq!(kind(), FetchErrorKind::NotRegistered);
+        for (text, bearer) in [("one", "one"), ("two\n", "two"), ("three\r\n\n", "three")] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(platform.bearer().unwrap().expose_str(), bearer);
+        }
+        for empty in ["", "\n"] {
+            fs::write(&path, empty).unwrap();
+            assert_eq!(kind(), FetchErrorKind::NotRegistered, "{empty:?}");
+        }
+        for bad in ["canary\ncanary", "canary\0", "can ary", "canary\u{fc}", &"a".repeat(20_000)] {
+            fs::write(&path, bad).unwrap();
+            let error = platform.bearer().unwrap_err();
+            assert_eq!(error.kind, FetchErrorKind::BearerUnusable);
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(kind(), FetchErrorKind::BearerUnusable);
+    }
+
+    #[test]
+    fn a_fifo_in_the_bearers_place_does_not_hold_up_the_fetch() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".auth_token");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let platform = Platform::new(config(path), Arc::new(SystemClock));
+        assert_eq!(platform.bearer().unwrap_err().kind, FetchErrorKind::BearerUnusable);
+    }
+
+    #[test]
+    fn a_configuration_does_not_show_the_user_part_of_its_urls() {
+        let shown = format!("{:?}", config(PathBuf::from("/configs/.auth_token")));
+        assert!(!shown.contains("canary") && shown.contains("…@proxy:3128"), "{shown}");
     }
 }

@@ -1,0 +1,68 @@
+//! `exec`: runs one command with a fresh token in its environment.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::anyhow;
+
+use crate::cmd::Advise;
+use crate::cmd::reader::Reader;
+
+/// What a shell reports for a command that it found and could not run.
+const EXIT_CANNOT_RUN: u8 = 126;
+/// What a shell reports for a command that it did not find.
+const EXIT_NOT_FOUND: u8 = 127;
+
+/// The arguments of `exec`.
+#[derive(Debug, clap::Args)]
+pub struct ExecArgs {
+    /// The variable that gets the token; repeatable
+    #[arg(long, value_name = "NAME", default_value = "GH_TOKEN", value_parser = variable_name)]
+    pub env: Vec<String>,
+
+    /// The mount [default: the one of this machine or user]
+    #[arg(long, value_name = "PATH")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn variable_name(name: &str) -> Result<String, &'static str> {
+    let mut bytes = name.bytes();
+    let starts_well = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if starts_well && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        Ok(name.to_owned())
+    } else {
+        Err("expected the name of a variable: letters, digits and _")
+    }
+}
+
+/// Becomes the command. The token is in its environment only: arguments are for everybody to see.
+///
+/// # Errors
+/// When there is no token, or the command cannot be run.
+pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(anyhow!("no command is given")); // The command line takes none without one.
+    };
+    let token = Reader::find(args.mountpoint.clone())?.read(None)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for name in &args.env {
+        command.env(name, OsStr::from_bytes(&token));
+    }
+    let error = command.exec();
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+        _ => EXIT_CANNOT_RUN,
+    };
+    Err(anyhow::Error::new(error)
+        .context(format!("cannot run {}", program.display()))
+        .exit_code(code))
+}

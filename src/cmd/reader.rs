@@ -1,0 +1,270 @@
+//! What the commands do with a mount, as any reader would: open a view, ask for a refresh, look at
+//! the status. It needs no more than the files.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
+use crate::config::find_mountpoint;
+use crate::error::ReadErrorKind;
+use crate::time::{Clock, SystemClock};
+use crate::view;
+
+/// Between two looks at something that is about to happen.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The view that is read when none is named.
+const DEFAULT_VIEW: &str = "token";
+
+/// A mount of ours.
+#[derive(Debug)]
+pub struct Reader {
+    mountpoint: PathBuf,
+    /// The mountpoint is a file that holds one view, not a directory of views.
+    single_file: bool,
+}
+
+/// What of a token's status is read here. Keys that an older daemon does not write stay at nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TokenStatus {
+    /// The number of the newest token.
+    pub generation: Option<u64>,
+    /// Its fingerprint.
+    pub fingerprint: Option<String>,
+    /// What is left of its life, in seconds.
+    pub left_seconds: Option<u64>,
+    /// A request is under way.
+    pub fetching: bool,
+    /// Requests made, the one under way included.
+    pub attempts: u64,
+    /// The failure that matters most, while there is one.
+    pub last_failure: Option<FailureStatus>,
+}
+
+/// What of a failure's status is read here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct FailureStatus {
+    /// The source.
+    pub source: String,
+    /// What failed, in words.
+    pub message: String,
+    /// The particulars; may be empty.
+    pub detail: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl TokenStatus {
+    /// What is left of the token's life; nothing where there is no token.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        Duration::from_secs(self.left_seconds.unwrap_or(0))
+    }
+
+    /// Whether a refresh that was asked for at the time of `before` has ended. It may have joined a
+    /// request that was under way.
+    fn has_answered(&self, before: &Self) -> bool {
+        !self.fetching && (self.attempts > before.attempts || before.fetching)
+    }
+}
+
+impl FailureStatus {
+    /// As an error, with its remedy.
+    #[must_use]
+    pub fn to_error(&self) -> anyhow::Error {
+        let Self { source, message, detail, remedy } = self;
+        let error = if detail.is_empty() {
+            anyhow!("{source}: {message}")
+        } else {
+            anyhow!("{source}: {message} ({detail})")
+        };
+        if remedy.is_empty() { error } else { error.hint(remedy) }
+    }
+}
+
+/// The document's list of tokens; there is one so far.
+#[derive(Deserialize)]
+struct Status {
+    tokens: Vec<TokenStatus>,
+}
+
+/// How a refresh ended.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// How things stood before.
+    pub before: TokenStatus,
+    /// How things stand now.
+    pub now: TokenStatus,
+}
+
+impl Reader {
+    /// The mount at this place, or the one that [`find_mountpoint`] finds.
+    ///
+    /// # Errors
+    /// When nothing is mounted.
+    pub fn find(explicit: Option<PathBuf>) -> anyhow::Result<Self> {
+        let mountpoint = find_mountpoint(explicit)?;
+        // What cannot be looked at, a dead mount for one, fails with better words when it is opened.
+        let single_file = std::fs::metadata(&mountpoint).is_ok_and(|metadata| !metadata.is_dir());
+        Ok(Self { mountpoint, single_file })
+    }
+
+    /// The file that holds a view.
+    ///
+    /// # Errors
+    /// When there is no such view, or when the mount is a single file, which has no views to choose
+    /// from.
+    pub fn path(&self, view: Option<&str>) -> anyhow::Result<PathBuf> {
+        match view {
+            None if self.single_file => Ok(self.mountpoint.clone()),
+            None => Ok(self.mountpoint.join(DEFAULT_VIEW)),
+            Some(name) if view::by_path(name).is_none() => Err(unknown_view(name)),
+            Some(name) => self.in_directory(name, "--view"),
+        }
+    }
+
+    fn in_directory(&self, name: &str, wanted_by: &str) -> anyhow::Result<PathBuf> {
+        if self.single_file {
+            return Err(anyhow!(
+                "{} is mounted as a single file, and {wanted_by} needs a mounted directory",
+                self.mountpoint.display()
+            )
+            .exit_code(EXIT_USAGE));
+        }
+        Ok(self.mountpoint.join(name))
+    }
+
+    /// Opens a view: success means that its token is fresh.
+    ///
+    /// # Errors
+    /// As a reader sees them, in words, with the failure behind them.
+    pub fn open(&self, view: Option<&str>) -> anyhow::Result<File> {
+        let path = self.path(view)?;
+        File::open(&path).map_err(|error| self.explain(error, "read", &path))
+    }
+
+    /// The bytes of a view.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn read(&self, view: Option<&str>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let mut file = self.open(view)?;
+        // Room for all of it at once: what grows leaves copies behind.
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let mut bytes =
+            Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1024));
+        file.read_to_end(&mut bytes)
+            .map_err(|error| self.explain(error, "read", &self.path(view).unwrap_or_default()))?;
+        Ok(bytes)
+    }
+
+    /// How the token stands, for `wanted_by`.
+    ///
+    /// # Errors
+    /// When the status cannot be read.
+    pub fn status(&self, wanted_by: &str) -> anyhow::Result<TokenStatus> {
+        let path = self.in_directory("status.json", wanted_by)?;
+        let bytes = std::fs::read(&path).map_err(|error| self.explain(error, "read", &path))?;
+        let status: Status = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not the status of tokens", path.display()))?;
+        Ok(status.tokens.into_iter().next().unwrap_or_default())
+    }
+
+    /// Asks for a new token and waits until the source has answered, whatever it answers.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer within `limit`.
+    pub fn refresh(&self, limit: Duration, wanted_by: &str) -> anyhow::Result<Refreshed> {
+        let before = self.status(wanted_by)?;
+        self.ask(wanted_by)?;
+        let end = SystemClock.now().boot + limit;
+        let mut answers = 0;
+        loop {
+            let now = self.status(wanted_by)?;
+            // Twice, for a chain goes from one source to the next between two looks.
+            answers = if now.has_answered(&before) { answers + 1 } else { 0 };
+            if answers == 2 {
+                return Ok(Refreshed { before, now });
+            }
+            if SystemClock.now().boot >= end {
+                return Err(anyhow!(
+                    "the source has not answered within {}",
+                    crate::config::settings::shown_span(limit)
+                )
+                .hint("see how it goes on: molecule-tokenfs status"));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn ask(&self, wanted_by: &str) -> anyhow::Result<()> {
+        let path = self.in_directory("refresh", wanted_by)?;
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"refresh\n"))
+            .map_err(|error| match errno(&error) {
+                Some(Errno::EAGAIN) => anyhow::Error::new(error)
+                    .context("a refresh was asked for less than a second ago, or the source limits our rate")
+                    .hint("see when the next one is due: molecule-tokenfs status"),
+                _ => self.explain(error, "write", &path),
+            })
+    }
+
+    /// Puts what a reader sees as an errno into words: what failed, why, and what to type.
+    fn explain(&self, error: io::Error, verb: &str, path: &Path) -> anyhow::Error {
+        let errno = errno(&error);
+        let what = format!("cannot {verb} {}", path.display());
+        let Some(kind) = ReadErrorKind::ALL.into_iter().find(|kind| Some(kind.errno()) == errno)
+        else {
+            let error = anyhow::Error::new(error).context(what);
+            return match errno {
+                Some(Errno::ENOTCONN) => error
+                    .context("the daemon that served the tokens is gone")
+                    .hint("mount them again: molecule-tokenfs mount --background")
+                    .exit_code(EXIT_NO_TOKEN),
+                Some(Errno::ENOENT) => error
+                    .hint("see what is mounted: molecule-tokenfs status")
+                    .exit_code(EXIT_NO_TOKEN),
+                _ => error,
+            };
+        };
+        let explanation = kind.explain();
+        let code = match kind {
+            ReadErrorKind::NoToken
+            | ReadErrorKind::Expired
+            | ReadErrorKind::Rejected
+            | ReadErrorKind::TimedOut => EXIT_NO_TOKEN,
+            ReadErrorKind::Denied | ReadErrorKind::ReadOnly => EXIT_FAILURE,
+        };
+        let failure = (code == EXIT_NO_TOKEN)
+            .then(|| self.status("status").ok()?.last_failure)
+            .flatten()
+            .map(|failure| failure.to_error());
+        let cause = match failure {
+            Some(failure) => failure.context(format!("{what}: {error}")),
+            None => anyhow::Error::new(error).context(what),
+        };
+        cause.context(explanation.sentence).hint(explanation.remedy).exit_code(code)
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
+
+fn unknown_view(name: &str) -> anyhow::Error {
+    let views: Vec<_> = view::ALL.iter().map(|view| view.path()).collect();
+    anyhow!("there is no view `{name}`")
+        .hint(format!("the views are {}", views.join(", ")))
+        .exit_code(EXIT_USAGE)
+}

@@ -1,0 +1,25 @@
+//! `umount`: takes a mount of ours away; the daemon behind it then ends by itself.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config;
+use crate::connection::mount;
+
+/// The arguments of `umount`.
+#[derive(Debug, clap::Args)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    mountpoint: Option<PathBuf>,
+
+    /// Detach it even while files are open there
+    #[arg(long, short = 'z')]
+    lazy: bool,
+}
+
+/// Runs the command.
+pub fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
+    let target = config::find_mountpoint(args.mountpoint)?;
+    mount::unmount(&target, args.lazy).map_err(super::mount::explained)?;
+    Ok(ExitCode::SUCCESS)
+}

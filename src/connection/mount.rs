@@ -1,0 +1,608 @@
+//! A mount as a value: it owns the device and the target, makes and removes both.
+//!
+//! The target is pinned by a descriptor before anything is mounted on it, so that a path that was
+//! checked cannot be swapped for a symlink. Where the kernel lets us, we mount by ourselves
+//! (`fsopen(2)`), and the file system becomes visible only once it is served; else through
+//! `mount(2)`; an ordinary user through `fusermount3(1)`.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::unistd::{getegid, geteuid};
+use rustix::mount as kernel;
+
+use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
+
+const DEVICE: &str = "/dev/fuse";
+const HELPER: &str = "fusermount3";
+/// `st_mode` of the root in octal: a directory.
+const ROOT_MODE: &str = "40000";
+
+/// Why a mount cannot be made or unmade.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A daemon of ours serves there already.
+    #[error("{} is already mounted by molecule-tokenfs{}", target.display(), holder(*pid))]
+    AlreadyServed {
+        /// Where.
+        target: PathBuf,
+        /// The process that serves it, if it said so.
+        pid: Option<u32>,
+    },
+    /// A daemon of ours holds it and does not answer.
+    #[error(
+        "{} is mounted by a molecule-tokenfs that does not answer; it may be stopped",
+        target.display()
+    )]
+    Stuck {
+        /// Where.
+        target: PathBuf,
+    },
+    /// Something else is mounted there.
+    #[error(
+        "{} is the root of another file system ({fs_type} from {origin}); it stays as it is",
+        target.display()
+    )]
+    Foreign {
+        /// Where.
+        target: PathBuf,
+        /// Its type.
+        fs_type: String,
+        /// Its source.
+        origin: String,
+    },
+    /// Nothing of ours is mounted there.
+    #[error("nothing of molecule-tokenfs is mounted at {}", target.display())]
+    NotMounted {
+        /// Where.
+        target: PathBuf,
+    },
+    /// The target exists and is no directory.
+    #[error("{} is not a directory", target.display())]
+    NotADirectory {
+        /// Where.
+        target: PathBuf,
+    },
+    /// The target holds files, which the mount would hide.
+    #[error("{} is not empty: mounting there would hide `{entry}`", target.display())]
+    NotEmpty {
+        /// Where.
+        target: PathBuf,
+        /// One of the files.
+        entry: String,
+    },
+    /// The mount is in use.
+    #[error("{} is in use", target.display())]
+    Busy {
+        /// Where.
+        target: PathBuf,
+    },
+    /// There is no FUSE device.
+    #[error("there is no {DEVICE} here")]
+    NoDevice,
+    /// The device may not be opened.
+    #[error("{DEVICE} cannot be opened: {errno}")]
+    DeviceRefused {
+        /// What the kernel said: EACCES is the node's mode, EPERM the container's device rules.
+        errno: Errno,
+    },
+    /// The kernel does not let this process mount, and there is no helper that may.
+    #[error("this process may not mount, and there is no {HELPER} that could do it")]
+    NotPermitted,
+    /// The kernel has no FUSE.
+    #[error("this kernel has no FUSE")]
+    NoFuse,
+    /// The helper refused.
+    #[error("{HELPER} refused: {message}")]
+    Helper {
+        /// What it printed.
+        message: String,
+    },
+    /// A system call failed.
+    #[error("cannot {what}: {errno}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl MountError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::AlreadyServed { target, .. } => {
+                let target = target.display();
+                format!("use it as it is, or end it first: molecule-tokenfs umount {target}")
+            }
+            Self::Stuck { target } => {
+                let target = target.display();
+                format!(
+                    "let it go on (kill -CONT), or detach it: molecule-tokenfs umount --lazy {target}"
+                )
+            }
+            Self::Foreign { .. } | Self::NotADirectory { .. } | Self::NotEmpty { .. } => {
+                "name another directory: molecule-tokenfs mount DIRECTORY".into()
+            }
+            Self::NotMounted { .. } => {
+                "see what is mounted: findmnt -t fuse.molecule-tokenfs".into()
+            }
+            Self::Busy { target } => {
+                let target = target.display();
+                format!(
+                    "see who uses it (fuser -vm {target}), or detach it when they are done: \
+                     molecule-tokenfs umount --lazy {target}"
+                )
+            }
+            Self::NoDevice => {
+                "in a container pass it in (docker run --device /dev/fuse --cap-add SYS_ADMIN …); \
+                 on a host load the module: modprobe fuse"
+                    .into()
+            }
+            Self::DeviceRefused { errno: Errno::EACCES } => {
+                format!("let users open it: chmod 0666 {DEVICE}")
+            }
+            Self::DeviceRefused { .. } => {
+                "the container's device rules forbid it: docker run --device /dev/fuse …".into()
+            }
+            Self::NotPermitted => {
+                "in a container add the capability (docker run --cap-add SYS_ADMIN …); as an \
+                 ordinary user install the helper: apt-get install fuse3"
+                    .into()
+            }
+            Self::NoFuse => "load the module: modprobe fuse".into(),
+            Self::Helper { .. } => {
+                format!("it must be setuid root, and {DEVICE} open to users; see {HELPER}(1)")
+            }
+            Self::System { .. } => "the daemon's log may say more (--log-level debug)".into(),
+        }
+    }
+
+    fn system(what: impl Into<String>, errno: impl Into<Errno>) -> Self {
+        Self::System { what: what.into(), errno: errno.into() }
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+fn from_rustix(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+/// How the mount came to be, and so how it ends.
+enum Way {
+    /// By ourselves, not visible yet.
+    Detached(OwnedFd),
+    /// By ourselves; the number tells our mount from one that came over it.
+    Kernel,
+    /// By `fusermount3`.
+    Helper,
+}
+
+/// A mount of ours. Dropping it unmounts, and removes the directories that it made.
+pub struct Mount {
+    target: PathBuf,
+    pinned: Flock<std::fs::File>,
+    made: Vec<PathBuf>,
+    device: Option<OwnedFd>,
+    way: Way,
+    attached: bool,
+}
+
+impl Mount {
+    /// Prepares a mount on `target`, makes the directory if it is not there, and cleans up a dead
+    /// mount of ours. `allow_other` lets other users in, as far as owner and mode allow.
+    ///
+    /// # Errors
+    /// [`MountError`] says what stands in the way; nothing is left behind then.
+    pub fn open(target: &Path, allow_other: bool) -> Result<Self, MountError> {
+        let target = resolve(target)?;
+        clear(&target)?;
+        let made = make_directories(&target)?;
+        match Self::open_in(target, allow_other) {
+            Ok(mut mount) => {
+                mount.made = made;
+                Ok(mount)
+            }
+            Err(error) => {
+                remove_directories(&made);
+                Err(error)
+            }
+        }
+    }
+
+    fn open_in(target: PathBuf, allow_other: bool) -> Result<Self, MountError> {
+        let pinned = pin(&target)?;
+        // Another start may have mounted between the first look and the lock.
+        clear(&target)?;
+        let (device, way) = match open_device().and_then(|device| {
+            let way = by_ourselves(&device, &pinned, allow_other)?;
+            Ok((device, way))
+        }) {
+            Ok(mounted) => mounted,
+            Err(refused @ (MountError::NotPermitted | MountError::DeviceRefused { .. }))
+                if !geteuid().is_root() =>
+            {
+                (by_helper(&target, refused)?, Way::Helper)
+            }
+            Err(error) => return Err(error),
+        };
+        let attached = !matches!(way, Way::Detached(_));
+        Ok(Self { target, pinned, made: Vec::new(), device: Some(device), way, attached })
+    }
+
+    /// The connection to the kernel, for whoever serves it. It can be taken once.
+    pub fn take_device(&mut self) -> Option<OwnedFd> {
+        self.device.take()
+    }
+
+    /// The target, without symlinks.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Makes the mount visible. Whoever serves it must have answered INIT.
+    ///
+    /// # Errors
+    /// [`MountError::System`].
+    pub fn attach(&mut self) -> Result<(), MountError> {
+        if let Way::Detached(tree) = &self.way {
+            let flags = kernel::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+                | kernel::MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            kernel::move_mount(tree, c"", &*self.pinned, c"", flags).map_err(|error| {
+                let what = format!("mount on {}", self.target.display());
+                MountError::system(what, from_rustix(error))
+            })?;
+            self.way = Way::Kernel;
+            self.attached = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the mount is still where it was put: somebody else may have unmounted it.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached && topmost_of_ours(&self.target).is_some()
+    }
+
+    /// Unmounts, at once even if somebody still has files open: these then read errors.
+    fn detach(&mut self) {
+        if !std::mem::replace(&mut self.attached, false) || topmost_of_ours(&self.target).is_none()
+        {
+            return;
+        }
+        let result = match self.way {
+            Way::Helper => unmount_by_helper(&self.target, true),
+            Way::Kernel | Way::Detached(_) => {
+                umount2(&self.target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                    .map_err(|errno| MountError::system("unmount", errno))
+            }
+        };
+        if let Err(error) = result {
+            tracing::warn!("{} stays mounted: {error}", self.target.display());
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.detach();
+        remove_directories(&self.made);
+    }
+}
+
+/// Unmounts what a daemon of ours has mounted at `target`; the daemon then ends by itself. With
+/// `lazy` also while files are open there.
+///
+/// # Errors
+/// [`MountError::NotMounted`], [`MountError::Foreign`], [`MountError::Busy`].
+pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
+    let target = resolve(target)?;
+    match mounted_at(&target)? {
+        None => Err(MountError::NotMounted { target }),
+        Some(mount) if !mount.is_ours() => Err(foreign(target, mount)),
+        Some(_) => {
+            let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+            match umount2(&target, flags | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => Ok(()),
+                Err(Errno::EBUSY) => Err(MountError::Busy { target }),
+                Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(&target, lazy),
+                Err(errno) => {
+                    Err(MountError::system(format!("unmount {}", target.display()), errno))
+                }
+            }
+        }
+    }
+}
+
+/// The target without symlinks on the way to it. A dead mount answers nothing about itself, so only
+/// what lies above it is asked.
+fn resolve(target: &Path) -> Result<PathBuf, MountError> {
+    let cannot = |path: &Path, error: &std::io::Error| {
+        MountError::system(format!("resolve {}", path.display()), errno(error))
+    };
+    let absolute = std::path::absolute(target).map_err(|error| cannot(target, &error))?;
+    let Some((parent, name)) = absolute.parent().zip(absolute.file_name()) else {
+        return Err(MountError::NotADirectory { target: absolute });
+    };
+    // The deepest directory that is there; what is missing below it has no symlinks.
+    let mut missing = vec![name];
+    let mut existing = parent;
+    let resolved = loop {
+        match existing.canonicalize() {
+            Ok(resolved) => break resolved,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let above = existing.parent().zip(existing.file_name());
+                let Some((above, name)) = above else { return Err(cannot(existing, &error)) };
+                missing.push(name);
+                existing = above;
+            }
+            Err(error) => return Err(cannot(existing, &error)),
+        }
+    };
+    let path = missing.into_iter().rev().fold(resolved, |path, name| path.join(name));
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => {
+            path.canonicalize().map_err(|error| cannot(&path, &error))
+        }
+        _ => Ok(path),
+    }
+}
+
+fn mounted_at(target: &Path) -> Result<Option<MountEntry>, MountError> {
+    mountinfo::topmost(target)
+        .map_err(|error| MountError::system("read /proc/self/mountinfo", errno(&error)))
+}
+
+fn topmost_of_ours(target: &Path) -> Option<MountEntry> {
+    mountinfo::topmost(target).ok().flatten().filter(MountEntry::is_ours)
+}
+
+fn foreign(target: PathBuf, mount: MountEntry) -> MountError {
+    MountError::Foreign { target, fs_type: mount.fs_type, origin: mount.source }
+}
+
+/// Removes dead mounts of ours from the target; refuses anything else that is mounted there.
+fn clear(target: &Path) -> Result<(), MountError> {
+    while let Some(mount) = mounted_at(target)? {
+        if !mount.is_ours() {
+            return Err(foreign(target.to_owned(), mount));
+        }
+        let target = target.to_owned();
+        match mountinfo::health(&target) {
+            (Health::Alive, pid) => return Err(MountError::AlreadyServed { target, pid }),
+            (Health::Stuck, _) => return Err(MountError::Stuck { target }),
+            (Health::Dead, _) => {
+                tracing::info!("removing the dead mount that a crash left at {}", target.display());
+                match umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                    Ok(()) => {}
+                    Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(&target, true)?,
+                    Err(errno) => {
+                        let what = format!("unmount the dead mount at {}", target.display());
+                        return Err(MountError::system(what, errno));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories on the way to the target, mode 0755, and tells which it made.
+fn make_directories(target: &Path) -> Result<Vec<PathBuf>, MountError> {
+    let missing: Vec<_> = target.ancestors().take_while(|path| !path.exists()).collect();
+    let mut made = Vec::new();
+    for path in missing.into_iter().rev() {
+        match std::fs::DirBuilder::new().mode(0o755).create(path) {
+            Ok(()) => made.push(path.to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                remove_directories(&made);
+                let what = format!("create the directory {}", path.display());
+                return Err(MountError::system(what, errno(&error)));
+            }
+        }
+    }
+    Ok(made)
+}
+
+fn remove_directories(made: &[PathBuf]) {
+    for path in made.iter().rev() {
+        // Somebody may have put something there meanwhile; then it stays.
+        std::fs::remove_dir(path).ok();
+    }
+}
+
+/// Opens the directory to mount on, and locks it against a second start at the same time.
+fn pin(target: &Path) -> Result<Flock<std::fs::File>, MountError> {
+    let cannot = |error: &std::io::Error| {
+        MountError::system(format!("open the directory {}", target.display()), errno(error))
+    };
+    let directory = std::fs::File::open(target).map_err(|error| cannot(&error))?;
+    if !directory.metadata().map_err(|error| cannot(&error))?.is_dir() {
+        return Err(MountError::NotADirectory { target: target.to_owned() });
+    }
+    if let Some(entry) = std::fs::read_dir(target).map_err(|error| cannot(&error))?.next() {
+        let entry = entry.map_err(|error| cannot(&error))?.file_name();
+        let entry = entry.to_string_lossy().into_owned();
+        return Err(MountError::NotEmpty { target: target.to_owned(), entry });
+    }
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => MountError::AlreadyServed { target: target.to_owned(), pid: None },
+        errno => MountError::system(format!("lock {}", target.display()), errno),
+    })
+}
+
+fn open_device() -> Result<OwnedFd, MountError> {
+    use rustix::fs::{Mode, OFlags};
+    match std::fs::metadata(DEVICE) {
+        Ok(metadata) if metadata.file_type().is_char_device() => {}
+        Ok(_) => return Err(MountError::NoDevice),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(MountError::NoDevice);
+        }
+        Err(error) => return Err(MountError::DeviceRefused { errno: errno(&error) }),
+    }
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
+        match from_rustix(error) {
+            Errno::ENODEV | Errno::ENXIO => MountError::NoFuse,
+            errno => MountError::DeviceRefused { errno },
+        }
+    })
+}
+
+/// The mount options that the kernel takes (`mount.fuse(8)`). Without `default_permissions` it
+/// would ignore the mode bits.
+fn kernel_options(device: &OwnedFd) -> [(&'static str, String); 4] {
+    [
+        ("fd", device.as_raw_fd().to_string()),
+        ("rootmode", ROOT_MODE.into()),
+        ("user_id", geteuid().to_string()),
+        ("group_id", getegid().to_string()),
+    ]
+}
+
+/// Mounts by ourselves: detached where the kernel can, else with the old system call.
+fn by_ourselves(
+    device: &OwnedFd,
+    pinned: &Flock<std::fs::File>,
+    allow_other: bool,
+) -> Result<Way, MountError> {
+    match detached(device, allow_other) {
+        Ok(tree) => Ok(Way::Detached(tree)),
+        // Before Linux 5.2, or under a seccomp filter that does not know the newer calls.
+        Err(rustix::io::Errno::NOSYS) => {
+            classic(device, pinned, allow_other)?;
+            Ok(Way::Kernel)
+        }
+        Err(rustix::io::Errno::PERM) => Err(MountError::NotPermitted),
+        Err(rustix::io::Errno::NODEV) => Err(MountError::NoFuse),
+        Err(error) => Err(MountError::system("create the file system", from_rustix(error))),
+    }
+}
+
+fn detached(device: &OwnedFd, allow_other: bool) -> rustix::io::Result<OwnedFd> {
+    let fs = kernel::fsopen("fuse", kernel::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let named = [("source", NAME.to_owned()), ("subtype", NAME.to_owned())];
+    for (key, value) in named.into_iter().chain(kernel_options(device)) {
+        kernel::fsconfig_set_string(fs.as_fd(), key, value)?;
+    }
+    kernel::fsconfig_set_flag(fs.as_fd(), "default_permissions")?;
+    if allow_other {
+        kernel::fsconfig_set_flag(fs.as_fd(), "allow_other")?;
+    }
+    kernel::fsconfig_create(fs.as_fd())?;
+    kernel::fsmount(
+        fs.as_fd(),
+        kernel::FsMountFlags::FSMOUNT_CLOEXEC,
+        kernel::MountAttrFlags::MOUNT_ATTR_NOSUID
+            | kernel::MountAttrFlags::MOUNT_ATTR_NODEV
+            | kernel::MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+}
+
+fn classic(
+    device: &OwnedFd,
+    pinned: &Flock<std::fs::File>,
+    allow_other: bool,
+) -> Result<(), MountError> {
+    let options = kernel_options(device).map(|(key, value)| format!("{key}={value}")).join(",");
+    let allow_other = if allow_other { ",allow_other" } else { "" };
+    let options = format!("{options},default_permissions{allow_other}");
+    let target = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let fs_type = format!("fuse.{NAME}");
+    nix::mount::mount(
+        Some(NAME),
+        target.as_str(),
+        Some(fs_type.as_str()),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| match errno {
+        Errno::EPERM => MountError::NotPermitted,
+        Errno::ENODEV => MountError::NoFuse,
+        errno => MountError::system("mount", errno),
+    })
+}
+
+/// Mounts through the setuid helper, which sends the device back over a socket
+/// (`fusermount3(1)`). `refused` is why we could not do it ourselves.
+fn by_helper(target: &Path, refused: MountError) -> Result<OwnedFd, MountError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|error| MountError::system("make a socket pair", from_rustix(error)))?;
+    // Standard input is the one descriptor that a child gets without unsafe code.
+    let options = format!("nosuid,nodev,noexec,default_permissions,fsname={NAME},subtype={NAME}");
+    let output = Command::new(HELPER)
+        .args(["-o", &options, "--"])
+        .arg(target)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(refused),
+        Err(error) => return Err(MountError::system(format!("run {HELPER}"), errno(&error))),
+    };
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(MountError::Helper { message });
+    }
+    receive_device(&ours)
+}
+
+fn receive_device(socket: &OwnedFd) -> Result<OwnedFd, MountError> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        .map_err(|error| MountError::system(format!("hear from {HELPER}"), from_rustix(error)))?;
+    ancillary
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        })
+        .ok_or_else(|| MountError::Helper { message: "it sent no device".into() })
+}
+
+fn unmount_by_helper(target: &Path, lazy: bool) -> Result<(), MountError> {
+    let mut command = Command::new(HELPER);
+    command.arg("-u");
+    if lazy {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(target).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => MountError::NotPermitted,
+        _ => MountError::system(format!("run {HELPER}"), errno(&error)),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if message.contains("busy") {
+        return Err(MountError::Busy { target: target.to_owned() });
+    }
+    Err(MountError::Helper { message })
+}

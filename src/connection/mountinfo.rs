@@ -1,0 +1,137 @@
+//! What is mounted where: `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The name that our mounts carry as their source and as the subtype of `fuse`.
+pub const NAME: &str = "molecule-tokenfs";
+/// A file system of ours that does not answer `stat` for that long is stopped or stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Its number, unique while it is mounted.
+    pub id: u64,
+    /// Where it is.
+    pub target: PathBuf,
+    /// The type, with a subtype after a dot: `fuse.molecule-tokenfs`.
+    pub fs_type: String,
+    /// The source.
+    pub source: String,
+}
+
+impl MountEntry {
+    /// Whether it is a mount of ours, alive or dead.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.fs_type.strip_prefix("fuse.") == Some(NAME) && self.source == NAME
+    }
+}
+
+/// Whether the daemon behind a mount of ours still answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Alive,
+    /// Its daemon is gone.
+    Dead,
+    /// Its daemon is there, and does not answer.
+    Stuck,
+}
+
+/// The topmost mount whose root is exactly `target` (a path without symlinks).
+pub fn topmost(target: &Path) -> std::io::Result<Option<MountEntry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?)
+        .into_iter()
+        .rfind(|mount| mount.target == target))
+}
+
+fn parse(text: &[u8]) -> Vec<MountEntry> {
+    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    let id = text(fields.next()?).parse().ok()?;
+    let target = PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)));
+    fields.find(|field| *field == b"-")?;
+    Some(MountEntry { id, target, fs_type: text(fields.next()?), source: text(fields.next()?) })
+}
+
+/// Blank, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'\\'
+            && let Some((digits, tail)) = tail.split_at_checked(3)
+            && let Some(octal) = std::str::from_utf8(digits).ok()
+            && let Ok(escaped) = u8::from_str_radix(octal, 8)
+        {
+            out.push(escaped);
+            rest = tail;
+        } else {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+/// Asks the daemon behind a mount for a sign of life, and its process number. A stopped daemon would
+/// block whoever asks, so a thread does it, which is left behind then.
+#[must_use]
+pub fn health(target: &Path) -> (Health, Option<u32>) {
+    let (answer, answered) = mpsc::channel();
+    let path = target.to_owned();
+    let asked = std::thread::Builder::new().name("health".into()).spawn(move || {
+        // Not `stat`: the kernel answers that from its cache. `statfs` always asks the daemon.
+        let dead = matches!(rustix::fs::statfs(&path), Err(rustix::io::Errno::NOTCONN));
+        let holder = std::fs::read(path.join("status.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+            .and_then(|status| status.get("supervisor_pid")?.as_u64())
+            .and_then(|pid| u32::try_from(pid).ok());
+        // The asker may have given up.
+        answer.send((if dead { Health::Dead } else { Health::Alive }, holder)).ok();
+    });
+    match asked {
+        Ok(_) => answered.recv_timeout(PATIENCE).unwrap_or((Health::Stuck, None)),
+        Err(_) => (Health::Stuck, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_gives_target_type_and_source_with_escapes_undone() {
+        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n\
+            37 36 0:52 / /run/molecule/token rw,nosuid - fuse.molecule-tokenfs molecule-tokenfs rw\n\
+            nonsense\n";
+        let mounts = parse(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].target, Path::new("/mnt 2"));
+        assert_eq!((mounts[0].fs_type.as_str(), mounts[0].is_ours()), ("ext3", false));
+        assert!(mounts[1].is_ours());
+        assert_eq!(mounts[1].id, 37);
+    }
+
+    #[test]
+    fn a_foreign_mount_with_our_source_is_not_ours() {
+        let line = b"37 36 0:52 / /x rw - tmpfs molecule-tokenfs rw";
+        assert!(!parse_line(line).unwrap().is_ours());
+    }
+
+    #[test]
+    fn the_root_of_this_machine_is_a_mount() {
+        assert!(topmost(Path::new("/")).unwrap().is_some());
+        assert_eq!(topmost(Path::new("/no/such/mount")).unwrap(), None);
+    }
+}

@@ -1,0 +1,407 @@
+//! The adapter between the kernel's requests (`fuse(4)`, through fuser) and [`Fs`]: it converts,
+//! and decides nothing.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+};
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::ReadErrorKind;
+use crate::fs::access::Caller;
+use crate::fs::{Attributes, Cache, Fs, Open, Opened, Request};
+
+/// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
+const RESENT: u64 = 1 << 63;
+const NAME_MAX: u32 = 255;
+const BLOCK: u32 = 4096;
+
+/// The opens that wait, on a runtime.
+#[derive(Debug, Clone)]
+pub struct Waiters {
+    runtime: runtime::Handle,
+    tasks: TaskTracker,
+    dismissed: CancellationToken,
+}
+
+impl Waiters {
+    /// None yet.
+    #[must_use]
+    pub fn new(runtime: runtime::Handle) -> Self {
+        Self { runtime, tasks: TaskTracker::new(), dismissed: CancellationToken::new() }
+    }
+
+    /// Answers everybody who waits as an unmounted file system does (ENOTCONN), and comes back when
+    /// they are answered.
+    pub async fn dismiss(&self) {
+        self.dismissed.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn wait(
+        &self,
+        opened: impl Future<Output = OpenResult> + Send + 'static,
+        reply: Reply<ReplyOpen>,
+    ) {
+        let dismissed = self.dismissed.clone();
+        let task = async move {
+            let opened = dismissed.run_until_cancelled(opened).await;
+            let opened = opened.unwrap_or(Err(nix::errno::Errno::ENOTCONN));
+            reply.answer(|reply| answer_open(reply, opened));
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+}
+
+type OpenResult = Result<Opened, nix::errno::Errno>;
+
+/// One filesystem as fuser wants it.
+pub struct Adapter {
+    fs: Arc<Fs>,
+    waiters: Waiters,
+}
+
+impl Adapter {
+    /// An adapter that lets opens wait among `waiters`.
+    #[must_use]
+    pub fn new(fs: Arc<Fs>, waiters: Waiters) -> Self {
+        Self { fs, waiters }
+    }
+
+    /// Enters a request: every handler that answers begins with it. The request is left when its
+    /// reply is answered (or dropped, which fuser answers with EIO).
+    fn enter<R>(&self, request: &fuser::Request, reply: R) -> (Request, Reply<R>) {
+        self.fs.enter();
+        let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
+        let unique = request.unique().0 & !RESENT;
+        let reply = Reply { reply: Some(reply), fs: Arc::clone(&self.fs) };
+        (Request { unique, caller }, reply)
+    }
+}
+
+/// A reply that is answered once; its end is the end of the request.
+struct Reply<R> {
+    reply: Option<R>,
+    fs: Arc<Fs>,
+}
+
+impl<R> Reply<R> {
+    fn answer(mut self, answer: impl FnOnce(R)) {
+        if let Some(reply) = self.reply.take() {
+            answer(reply);
+        }
+    }
+}
+
+impl<R> Drop for Reply<R> {
+    fn drop(&mut self) {
+        if self.reply.is_some() {
+            tracing::error!("a request was dropped unanswered: this is a bug, please report it");
+        }
+        self.fs.leave();
+    }
+}
+
+fn error(errno: nix::errno::Errno) -> Errno {
+    Errno::from_i32(errno as i32)
+}
+
+fn time(since_epoch: Duration) -> SystemTime {
+    UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
+}
+
+fn attr(attributes: &Attributes) -> FileAttr {
+    let modified = time(attributes.modified);
+    FileAttr {
+        ino: INodeNo(attributes.ino),
+        size: attributes.size,
+        blocks: attributes.size.div_ceil(512),
+        atime: modified,
+        mtime: modified,
+        ctime: modified,
+        crtime: modified,
+        kind: if attributes.directory { FileType::Directory } else { FileType::RegularFile },
+        perm: attributes.mode,
+        nlink: attributes.links,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+fn answer_open(reply: ReplyOpen, opened: OpenResult) {
+    match opened {
+        Ok(Opened { handle, cache }) => {
+            let cache = match cache {
+                Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
+                Cache::Direct => FopenFlags::FOPEN_DIRECT_IO,
+            };
+            reply.opened(FileHandle(handle), cache | FopenFlags::FOPEN_NOFLUSH);
+        }
+        Err(errno) => reply.error(error(errno)),
+    }
+}
+
+/// Handlers of everything that would write: EROFS, whatever the arguments.
+macro_rules! refuse_writes {
+    ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
+        fn $name(&self, request: &fuser::Request, $(_: $argument,)* reply: $reply) {
+            let (_, reply) = self.enter(request, reply);
+            let errno = error(self.fs.refuse(ReadErrorKind::ReadOnly));
+            reply.answer(|reply| reply.error(errno));
+        }
+    )*};
+}
+
+impl Filesystem for Adapter {
+    fn lookup(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (request, reply) = self.enter(request, reply);
+        let entry = self.fs.lookup(&request, parent.0, name);
+        reply.answer(|reply| match entry {
+            Ok(entry) => reply.entry_with_ttls(
+                &entry.attributes_ttl,
+                &entry.name_ttl,
+                &attr(&entry.attributes),
+                Generation(0),
+            ),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn getattr(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let (request, reply) = self.enter(request, reply);
+        let attributes = self.fs.getattr(&request, ino.0, handle.map(|handle| handle.0));
+        reply.answer(|reply| match attributes {
+            Ok((attributes, ttl)) => reply.attr(&ttl, &attr(&attributes)),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _changed: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _checked: Option<SystemTime>,
+        _backed_up: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (request, reply) = self.enter(request, reply);
+        let is_about_access = mode.is_some() || uid.is_some() || gid.is_some();
+        // The kernel adds "now" to a truncation; a time alone is a `touch`.
+        let touches = accessed.is_some() || modified.is_some();
+        let answer = match size {
+            _ if is_about_access => Err(self.fs.refuse(ReadErrorKind::ReadOnly)),
+            Some(_) => self.fs.truncate(&request, ino.0),
+            None if touches => self.fs.touch(&request, ino.0),
+            None => self.fs.getattr(&request, ino.0, None),
+        };
+        reply.answer(|reply| match answer {
+            Ok((attributes, ttl)) => reply.attr(&ttl, &attr(&attributes)),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (request, reply) = self.enter(request, reply);
+        let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
+        match self.fs.open(&request, ino.0, writing) {
+            Open::Now(opened) => reply.answer(|reply| answer_open(reply, opened)),
+            Open::Wait(opened) => self.waiters.wait(opened, reply),
+        }
+    }
+
+    fn read(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (_, reply) = self.enter(request, reply);
+        let chunk = self.fs.read(ino.0, handle.0, offset, size);
+        reply.answer(|reply| match chunk {
+            Ok(chunk) => reply.data(chunk.as_bytes()),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn write(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (_, reply) = self.enter(request, reply);
+        let written = self.fs.write(ino.0, data);
+        reply.answer(|reply| match written {
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &fuser::Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.enter(request, reply).1.answer(ReplyEmpty::ok);
+    }
+
+    fn release(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (_, reply) = self.enter(request, reply);
+        self.fs.release(ino.0, handle.0);
+        reply.answer(ReplyEmpty::ok);
+    }
+
+    fn readdir(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        let (_, reply) = self.enter(request, reply);
+        let entries = self.fs.readdir(ino.0);
+        reply.answer(|mut reply| match entries {
+            Ok(entries) => {
+                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                for (next, (ino, directory, name)) in (1..).zip(entries).skip(offset) {
+                    let kind = if directory { FileType::Directory } else { FileType::RegularFile };
+                    if reply.add(INodeNo(ino), next, kind, name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn statfs(&self, request: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let (_, reply) = self.enter(request, reply);
+        reply.answer(|reply| reply.statfs(0, 0, 0, 0, 0, BLOCK, NAME_MAX, BLOCK));
+    }
+
+    fn ioctl(
+        &self,
+        request: &fuser::Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOTTY));
+    }
+
+    fn access(
+        &self,
+        request: &fuser::Request,
+        _ino: INodeNo,
+        _mask: AccessFlags,
+        reply: ReplyEmpty,
+    ) {
+        // The kernel decides by the mode bits (`default_permissions`).
+        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+    }
+
+    fn getxattr(
+        &self,
+        request: &fuser::Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        // The kernel remembers it and does not ask again.
+        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+    }
+
+    fn listxattr(&self, request: &fuser::Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+    }
+
+    fn rename(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (request, reply) = self.enter(request, reply);
+        let renamed = self.fs.rename(&request, (parent.0, name), (new_parent.0, new_name));
+        reply.answer(|reply| match renamed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    refuse_writes! {
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
+    }
+}

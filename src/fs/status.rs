@@ -1,0 +1,458 @@
+//! The document behind `status.json`: how things stand, in words and in numbers.
+//!
+//! It is built from fingerprints, never from a token, so that no secret can be in it. Keys are only
+//! ever added; the command line reads documents of older and newer daemons.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+mod judge;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use judge::{Identity, document, words};
+
+/// The size of `status.json`, in bytes: fixed, so that `stat` is right without rendering it.
+pub const SIZE: usize = 16 * 1024;
+
+/// How a token, or the whole mount, stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// An open is served, and nothing fails.
+    Fresh,
+    /// An open is served, but something fails: a later source of the chain serves, the next token
+    /// cannot be had, or a consumer says that this one was refused.
+    Degraded,
+    /// Somebody asked, and an open gets no token now.
+    None,
+    /// Nobody asked yet, or not for long: the next open fetches.
+    Idle,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Fresh, Self::Degraded, Self::None, Self::Idle];
+
+    /// The name, as in the document.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Degraded => "degraded",
+            Self::None => "none",
+            Self::Idle => "idle",
+        }
+    }
+
+    /// The exit code of `status`; 2 is a usage error's.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Fresh | Self::Idle => 0,
+            Self::Degraded => 1,
+            Self::None => 3,
+        }
+    }
+}
+
+/// What serves the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// A FUSE mount.
+    Fuse,
+    /// Plain files that are replaced.
+    Files,
+}
+
+impl Backend {
+    /// The name, as in the document.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fuse => "fuse",
+            Self::Files => "files",
+        }
+    }
+}
+
+/// What is at the mountpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// A directory of views.
+    Directory,
+    /// One file: the token.
+    File,
+}
+
+impl Layout {
+    /// The name, as in the document.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::File => "file",
+        }
+    }
+}
+
+/// The document. Times are RFC 3339 in UTC, by the local clock as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The worst state of a token.
+    pub state: State,
+    /// The same in words.
+    #[serde(default)]
+    pub summary: String,
+    /// Where the files are.
+    pub mountpoint: String,
+    /// What serves them.
+    pub backend: Backend,
+    /// What is at the mountpoint.
+    pub layout: Layout,
+    /// The version of the daemon that serves.
+    pub version: String,
+    /// The process that holds the mount.
+    pub supervisor_pid: u32,
+    /// The process that serves it.
+    pub worker_pid: u32,
+    /// Since when the worker serves; its counters start then.
+    pub started_at: Option<Timestamp>,
+    /// When this document was written.
+    pub written_at: Option<Timestamp>,
+    /// The tokens.
+    pub tokens: Vec<TokenStatus>,
+}
+
+/// One token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub state: State,
+    /// The same in words.
+    #[serde(default)]
+    pub summary: String,
+    /// The number of the newest token in this mount.
+    pub generation: Option<u64>,
+    /// The first 8 hexadecimal digits of its SHA-256.
+    pub fingerprint: Option<String>,
+    /// The source that gave it.
+    pub source: Option<String>,
+    /// When the request that brought it was sent.
+    pub fetched_at: Option<Timestamp>,
+    /// When it expires; `null` also where nobody knows.
+    pub expires_at: Option<Timestamp>,
+    /// What is left of the life that it is taken to have.
+    pub left_seconds: Option<u64>,
+    /// An open is served only a token that has at least this left.
+    #[serde(default)]
+    pub min_life_seconds: u64,
+    /// When the next attempt is made; `null` while there is none to make, or it is under way.
+    pub next_refresh_at: Option<Timestamp>,
+    /// Why then.
+    pub next_refresh_reason: Option<String>,
+    /// A request is under way.
+    #[serde(default)]
+    pub fetching: bool,
+    /// Requests made.
+    #[serde(default)]
+    pub attempts: u64,
+    /// Fetches that brought a new token.
+    pub fetches: u64,
+    /// The failure that matters most among `failures`.
+    pub last_failure: Option<FailureStatus>,
+    /// The last failure of each source that failed since its last success, in chain order.
+    #[serde(default)]
+    pub failures: Vec<FailureStatus>,
+    /// The token that a consumer said was refused, while no other has come.
+    #[serde(default)]
+    pub rejected: Option<RejectedStatus>,
+    /// What to do now.
+    #[serde(default)]
+    pub advice: Vec<String>,
+    /// What is good to know.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// How much the platform's clock was seen to run behind the issuer's.
+    #[serde(default)]
+    pub clock_skew_seconds: u64,
+    /// The platform was seen to give the same token twice.
+    #[serde(default)]
+    pub platform_repeats_tokens: bool,
+    /// Successful opens.
+    pub opens: u64,
+    /// Refusals, by the name of the errno.
+    pub refusals: BTreeMap<String, u64>,
+    /// The last rotations, rejects and failures, oldest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// A source's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureStatus {
+    /// The source.
+    pub source: String,
+    /// A stable name, for example `unreachable`.
+    pub kind: String,
+    /// What failed, in words.
+    pub message: String,
+    /// The particulars; may be empty.
+    pub detail: String,
+    /// What to do.
+    pub remedy: String,
+    /// Whether it heals without a human.
+    pub transient: bool,
+    /// When the streak began.
+    pub since: Timestamp,
+    /// When it failed last.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub count: u64,
+}
+
+/// A consumer said that a token was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedStatus {
+    /// Which token.
+    pub fingerprint: String,
+    /// When it was first said.
+    pub at: Timestamp,
+    /// How often.
+    pub count: u64,
+    /// Whether opens wait for another one now.
+    pub withheld: bool,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at: Timestamp,
+    /// `rotation`, `republication`, `reject` or `failure`.
+    pub kind: String,
+    /// The token concerned, where there is one.
+    pub generation: Option<u64>,
+    /// Its fingerprint.
+    pub fingerprint: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// The bytes of `status.json`: JSON, spaces, a newline, [`SIZE`] bytes in all. What does not fit is
+/// cut: the line breaks, the oldest history, and what else can be left out.
+#[must_use]
+pub fn padded(status: &Status) -> Vec<u8> {
+    // Strings, numbers and lists: serialisation has no way to fail.
+    let mut bytes = serde_json::to_vec_pretty(status).unwrap_or_default();
+    let mut cut = status.clone();
+    while bytes.len() >= SIZE {
+        bytes = serde_json::to_vec(&cut).unwrap_or_default();
+        if bytes.len() >= SIZE && !shorten(&mut cut) {
+            bytes.clear();
+        }
+    }
+    bytes.resize(SIZE - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Leaves out the least important thing there is; false when nothing is left.
+fn shorten(status: &mut Status) -> bool {
+    let longest = status.tokens.iter_mut().max_by_key(|token| token.history.len());
+    if let Some(token) = longest.filter(|token| !token.history.is_empty()) {
+        token.history.remove(0);
+        return true;
+    }
+    let mut removed = false;
+    for token in &mut status.tokens {
+        removed |= token.notes.pop().is_some() | token.failures.pop().is_some();
+    }
+    if removed {
+        return true;
+    }
+    if status.tokens.pop().is_some() {
+        return true;
+    }
+    // A path of control characters only, each six bytes long in JSON.
+    !std::mem::take(&mut status.mountpoint).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{Scene, failing};
+    use super::*;
+    use crate::error::FetchErrorKind;
+
+    fn read(padded: &[u8]) -> Status {
+        assert_eq!(padded.len(), SIZE);
+        assert_eq!(padded.last(), Some(&b'\n'));
+        assert!(!padded.contains(&0));
+        serde_json::from_slice(padded).unwrap()
+    }
+
+    #[test]
+    fn a_padded_document_is_read_back_as_it_was() {
+        let status = Scene::fresh().document();
+        let padded = padded(&status);
+        assert_eq!(read(&padded), status);
+        assert!(padded.starts_with(b"{\n  \"state\": \"fresh\""), "made to be read");
+    }
+
+    #[test]
+    fn the_document_has_exactly_these_keys() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::ServerError)];
+        insta::assert_snapshot!(serde_json::to_string_pretty(&scene.document()).unwrap(), @r#"
+        {
+          "state": "degraded",
+          "summary": "the token at hand is served, but platform gives no new one: the platform failed to mint a token (what exactly)",
+          "mountpoint": "/run/molecule/token",
+          "backend": "fuse",
+          "layout": "directory",
+          "version": "0.1.0",
+          "supervisor_pid": 41,
+          "worker_pid": 42,
+          "started_at": "2026-04-17T21:20:00Z",
+          "written_at": "2026-04-17T22:50:00Z",
+          "tokens": [
+            {
+              "name": "token",
+              "state": "degraded",
+              "summary": "the token at hand is served, but platform gives no new one: the platform failed to mint a token (what exactly)",
+              "generation": 2,
+              "fingerprint": "df683ed0",
+              "source": "platform",
+              "fetched_at": "2026-04-17T22:33:00Z",
+              "expires_at": "2026-04-17T23:33:00Z",
+              "left_seconds": 2580,
+              "min_life_seconds": 60,
+              "next_refresh_at": "2026-04-17T23:18:00Z",
+              "next_refresh_reason": "timer",
+              "fetching": false,
+              "attempts": 2,
+              "fetches": 2,
+              "last_failure": {
+                "source": "platform",
+                "kind": "server_error",
+                "message": "the platform failed to mint a token",
+                "detail": "what exactly",
+                "remedy": "look at the platform's log; it is tried again by itself",
+                "transient": true,
+                "since": "2026-04-17T22:30:00Z",
+                "at": "2026-04-17T22:49:00Z",
+                "count": 7
+              },
+              "failures": [
+                {
+                  "source": "platform",
+                  "kind": "server_error",
+                  "message": "the platform failed to mint a token",
+                  "detail": "what exactly",
+                  "remedy": "look at the platform's log; it is tried again by itself",
+                  "transient": true,
+                  "since": "2026-04-17T22:30:00Z",
+                  "at": "2026-04-17T22:49:00Z",
+                  "count": 7
+                }
+              ],
+              "rejected": null,
+              "advice": [
+                "platform: look at the platform's log; it is tried again by itself"
+              ],
+              "notes": [],
+              "clock_skew_seconds": 0,
+              "platform_repeats_tokens": false,
+              "opens": 2,
+              "refusals": {
+                "EACCES": 0,
+                "EKEYEXPIRED": 0,
+                "EKEYREJECTED": 0,
+                "ENOKEY": 0,
+                "EROFS": 0,
+                "ETIMEDOUT": 0
+              },
+              "history": [
+                {
+                  "at": "2026-04-17T21:48:00Z",
+                  "kind": "rotation",
+                  "generation": 1,
+                  "fingerprint": "4df652a2",
+                  "reason": "first open"
+                },
+                {
+                  "at": "2026-04-17T22:33:00Z",
+                  "kind": "rotation",
+                  "generation": 2,
+                  "fingerprint": "df683ed0",
+                  "reason": "timer"
+                }
+              ]
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_document_of_another_version_can_be_read() {
+        let mut value = serde_json::to_value(Scene::fresh().document()).unwrap();
+        value["last_upgrade"] = serde_json::json!({"to": "9.9.9"});
+        assert!(serde_json::from_value::<Status>(value.clone()).is_ok());
+        // Version 1 of the document had these alone; the rest came later.
+        for key in ["summary", "started_at", "written_at"] {
+            value.as_object_mut().unwrap().remove(key);
+        }
+        let token = value["tokens"][0].as_object_mut().unwrap();
+        for key in [
+            "summary",
+            "min_life_seconds",
+            "fetching",
+            "attempts",
+            "failures",
+            "rejected",
+            "advice",
+            "notes",
+            "clock_skew_seconds",
+            "platform_repeats_tokens",
+        ] {
+            token.remove(key);
+        }
+        assert!(serde_json::from_value::<Status>(value).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn whatever_is_too_long_is_cut_until_it_fits(
+            mountpoint in "[\\x01\"a-c]{0,4096}",
+            detail in "\\PC{0,2000}",
+            events in 0_usize..21,
+            tokens in 1_usize..10,
+        ) {
+            let mut status = Scene::fresh().document();
+            status.mountpoint = mountpoint;
+            let token = &mut status.tokens[0];
+            let entry = token.history[0].clone();
+            token.history = (0..events)
+                .map(|_| HistoryEntry { reason: detail.clone(), ..entry.clone() })
+                .collect();
+            status.tokens = vec![status.tokens[0].clone(); tokens];
+            let cut = read(&padded(&status));
+            prop_assert_eq!(cut.state, State::Fresh);
+            prop_assert_eq!(cut.worker_pid, status.worker_pid);
+            for token in cut.tokens {
+                let newest = status.tokens[0].history.iter().rev().take(token.history.len());
+                prop_assert!(newest.eq(token.history.iter().rev()), "the oldest go first");
+            }
+        }
+    }
+}

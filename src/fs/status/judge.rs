@@ -1,0 +1,512 @@
+//! From what the engine and the counters know to the document.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Backend, FailureStatus, HistoryEntry, Layout, RejectedStatus, State, Status, TokenStatus,
+};
+use crate::error::{FetchErrorKind, ReadErrorKind};
+use crate::fs::counters::Counters;
+use crate::refresh::{Event, EventKind, Failure, Snapshot};
+use crate::time::{self, Now};
+use crate::token::{Life, Token};
+
+/// The longest particulars that the document repeats, in characters.
+const MAX_DETAIL: usize = 300;
+
+/// What is the same in every document of a worker.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The name of the token.
+    pub name: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// What serves the files.
+    pub backend: Backend,
+    /// What is at the mountpoint.
+    pub layout: Layout,
+    /// The process that holds the mount.
+    pub supervisor_pid: u32,
+    /// The process that serves it.
+    pub worker_pid: u32,
+    /// When the worker started.
+    pub started: Now,
+    /// `--min-life`, where it was given.
+    pub min_life: Option<Duration>,
+}
+
+/// Builds the document as of `now`.
+#[must_use]
+pub fn document(
+    identity: &Identity,
+    snapshot: &Snapshot,
+    counters: &Counters,
+    now: &Now,
+) -> Status {
+    let token = token_status(identity, snapshot, counters, now);
+    Status {
+        state: token.state,
+        summary: token.summary.clone(),
+        mountpoint: identity.mountpoint.to_string_lossy().into_owned(),
+        backend: identity.backend,
+        layout: identity.layout,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        supervisor_pid: identity.supervisor_pid,
+        worker_pid: identity.worker_pid,
+        started_at: Some(wall(identity.started.boot, now)),
+        written_at: Some(now.timestamp()),
+        tokens: vec![token],
+    }
+}
+
+fn token_status(
+    identity: &Identity,
+    snapshot: &Snapshot,
+    counters: &Counters,
+    now: &Now,
+) -> TokenStatus {
+    let (state, summary) = judge(snapshot, now);
+    let token = snapshot.token.as_ref();
+    TokenStatus {
+        name: identity.name.clone(),
+        state,
+        summary,
+        generation: token.map(|token| token.generation),
+        fingerprint: token.map(|token| token.fingerprint().to_string()),
+        source: token.map(|token| token.source.to_owned()),
+        fetched_at: token.map(|token| wall(token.issued.boot, now)),
+        expires_at: token.and_then(|token| token.expires_at(now)),
+        left_seconds: token.map(|token| token.left(now).as_secs()),
+        min_life_seconds: snapshot.min_life.as_secs(),
+        next_refresh_at: snapshot.next.map(|next| wall(next.at.max(now.boot), now)),
+        next_refresh_reason: snapshot.next.map(|next| next.reason.to_owned()),
+        fetching: snapshot.fetching,
+        attempts: snapshot.attempts,
+        fetches: snapshot.fetches,
+        last_failure: telling(snapshot).map(|failure| failure_status(failure, now)),
+        failures: snapshot.failures.iter().map(|failure| failure_status(failure, now)).collect(),
+        rejected: snapshot.rejected.map(|rejection| RejectedStatus {
+            fingerprint: rejection.fingerprint.to_string(),
+            at: wall(rejection.at.boot, now),
+            count: rejection.count,
+            withheld: now.boot < rejection.withheld_until,
+        }),
+        advice: advice(state, snapshot, counters, now),
+        notes: notes(identity, snapshot),
+        clock_skew_seconds: snapshot.skew.as_secs(),
+        platform_repeats_tokens: snapshot.repeats,
+        opens: counters.opens().count,
+        refusals: counters
+            .refusals()
+            .map(|(kind, count)| (kind.errno_name().to_owned(), count))
+            .collect(),
+        history: snapshot.history.iter().map(|event| history_entry(event, now)).collect(),
+    }
+}
+
+/// The state and one sentence for it.
+fn judge(snapshot: &Snapshot, now: &Now) -> (State, String) {
+    let usable = snapshot
+        .token
+        .as_ref()
+        .filter(|token| !is_withheld(snapshot, token, now))
+        .filter(|token| token.usable(now, snapshot.min_life).is_some());
+    match usable {
+        Some(token) => judge_served(snapshot, token),
+        None => judge_missing(snapshot, now),
+    }
+}
+
+fn judge_served(snapshot: &Snapshot, token: &Token) -> (State, String) {
+    let source = token.source;
+    let own_failure = snapshot.failures.iter().find(|failure| failure.error.source_name == source);
+    if snapshot.fallback {
+        let why = telling(snapshot)
+            .filter(|failure| failure.error.source_name != source)
+            .map_or_else(|| "no earlier source gives one".to_owned(), |f| gives(f, "none"));
+        (State::Degraded, format!("the token of {source} is served, since {why}"))
+    } else if is_rejected(snapshot, token) {
+        let summary = format!(
+            "a consumer said that the token was refused, and {source} gives no other: it is served"
+        );
+        (State::Degraded, summary)
+    } else if let Some(failure) = own_failure {
+        let why = gives(failure, "no new one");
+        (State::Degraded, format!("the token at hand is served, but {why}"))
+    } else {
+        (State::Fresh, format!("a token of {source} is served"))
+    }
+}
+
+fn judge_missing(snapshot: &Snapshot, now: &Now) -> (State, String) {
+    let token = snapshot.token.as_ref();
+    let alive = token.filter(|token| !token.left(now).is_zero());
+    if alive.is_some_and(|token| is_withheld(snapshot, token, now)) {
+        let summary = "a consumer said that the token was refused: opens wait for another one";
+        return (State::None, summary.to_owned());
+    }
+    let what = match (token, alive) {
+        (None, _) => "there is no token yet",
+        (Some(_), None) => "the last token ran out",
+        (Some(_), Some(_)) => "the last token has less than the minimum life left",
+    };
+    if let Some(failure) = telling(snapshot) {
+        return (State::None, format!("{what}, and {}", gives(failure, "none")));
+    }
+    if !snapshot.asked || snapshot.idle {
+        let summary = if snapshot.asked {
+            "nobody has asked for a token for a long time: the next open fetches one"
+        } else {
+            "nobody has asked for a token yet: the first open fetches one"
+        };
+        return (State::Idle, summary.to_owned());
+    }
+    let then = if snapshot.fetching { "a fetch is under way" } else { "the next open fetches one" };
+    (State::None, format!("{what}: {then}"))
+}
+
+/// "SOURCE gives none: why".
+fn gives(failure: &Failure, what: &str) -> String {
+    let error = &failure.error;
+    let (source, sentence) = (error.source_name, error.kind.explain().sentence);
+    if error.detail.is_empty() {
+        format!("{source} gives {what}: {sentence}")
+    } else {
+        format!("{source} gives {what}: {sentence} ({})", clip(&error.detail))
+    }
+}
+
+fn is_rejected(snapshot: &Snapshot, token: &Token) -> bool {
+    snapshot.rejected.is_some_and(|rejection| rejection.fingerprint == token.fingerprint())
+}
+
+fn is_withheld(snapshot: &Snapshot, token: &Token, now: &Now) -> bool {
+    is_rejected(snapshot, token)
+        && snapshot.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until)
+}
+
+/// The failure to tell of first: the earliest source of the chain is the one that ought to serve,
+/// and a source that nobody configured has not failed.
+fn telling(snapshot: &Snapshot) -> Option<&Failure> {
+    let configured = |failure: &&Failure| failure.error.kind != FetchErrorKind::NotConfigured;
+    snapshot.failures.iter().find(configured).or_else(|| snapshot.failures.first())
+}
+
+fn advice(state: State, snapshot: &Snapshot, counters: &Counters, now: &Now) -> Vec<String> {
+    let mut advice = Vec::new();
+    if matches!(state, State::Degraded | State::None) {
+        let first = telling(snapshot);
+        let others = snapshot.failures.iter().filter(|failure| {
+            failure.error.kind != FetchErrorKind::NotConfigured
+                && first.is_some_and(|first| first.error.source_name != failure.error.source_name)
+        });
+        for failure in first.into_iter().chain(others) {
+            let FailureStatus { source, remedy, .. } = failure_status(failure, now);
+            advice.push(format!("{source}: {remedy}"));
+        }
+    }
+    let rejected = snapshot.token.as_ref().is_some_and(|token| is_rejected(snapshot, token));
+    if rejected && !snapshot.failures.iter().any(|f| f.error.kind == FetchErrorKind::Rejected) {
+        advice.push(FetchErrorKind::Rejected.explain().remedy.to_owned());
+    }
+    let denied = counters.refusals().any(|(kind, n)| kind == ReadErrorKind::Denied && n > 0);
+    if denied {
+        let explanation = ReadErrorKind::Denied.explain();
+        advice.push(format!("opens were refused with EACCES: {}", explanation.remedy));
+    }
+    advice
+}
+
+fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
+    let mut notes = Vec::new();
+    let assumed = snapshot.token.as_ref().and_then(|token| match token.life {
+        Life::Assumed(life) => Some((token.source, life)),
+        Life::Known(_) => None,
+    });
+    if let Some((source, life)) = assumed {
+        notes.push(format!(
+            "nobody can know when the token of {source} expires: it is taken to live {}, and is \
+             outside the promise that no dead token is served",
+            words(life)
+        ));
+    }
+    let wanted = identity.min_life.filter(|wanted| *wanted > snapshot.min_life);
+    if let (Some(wanted), Some(_)) = (wanted, &snapshot.token) {
+        let why = if snapshot.repeats {
+            "the platform gives the same token until little of its life is left"
+        } else {
+            "a token may be asked for half of its life at most"
+        };
+        let (wanted, cut) = (words(wanted), words(snapshot.min_life));
+        notes.push(format!("--min-life {wanted} is cut to {cut}: {why}"));
+    }
+    if !snapshot.skew.is_zero() {
+        notes.push(format!(
+            "the platform's clock runs {} behind the issuer's: lives are shortened by that",
+            words(snapshot.skew)
+        ));
+    }
+    notes
+}
+
+fn failure_status(failure: &Failure, now: &Now) -> FailureStatus {
+    let kind = failure.error.kind;
+    let explanation = kind.explain();
+    FailureStatus {
+        source: failure.error.source_name.to_owned(),
+        kind: kind.name().to_owned(),
+        message: explanation.sentence.to_owned(),
+        detail: clip(&failure.error.detail),
+        remedy: explanation.remedy.to_owned(),
+        transient: kind.is_transient(),
+        since: wall(failure.since.boot, now),
+        at: wall(failure.at.boot, now),
+        count: failure.count,
+    }
+}
+
+fn history_entry(event: &Event, now: &Now) -> HistoryEntry {
+    let kind = match event.kind {
+        EventKind::Rotation => "rotation",
+        EventKind::Republication => "republication",
+        EventKind::Reject => "reject",
+        EventKind::Failure => "failure",
+    };
+    HistoryEntry {
+        at: wall(event.at.boot, now),
+        kind: kind.to_owned(),
+        generation: event.token.map(|(generation, _)| generation),
+        fingerprint: event.token.map(|(_, fingerprint)| fingerprint.to_string()),
+        reason: clip(&event.reason),
+    }
+}
+
+/// A moment of the boot clock in the local time of now: the wall clock may have been set since, and
+/// "50 minutes ago" must stay right.
+fn wall(boot: Duration, now: &Now) -> Timestamp {
+    let ahead = boot.saturating_sub(now.boot);
+    let behind = now.boot.saturating_sub(boot);
+    time::timestamp(now.wall.saturating_add(ahead).saturating_sub(behind))
+}
+
+/// Bounds the length, and keeps a terminal safe from what a source wrote.
+fn clip(text: &str) -> String {
+    let mut clipped: String =
+        text.chars().take(MAX_DETAIL).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_DETAIL).is_some() {
+        clipped.push('…');
+    }
+    clipped
+}
+
+/// A duration for people, in whole seconds: `1h 5m`, `45s`.
+#[must_use]
+pub fn words(duration: Duration) -> String {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    format!("{:#}", SignedDuration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{CANARY, MINUTE, Scene, ago, failing, now, token};
+    use super::*;
+    use crate::error::FetchErrorKind as Kind;
+    use crate::refresh::Rejection;
+    use crate::secret::{Fingerprint, Secret};
+
+    fn rejection(withheld: bool) -> Rejection {
+        let until = if withheld { MINUTE } else { Duration::ZERO };
+        Rejection {
+            fingerprint: token().fingerprint(),
+            at: ago(1),
+            withheld_until: now().boot + until,
+            count: 3,
+        }
+    }
+
+    fn from_env() -> Token {
+        Token { source: "env", life: Life::Assumed(MINUTE * 60), ..token() }
+    }
+
+    /// The state, the sentence, and what to do.
+    fn says(scene: &Scene) -> String {
+        let status = scene.document();
+        let token = &status.tokens[0];
+        assert_eq!((status.state, &status.summary), (token.state, &token.summary));
+        let mut lines = vec![format!("{}: {}", status.state.name(), status.summary)];
+        lines.extend(token.advice.iter().map(|advice| format!("do: {advice}")));
+        lines.extend(token.notes.iter().map(|note| format!("note: {note}")));
+        lines.join("\n")
+    }
+
+    #[test]
+    fn before_the_first_open_it_is_idle() {
+        insta::assert_snapshot!(says(&Scene::idle()), @"idle: nobody has asked for a token yet: the first open fetches one");
+    }
+
+    #[test]
+    fn a_served_token_without_failures_is_fresh() {
+        insta::assert_snapshot!(says(&Scene::fresh()), @"fresh: a token of platform is served");
+    }
+
+    #[test]
+    fn a_source_behind_the_one_that_serves_does_not_matter() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.failures = vec![failing("env", Kind::NotConfigured)];
+        assert_eq!(scene.document().state, State::Fresh);
+        assert_eq!(says(&scene), says(&Scene::fresh()));
+    }
+
+    #[test]
+    fn a_failing_source_makes_a_served_token_degraded() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.failures = vec![failing("platform", Kind::ServerError)];
+        insta::assert_snapshot!(says(&scene), @r"
+        degraded: the token at hand is served, but platform gives no new one: the platform failed to mint a token (what exactly)
+        do: platform: look at the platform's log; it is tried again by itself
+        ");
+    }
+
+    #[test]
+    fn a_token_of_a_later_source_is_degraded_and_outside_the_promise() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.token = Some(from_env());
+        scene.snapshot.fallback = true;
+        scene.snapshot.failures = vec![failing("platform", Kind::NotFound)];
+        insta::assert_snapshot!(says(&scene), @r"
+        degraded: the token of env is served, since platform gives none: the platform has no GitHub App configured, or does not know this workspace (what exactly)
+        do: platform: configure the GitHub App on the platform and check WORKSPACE_ID; or set GITHUB_TOKEN to a token of your own
+        note: nobody can know when the token of env expires: it is taken to live 1h, and is outside the promise that no dead token is served
+        ");
+        let token = scene.document().tokens.remove(0);
+        assert_eq!((token.expires_at, token.left_seconds), (None, Some(43 * 60)));
+    }
+
+    #[test]
+    fn a_rejected_token_is_withheld_and_then_served_again() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.rejected = Some(rejection(true));
+        insta::assert_snapshot!(says(&scene), @r"
+        none: a consumer said that the token was refused: opens wait for another one
+        do: check that the GitHub App is still installed and not suspended
+        ");
+        assert!(scene.document().tokens[0].rejected.as_ref().unwrap().withheld);
+        scene.snapshot.rejected = Some(rejection(false));
+        scene.snapshot.failures = vec![failing("platform", Kind::Rejected)];
+        insta::assert_snapshot!(says(&scene), @r"
+        degraded: a consumer said that the token was refused, and platform gives no other: it is served
+        do: platform: check that the GitHub App is still installed and not suspended
+        ");
+        scene.snapshot.rejected =
+            Some(Rejection { fingerprint: Fingerprint::of(b"another"), ..rejection(true) });
+        scene.snapshot.failures.clear();
+        assert_eq!(scene.document().state, State::Fresh);
+    }
+
+    #[test]
+    fn without_a_token_it_says_what_the_source_says() {
+        for kind in Kind::ALL {
+            let scene = Scene::failing(kind);
+            let status = scene.document();
+            let token = &status.tokens[0];
+            assert_eq!(status.state, State::None, "{kind:?}");
+            let explanation = kind.explain();
+            assert!(status.summary.contains(explanation.sentence), "{}", status.summary);
+            assert!(token.advice[0].contains(explanation.remedy), "{:?}", token.advice);
+            assert_eq!(token.last_failure.as_ref().unwrap().kind, kind.name());
+        }
+        insta::assert_snapshot!(says(&Scene::failing(Kind::Unauthorized)), @r"
+        none: there is no token yet, and platform gives none: the source says that our bearer is wrong (what exactly)
+        do: platform: register the workspace anew, so that the bearer file is written again; the file is watched
+        ");
+    }
+
+    #[test]
+    fn a_token_that_ran_out_is_none_while_somebody_asks_and_idle_when_nobody_does() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.token = Some(Token { issued: ago(61), ..token() });
+        insta::assert_snapshot!(says(&scene), @"none: the last token ran out: the next open fetches one");
+        scene.snapshot.fetching = true;
+        insta::assert_snapshot!(says(&scene), @"none: the last token ran out: a fetch is under way");
+        scene.snapshot.fetching = false;
+        scene.snapshot.idle = true;
+        insta::assert_snapshot!(says(&scene), @"idle: nobody has asked for a token for a long time: the next open fetches one");
+        scene.snapshot.failures = vec![failing("platform", Kind::TimedOut)];
+        assert_eq!(scene.document().state, State::None);
+    }
+
+    #[test]
+    fn below_the_minimum_life_a_token_is_not_served() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.min_life = MINUTE * 43;
+        assert_eq!(scene.document().state, State::Fresh);
+        scene.snapshot.min_life = MINUTE * 43 + Duration::from_secs(1);
+        assert_eq!(scene.document().state, State::None);
+    }
+
+    #[test]
+    fn what_was_cut_and_what_runs_behind_is_noted() {
+        let mut scene = Scene::fresh();
+        scene.identity.min_life = Some(MINUTE * 45);
+        scene.snapshot.min_life = MINUTE * 2;
+        scene.snapshot.repeats = true;
+        scene.snapshot.skew = Duration::from_secs(312);
+        scene.counters.refused(ReadErrorKind::Denied);
+        insta::assert_snapshot!(says(&scene), @r"
+        fresh: a token of platform is served
+        do: opens were refused with EACCES: read it as its owner, or mount with --owner or --mode for this user
+        note: --min-life 45m is cut to 2m: the platform gives the same token until little of its life is left
+        note: the platform's clock runs 5m 12s behind the issuer's: lives are shortened by that
+        ");
+        scene.snapshot.repeats = false;
+        assert!(says(&scene).contains("half of its life"));
+        scene.identity.min_life = Some(MINUTE);
+        assert!(!says(&scene).contains("--min-life"));
+    }
+
+    #[test]
+    fn times_follow_a_wall_clock_that_was_set() {
+        let scene = Scene::fresh();
+        let mut set_back = now();
+        set_back.wall -= MINUTE * 600;
+        let status = document(&scene.identity, &scene.snapshot, &scene.counters, &set_back);
+        let token = &status.tokens[0];
+        let minutes = |t: Option<Timestamp>| (t.unwrap() - set_back.timestamp()).get_seconds() / 60;
+        assert_eq!(minutes(token.fetched_at), -17);
+        assert_eq!(minutes(token.expires_at), 43);
+        assert_eq!(minutes(token.next_refresh_at), 28);
+        assert_eq!(minutes(Some(token.history[0].at)), -62);
+    }
+
+    #[test]
+    fn a_refresh_that_is_overdue_is_now() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.next.as_mut().unwrap().at = ago(5).boot;
+        assert_eq!(scene.document().tokens[0].next_refresh_at, Some(now().timestamp()));
+    }
+
+    #[test]
+    fn particulars_are_cut_and_cannot_drive_a_terminal() {
+        let mut scene = Scene::failing(Kind::BadAnswer);
+        scene.snapshot.failures[0].error.detail = format!("\x1b[2J\n{}", "ä".repeat(1000));
+        let status = scene.document();
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(!text.contains("\\u001b") && !text.contains("\\n"), "{text}");
+        let detail = &status.tokens[0].failures[0].detail;
+        assert_eq!((detail.chars().count(), detail.ends_with('…')), (MAX_DETAIL + 1, true));
+    }
+
+    #[test]
+    fn no_token_is_in_it() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.rejected = Some(rejection(true));
+        scene.snapshot.failures = vec![failing("platform", Kind::Rejected)];
+        let secret = Secret::new(CANARY.as_bytes().to_vec()).unwrap();
+        let status = scene.document();
+        let text = format!("{status:?}{}", serde_json::to_string(&status).unwrap());
+        assert!(!text.contains("canary") && text.contains(&secret.fingerprint().to_string()));
+    }
+}

@@ -1,0 +1,120 @@
+//! Scenes for the tests of everything that shows how things stand.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Backend, Identity, Layout, Status, document};
+use crate::error::{FetchError, FetchErrorKind};
+use crate::fs::counters::Counters;
+use crate::refresh::{Event, EventKind, Failure, Next, Snapshot};
+use crate::secret::{Fingerprint, Secret};
+use crate::time::Now;
+use crate::token::{Life, Token};
+
+pub(crate) const CANARY: &str = "ghs_canary";
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+
+/// The moment at which every scene plays, on a machine that is up for two hours: 22:50:00 UTC on the
+/// 17th of April 2026.
+pub(crate) fn now() -> Now {
+    ago(0)
+}
+
+/// So many minutes before it.
+pub(crate) fn ago(minutes: u64) -> Now {
+    Now {
+        boot: Duration::from_mins(120 - minutes),
+        wall: Duration::from_mins(29_607_770 - minutes),
+    }
+}
+
+/// Everything a document is built from.
+pub(crate) struct Scene {
+    pub(crate) identity: Identity,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) counters: Counters,
+}
+
+impl Scene {
+    /// Nobody asked yet.
+    pub(crate) fn idle() -> Self {
+        let identity = Identity {
+            name: "token".to_owned(),
+            mountpoint: PathBuf::from("/run/molecule/token"),
+            backend: Backend::Fuse,
+            layout: Layout::Directory,
+            supervisor_pid: 41,
+            worker_pid: 42,
+            started: ago(90),
+            min_life: None,
+        };
+        Self { identity, snapshot: Snapshot::default(), counters: Counters::default() }
+    }
+
+    /// The platform's second token serves, 17 minutes old.
+    pub(crate) fn fresh() -> Self {
+        let mut scene = Self::idle();
+        let fingerprint = token().fingerprint();
+        let first = Fingerprint::of(b"the first one");
+        let rotation = |at, generation, fingerprint, reason: &str| Event {
+            at,
+            kind: EventKind::Rotation,
+            token: Some((generation, fingerprint)),
+            reason: reason.to_owned(),
+        };
+        scene.snapshot = Snapshot {
+            token: Some(token()),
+            next: Some(Next { at: now().boot + MINUTE * 28, reason: "timer" }),
+            attempts: 2,
+            fetches: 2,
+            min_life: MINUTE,
+            asked: true,
+            history: [
+                rotation(ago(62), 1, first, "first open"),
+                rotation(ago(17), 2, fingerprint, "timer"),
+            ]
+            .into(),
+            ..Snapshot::default()
+        };
+        scene.counters.opened(Duration::ZERO);
+        scene.counters.opened(Duration::from_millis(30));
+        scene
+    }
+
+    /// The platform never answered.
+    pub(crate) fn failing(kind: FetchErrorKind) -> Self {
+        let mut scene = Self::idle();
+        scene.snapshot = Snapshot {
+            failures: vec![
+                failing("platform", kind),
+                failing("env", FetchErrorKind::NotConfigured),
+            ],
+            next: Some(Next { at: now().boot + MINUTE / 3, reason: "back-off" }),
+            attempts: 14,
+            asked: true,
+            ..Snapshot::default()
+        };
+        scene
+    }
+
+    pub(crate) fn document(&self) -> Status {
+        document(&self.identity, &self.snapshot, &self.counters, &now())
+    }
+}
+
+/// The platform's token, 17 minutes into an hour.
+pub(crate) fn token() -> Token {
+    Token {
+        secret: Secret::new(CANARY.as_bytes().to_vec()).unwrap(),
+        generation: 2,
+        source: "platform",
+        issued: ago(17),
+        life: Life::Known(MINUTE * 60),
+    }
+}
+
+/// A failure that began 20 minutes ago and came 7 times.
+pub(crate) fn failing(source: &'static str, kind: FetchErrorKind) -> Failure {
+    let detail = if kind == FetchErrorKind::NotConfigured { "" } else { "what exactly" };
+    Failure { error: FetchError::new(source, kind, detail), since: ago(20), at: ago(1), count: 7 }
+}

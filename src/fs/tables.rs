@@ -1,0 +1,251 @@
+//! Small exact tables in the shared state: who was told to look again, what a thread was handed,
+//! since when a request waits.
+//!
+//! Each is an array of a power of two; a key lives in one of the [`WINDOW`] places after its hash.
+//! Nothing moves, so a process that dies in a call leaves at most one entry that is not there yet.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Places in which a key may live.
+const WINDOW: usize = 16;
+/// A mark that old belongs to a thread that never came back: the kernel opens again at once.
+const FORGOTTEN: Duration = Duration::from_mins(10);
+
+/// A key and its value. Key 0 is an empty place.
+#[repr(C)]
+struct Place {
+    key: AtomicU64,
+    first: AtomicU64,
+    second: AtomicU64,
+}
+
+#[repr(C)]
+struct Table<const N: usize> {
+    places: [Place; N],
+}
+
+impl<const N: usize> Table<N> {
+    fn window(&self, key: u64) -> impl Iterator<Item = &Place> {
+        // Fibonacci hashing: thread ids and request numbers come in sequence.
+        let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        (0..WINDOW).filter_map(move |step| self.places.get((start + step) % N))
+    }
+
+    fn find(&self, key: u64) -> Option<&Place> {
+        self.window(key).find(|place| place.key.load(Ordering::Acquire) == key)
+    }
+
+    fn free(&self, key: u64) -> Option<&Place> {
+        self.window(key).find(|place| place.key.load(Ordering::Acquire) == 0)
+    }
+}
+
+impl Place {
+    fn set(&self, key: u64, first: u64, second: u64) {
+        self.key.store(0, Ordering::Release);
+        self.first.store(first, Ordering::Relaxed);
+        self.second.store(second, Ordering::Relaxed);
+        self.key.store(key, Ordering::Release);
+    }
+
+    fn clear(&self) {
+        self.key.store(0, Ordering::Release);
+    }
+}
+
+/// Serialises the writers of the tables within a process; between processes there is only one.
+#[derive(Default)]
+pub(super) struct Writers(Mutex<()>);
+
+impl Writers {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A thread whose last open was answered ESTALE: which view it opened, and what that showed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) view: u8,
+    pub(super) generation: u64,
+}
+
+/// The marks, by thread.
+#[repr(C)]
+pub(super) struct Marks {
+    used: AtomicU64,
+    table: Table<1024>,
+}
+
+impl Marks {
+    /// Records a mark. `false` when there is no room: then the thread must not be told ESTALE.
+    pub(super) fn set(&self, writers: &Writers, thread: u32, mark: Mark, now: Duration) -> bool {
+        if thread == 0 {
+            return false;
+        }
+        let _lock = writers.lock();
+        let key = u64::from(thread);
+        let seconds = now.as_secs();
+        let place = self.table.find(key).or_else(|| self.table.free(key)).or_else(|| {
+            self.table.window(key).find(|place| {
+                let (_, at) = Self::unpack(place);
+                seconds.saturating_sub(at) > FORGOTTEN.as_secs()
+            })
+        });
+        let Some(place) = place else { return false };
+        // One word for the view and the time: 56 bits of seconds last for ever.
+        place.set(key, mark.generation, seconds << 8 | u64::from(mark.view));
+        self.used.store(1, Ordering::Release);
+        true
+    }
+
+    fn unpack(place: &Place) -> (Mark, u64) {
+        let [view, ..] = place.second.load(Ordering::Relaxed).to_le_bytes();
+        let at = place.second.load(Ordering::Relaxed) >> 8;
+        (Mark { view, generation: place.first.load(Ordering::Relaxed) }, at)
+    }
+
+    /// The mark of a thread, which stays.
+    pub(super) fn get(&self, thread: u32) -> Option<Mark> {
+        if thread == 0 || self.used.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.table.find(thread.into()).map(|place| Self::unpack(place).0)
+    }
+
+    /// Removes the mark of a thread and returns it. It costs one load while there never was one.
+    pub(super) fn take(&self, writers: &Writers, thread: u32) -> Option<Mark> {
+        let mark = self.get(thread)?;
+        let _lock = writers.lock();
+        self.table.find(thread.into())?.clear();
+        Some(mark)
+    }
+}
+
+/// The generation that a thread was last handed of a live view.
+#[repr(C)]
+pub(super) struct Handed(Table<4096>);
+
+impl Handed {
+    fn key(thread: u32, view: u8) -> u64 {
+        u64::from(thread) << 8 | u64::from(view)
+    }
+
+    /// Notes it. Where there is no room the thread that was handed the oldest generation loses its
+    /// entry: its next `fstat` reports the current size.
+    pub(super) fn set(&self, writers: &Writers, thread: u32, view: u8, generation: u64) {
+        if thread == 0 {
+            return;
+        }
+        let key = Self::key(thread, view);
+        if self.get(thread, view) == Some(generation) {
+            return;
+        }
+        let _lock = writers.lock();
+        let oldest = || self.0.window(key).min_by_key(|place| place.first.load(Ordering::Relaxed));
+        if let Some(place) = self.0.find(key).or_else(|| self.0.free(key)).or_else(oldest) {
+            place.set(key, generation, 0);
+        }
+    }
+
+    /// What the thread was last handed.
+    pub(super) fn get(&self, thread: u32, view: u8) -> Option<u64> {
+        if thread == 0 {
+            return None;
+        }
+        self.0.find(Self::key(thread, view)).map(|place| place.first.load(Ordering::Relaxed))
+    }
+}
+
+/// Since when each waiting request waits, however often it was delivered.
+#[repr(C)]
+pub(super) struct Waiting(Table<4096>);
+
+impl Waiting {
+    /// When the request was first seen: now, if never before.
+    pub(super) fn first_seen(&self, writers: &Writers, request: u64, now: Duration) -> Duration {
+        // Request numbers begin at 2; one more keeps the empty key free in any case.
+        let key = request.wrapping_add(1);
+        let _lock = writers.lock();
+        if let Some(place) = self.0.find(key) {
+            return Duration::from_nanos(place.first.load(Ordering::Relaxed));
+        }
+        if let Some(place) = self.0.free(key) {
+            place.set(key, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), 0);
+        }
+        now
+    }
+
+    /// The request was answered.
+    pub(super) fn done(&self, writers: &Writers, request: u64) {
+        let _lock = writers.lock();
+        if let Some(place) = self.0.find(request.wrapping_add(1)) {
+            place.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::generations::State;
+
+    fn state() -> State {
+        State::create(vec![], vec![]).unwrap()
+    }
+
+    #[test]
+    fn a_mark_is_taken_once_and_by_its_thread_only() {
+        let (state, writers) = (state(), Writers::default());
+        let marks = &state.shared().marks;
+        let mark = Mark { view: 255, generation: 1 << 40 };
+        assert_eq!(marks.take(&writers, 7), None);
+        assert!(marks.set(&writers, 7, mark, Duration::from_secs(5)));
+        assert_eq!(marks.take(&writers, 8), None);
+        assert_eq!(marks.get(7), Some(mark));
+        assert_eq!(marks.take(&writers, 7), Some(mark));
+        assert_eq!(marks.take(&writers, 7), None);
+        assert!(!marks.set(&writers, 0, mark, Duration::ZERO), "a thread that we cannot name");
+    }
+
+    #[test]
+    fn a_full_table_of_marks_says_so_and_forgets_the_ones_that_never_came_back() {
+        let (state, writers) = (state(), Writers::default());
+        let marks = &state.shared().marks;
+        let mark = Mark { view: 0, generation: 1 };
+        let early = Duration::from_secs(1);
+        let full = (1..100_000).find(|thread| !marks.set(&writers, *thread, mark, early)).unwrap();
+        assert!(full > 100, "{full}");
+        let late = early + FORGOTTEN + Duration::from_secs(1);
+        assert!(marks.set(&writers, full, mark, late));
+        assert_eq!(marks.get(full), Some(mark));
+    }
+
+    #[test]
+    fn what_a_thread_was_handed_is_exact() {
+        let (state, writers) = (state(), Writers::default());
+        let handed = &state.shared().handed;
+        handed.set(&writers, 7, 3, 11);
+        handed.set(&writers, 7, 4, 12);
+        handed.set(&writers, 7, 3, 13);
+        assert_eq!((handed.get(7, 3), handed.get(7, 4)), (Some(13), Some(12)));
+        assert_eq!((handed.get(8, 3), handed.get(0, 3)), (None, None));
+        for thread in 100..100_000 {
+            handed.set(&writers, thread, 0, u64::from(thread));
+            assert_eq!(handed.get(thread, 0), Some(u64::from(thread)), "the newest always fits");
+        }
+    }
+
+    #[test]
+    fn a_request_that_comes_again_keeps_its_first_time() {
+        let (state, writers) = (state(), Writers::default());
+        let waiting = &state.shared().waiting;
+        let at = Duration::from_secs;
+        assert_eq!(waiting.first_seen(&writers, 2, at(1)), at(1));
+        assert_eq!(waiting.first_seen(&writers, 2, at(9)), at(1));
+        waiting.done(&writers, 2);
+        assert_eq!(waiting.first_seen(&writers, 2, at(9)), at(9));
+    }
+}
