@@ -90,11 +90,12 @@ impl LaneView {
     }
 
     fn token(&self) -> String {
-        self.fingerprint.map_or_else(|| "none yet".to_owned(), |one| one.to_string())
+        self.fingerprint.map_or_else(|| "-".to_owned(), |one| one.to_string())
     }
 
     fn life(&self) -> String {
         match self.dead_for {
+            _ if self.fingerprint.is_none() => "no token yet".to_owned(),
             Some(dead) => format!("dead for {} s", dead.as_secs()),
             None => format!("{} s left", self.left.as_secs()),
         }
