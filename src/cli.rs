@@ -35,6 +35,8 @@ pub enum Command {
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     Get(cmd::get::GetArgs),
+    /// Say how the token stands, what fails and what to do
+    Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
@@ -48,6 +50,10 @@ pub enum Command {
     /// Serve the demo's platform, git server and REST interface until standard input closes
     #[command(hide = true)]
     DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
+    /// Make git and gh use the mount, or take it back
+    Setup(cmd::setup::SetupArgs),
+    /// Answer git as its credential helper; `setup git` tells git to run it
+    GitCredential(cmd::git_credential::GitCredentialArgs),
     /// Print the completions for a shell
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -64,12 +70,15 @@ impl Command {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
+            Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
+            Self::Setup(args) => cmd::setup::run(args),
+            Self::GitCredential(args) => cmd::git_credential::run(args),
             Self::Completions(args) => cmd::completions::run(&args),
             Self::Man(args) => cmd::completions::man(&args),
         }

@@ -9,9 +9,12 @@ pub mod completions;
 pub mod demo;
 pub mod exec;
 pub mod get;
+pub mod git_credential;
 pub mod mount;
 pub mod reader;
 pub mod refresh;
+pub mod setup;
+pub mod status;
 pub mod umount;
 pub mod wait;
 

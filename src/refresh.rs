@@ -17,6 +17,8 @@ mod handle;
 pub mod policy;
 pub mod simulated;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod timer;
 
 pub use engine::Engine;

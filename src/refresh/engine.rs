@@ -117,6 +117,8 @@ impl Engine {
             watchers: JoinSet::new(),
         };
         engine.show_token();
+        let rejected = engine.policy.rejection().copied();
+        engine.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
         engine.show(&now);
         (Handle { shared, inbox: sender }, engine)
     }
@@ -155,6 +157,8 @@ impl Engine {
                 }
                 () = &mut sleep, if armed.is_some() => {
                     armed = None;
+                    // After a suspend an open and the fetch it waits for may both be late.
+                    self.answer_waiters();
                     self.time_out_fetches();
                     self.step(PolicyEvent::Tick);
                 }

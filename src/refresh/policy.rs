@@ -503,8 +503,8 @@ impl Policy {
         self.note_open(now.boot);
         let earliest = self
             .last_forced
-            .replace(now.boot)
             .map_or(now.boot, |last| last.saturating_add(windows::FORCED_SPACING).max(now.boot));
+        self.last_forced = Some(earliest);
         self.renew_at = earliest;
         self.plan = Plan::Asked;
         if let Some(state) = self.sources.get_mut(held.source) {

@@ -35,7 +35,7 @@ const REDIRECTS: usize = 3;
 
 /// The longest wish of a server that is heeded: a mistaken header must not silence us for ever.
 /// GitHub's rate limits are reset within the hour.
-const LONGEST_WISH: Duration = Duration::from_secs(3600);
+const LONGEST_WISH: Duration = Duration::from_hours(1);
 
 const USER_AGENT: &str = concat!("molecule-tokenfs/", env!("CARGO_PKG_VERSION"));
 

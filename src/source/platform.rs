@@ -30,7 +30,7 @@ const NAME: &str = "platform";
 
 /// The longest life of an installation token (GitHub's documentation of
 /// `POST /app/installations/{id}/access_tokens`).
-const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
+const MAX_LIFE: Duration = Duration::from_hours(1);
 
 /// The longest bearer, in bytes: what servers accept as a header line.
 const MAX_BEARER_BYTES: usize = 16 * 1024;

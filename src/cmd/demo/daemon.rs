@@ -42,7 +42,7 @@ impl Daemon {
         let program = std::env::current_exe().context("cannot find this program")?;
         let log = File::create(place.log()).context("cannot write the daemon's log")?;
         // Enough for any command of the demo to finish with the token that it read.
-        let min_life = (life / 5).min(Duration::from_mins(1));
+        let min_life = (life / 4).min(Duration::from_mins(1));
         let mut command = Command::new(program);
         command
             .env_clear()

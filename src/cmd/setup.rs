@@ -1,0 +1,208 @@
+//! `setup`: makes git and gh use the mount, and takes it back.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use crate::config;
+
+pub mod gh;
+pub mod git;
+mod git_block;
+mod git_config;
+
+/// The arguments of `setup`.
+#[derive(Debug, clap::Args)]
+pub struct SetupArgs {
+    /// For which tool.
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Make git ask the mount for its credentials
+    Git(git::GitArgs),
+    /// Put the shim that gives gh a fresh token before gh in PATH
+    Gh(gh::GhArgs),
+}
+
+/// Sets one tool up, or undoes it.
+///
+/// # Errors
+/// What could not be done; nothing is left half done then.
+pub fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
+    match args.tool {
+        Tool::Git(args) => git::run(&args),
+        Tool::Gh(args) => gh::run(&args),
+    }
+}
+
+/// A file that takes its place at once, or not at all: it is written beside it and renamed. Removed
+/// when dropped before.
+struct Staged {
+    /// Its name until then; `None` once that is gone, since by now it may be somebody else's.
+    path: Option<PathBuf>,
+}
+
+impl Staged {
+    /// Writes `bytes` to the new file `path`: with the mode, and where that is allowed the owner, of
+    /// `like`, else with `mode` less the umask.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when `path` is there; else what the system says.
+    fn write(
+        path: PathBuf,
+        bytes: &[u8],
+        like: Option<&fs::Metadata>,
+        mode: u32,
+    ) -> io::Result<Self> {
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(&path)?;
+        let staged = Self { path: Some(path) };
+        file.write_all(bytes)?;
+        if let Some(like) = like {
+            // Only root may; anybody else edits files of their own.
+            let _ = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
+            file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        }
+        file.sync_all()?;
+        Ok(staged)
+    }
+
+    /// Where it is now.
+    fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Puts the file at `target`, whether there is one or not.
+    fn replace(mut self, target: &Path) -> io::Result<()> {
+        fs::rename(self.path(), target)?;
+        self.path = None;
+        Ok(())
+    }
+
+    /// Puts the file at `target` unless there is something, whatever it is: `AlreadyExists` then.
+    fn create(self, target: &Path) -> io::Result<()> {
+        fs::hard_link(self.path(), target)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Best effort: the error that led here is the one to tell.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// What [`install_script`] found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Installed {
+    /// There was nothing.
+    New,
+    /// Another version of the script was there.
+    Replaced,
+    /// It was there already.
+    Unchanged,
+}
+
+/// Whether the file at `path` is a script of ours: its second line is that of `script`.
+fn is_script(path: &Path, script: &str) -> bool {
+    let regular = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let second = |text: &[u8]| text.split(|&byte| byte == b'\n').nth(1).map(<[u8]>::to_vec);
+    regular && fs::read(path).is_ok_and(|text| second(&text) == second(script.as_bytes()))
+}
+
+/// Installs a script of ours at `path`, mode 0755, creating its directory; never over a file that is
+/// not a version of it.
+fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
+    let ours = is_script(path, script);
+    if ours && fs::read(path).is_ok_and(|text| text == script.as_bytes()) {
+        return Ok(Installed::Unchanged);
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let installed = fs::create_dir_all(directory).and_then(|()| {
+        let staged = Staged::write(temporary.into(), script.as_bytes(), None, 0o755)?;
+        // The umask must not decide whether other users have a working program.
+        fs::set_permissions(staged.path(), fs::Permissions::from_mode(0o755))?;
+        if ours {
+            staged.replace(path).map(|()| Installed::Replaced)
+        } else {
+            staged.create(path).map(|()| Installed::New)
+        }
+    });
+    match installed {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(anyhow::anyhow!("{} is there already and is not ours: it stays", path.display()))
+        }
+        other => other.with_context(|| format!("cannot write {}", path.display())),
+    }
+}
+
+/// The programs of this name in the absolute directories of PATH, in its order.
+fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
+    path_directories().into_iter().map(move |directory| directory.join(name)).filter(|program| {
+        fs::metadata(program)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+    })
+}
+
+/// The absolute directories of PATH, in its order.
+fn path_directories() -> Vec<PathBuf> {
+    let path = config::env("PATH").unwrap_or_default();
+    std::env::split_paths(&path).filter(|directory| directory.is_absolute()).collect()
+}
+
+/// A word as a POSIX shell reads it back.
+fn shell_quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_word_is_what_the_shell_reads() {
+        for word in ["/usr/bin/x", "", "a b", "it's", "$HOME", "a\"b", "*", "[::1]", "a\\b", "~"] {
+            let script = format!("printf %s {}", shell_quote(word));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(output.stdout, word.as_bytes(), "{script}");
+        }
+    }
+
+    #[test]
+    fn a_staged_file_is_whole_in_its_place_or_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("t");
+        let stage = |bytes, like| Staged::write(dir.path().join("t.lock"), bytes, like, 0o600);
+
+        drop(stage(b"one", None).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        stage(b"one", None).unwrap().create(&target).unwrap();
+        let again = stage(b"two", None).unwrap().create(&target).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&target).unwrap(), b"one");
+
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+        let like = fs::metadata(&target).unwrap();
+        stage(b"three", Some(&like)).unwrap().replace(&target).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"three");
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,324 @@
+//! `setup git`: makes git ask the mount for the credentials of some hosts.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use super::git_config::{self, Scope};
+use super::{Installed, Staged, git_block, in_path, install_script, is_script, shell_quote};
+use crate::cmd::git_credential::{DEFAULT_HOST, is_loopback};
+use crate::cmd::{Advise, EXIT_USAGE};
+
+/// The helper in the shell, for images without the binary.
+const SHELL_HELPER: &str = include_str!("../../../scripts/git-credential-molecule");
+const SHELL_HELPER_NAME: &str = "git-credential-molecule";
+
+/// The arguments of `setup git`.
+#[derive(Debug, clap::Args)]
+pub struct GitArgs {
+    /// Write the user's configuration (the default)
+    #[arg(long, conflicts_with_all = ["system", "file"])]
+    global: bool,
+
+    /// Write the machine's configuration, for all users: what an image wants
+    #[arg(long, conflicts_with = "file")]
+    system: bool,
+
+    /// Write this configuration file
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Ask the mount for this host[:port]; may be given more than once [default: github.com]
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<String>,
+
+    /// Where the tokens are mounted [default: looked for whenever git asks]
+    #[arg(long, value_name = "PATH")]
+    mountpoint: Option<PathBuf>,
+
+    /// Use the helper in the shell, and write it to this file: for a git that will not see this
+    /// binary
+    #[arg(long, value_name = "FILE")]
+    shell_helper: Option<PathBuf>,
+
+    /// Take back what setup wrote, and leave the rest as it is
+    #[arg(long, conflicts_with_all = ["hosts", "mountpoint"])]
+    undo: bool,
+}
+
+/// Sets git up, or undoes it.
+///
+/// # Errors
+/// What could not be done; the file is as it was then.
+pub fn run(args: &GitArgs) -> anyhow::Result<ExitCode> {
+    let file = match &args.file {
+        Some(file) => std::path::absolute(file).context("cannot tell the current directory")?,
+        None if args.system => git_config::system_file()?,
+        None => git_config::global_file()?,
+    };
+    let report = if args.undo { undo(args, &file)? } else { set_up(args, &file)? };
+    crate::cmd::print(report.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
+    let default = [DEFAULT_HOST.to_owned()];
+    let hosts = if args.hosts.is_empty() { &default[..] } else { &args.hosts };
+    let mut report = String::new();
+    let program = program(args, &mut report)?;
+    let mut settings = Vec::new();
+    let mut helpers = Vec::new();
+    for host in hosts {
+        let helper = helper_command(&program, host, args.mountpoint.as_deref())?;
+        for protocol in protocols(host)? {
+            let url = format!("{protocol}://{host}");
+            let key = format!("credential.{url}.helper");
+            // Empty: resets the helpers before it, which would save our token and serve it stale.
+            settings.push((key.clone(), String::new()));
+            settings.push((key, helper.clone()));
+            helpers.push((protocol, host, url, helper.clone()));
+        }
+    }
+    // git-lfs would hold one token over a whole transfer, and send it when it is dead.
+    settings.push(("lfs.cachecredentials".to_owned(), "false".to_owned()));
+
+    let target = follow_links(file)?;
+    let before = read(&target)?;
+    if before.is_some() {
+        git_config::list(Scope::Alone(&target))
+            .with_context(|| format!("{} is no valid configuration", file.display()))?;
+    }
+    let stripped = git_block::strip(before.as_deref().unwrap_or_default());
+    let made_by_setup = before.is_none() || stripped.made_by_setup;
+    let after = git_block::append(&stripped.rest, &git_config::render(&settings)?, made_by_setup);
+    let changed = before.as_deref() != Some(&after);
+    if changed {
+        write(&target, &after, |staged| {
+            let listed = git_config::list(Scope::Alone(staged))?;
+            let ours = listed.iter().rev().take(settings.len()).rev();
+            if !ours
+                .map(|entry| (&entry.key, &entry.value))
+                .eq(settings.iter().map(|(k, v)| (k, v)))
+            {
+                bail!("git does not read back from {} what it should", staged.display());
+            }
+            Ok(())
+        })?;
+    }
+
+    let urls: Vec<&str> = helpers.iter().map(|(_, _, url, _)| url.as_str()).collect();
+    let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
+    let _ = writeln!(report, "git-lfs asks again for each request (lfs.cachecredentials=false).");
+    let verb = if changed { "Written to" } else { "Nothing to change in" };
+    let _ = writeln!(report, "{verb} {}.", file.display());
+    for url in stripped.urls.iter().filter(|url| !urls.contains(&url.as_str())) {
+        let _ = writeln!(report, "No longer set up: {url} (name all hosts in one command).");
+    }
+    let scope = if args.file.is_some() { Scope::With(&target) } else { Scope::Effective };
+    let entries = git_config::list(scope)?;
+    for (protocol, host, url, helper) in &helpers {
+        report += &rivals(&entries, protocol, host, url, helper);
+    }
+    let url = urls.first().copied().unwrap_or_default();
+    let _ = writeln!(report, "Test it: git ls-remote {url}/OWNER/PRIVATE-REPOSITORY");
+    let _ = writeln!(report, "Take it back: molecule-tokenfs setup git --undo{}", flag(args));
+    Ok(report)
+}
+
+fn undo(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
+    let target = follow_links(file)?;
+    let before = read(&target)?.unwrap_or_default();
+    let stripped = git_block::strip(&before);
+    let mut report = String::new();
+    if !stripped.found {
+        let _ = writeln!(report, "There is nothing of setup's in {}.", file.display());
+    } else if stripped.made_by_setup && stripped.rest.trim_ascii().is_empty() {
+        fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+        let _ = writeln!(report, "Removed {}, which setup had made.", file.display());
+    } else {
+        write(&target, &stripped.rest, |_| Ok(()))?;
+        let _ = writeln!(
+            report,
+            "Took setup's lines out of {}; the rest is as it was.",
+            file.display()
+        );
+    }
+    if let Some(path) = &args.shell_helper {
+        if is_script(path, SHELL_HELPER) {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+            let _ = writeln!(report, "Removed {}.", path.display());
+        } else {
+            let _ = writeln!(report, "{} is not ours: it stays.", path.display());
+        }
+    }
+    Ok(report)
+}
+
+/// The program that git is to run, as a command line of the shell.
+fn program(args: &GitArgs, report: &mut String) -> anyhow::Result<String> {
+    if let Some(path) = &args.shell_helper {
+        let path = std::path::absolute(path).context("cannot tell the current directory")?;
+        if install_script(&path, SHELL_HELPER)? != Installed::Unchanged {
+            let _ = writeln!(report, "Wrote the helper in the shell to {}.", path.display());
+        }
+        return Ok(shell_quote(&path.to_string_lossy()));
+    }
+    if let Some(binary) = std::env::current_exe().ok().filter(|binary| binary.is_file()) {
+        // The name in PATH may be a link that an upgrade moves on; the file behind it is not.
+        let named = in_path("molecule-tokenfs")
+            .find(|named| fs::canonicalize(named).is_ok_and(|named| named == binary));
+        let binary = named.unwrap_or(binary);
+        return Ok(format!("{} git-credential", shell_quote(&binary.to_string_lossy())));
+    }
+    match in_path(SHELL_HELPER_NAME).next() {
+        Some(script) => Ok(shell_quote(&script.to_string_lossy())),
+        None => Err(anyhow::anyhow!("this binary is no longer at its place, so git cannot run it")
+            .hint("use the helper in the shell: molecule-tokenfs setup git --shell-helper /usr/local/bin/git-credential-molecule")),
+    }
+}
+
+/// The value of `credential.URL.helper`.
+fn helper_command(program: &str, host: &str, mountpoint: Option<&Path>) -> anyhow::Result<String> {
+    // git runs an absolute path as it is; anything else that is no helper's name begins with `!`.
+    let mut command = if program.starts_with('/') { String::new() } else { "!".to_owned() };
+    command += program;
+    if host != DEFAULT_HOST {
+        let _ = write!(command, " --host {}", shell_quote(host));
+    }
+    if let Some(mountpoint) = mountpoint {
+        let mountpoint =
+            std::path::absolute(mountpoint).context("cannot tell the current directory")?;
+        let _ = write!(command, " --mountpoint {}", shell_quote(&mountpoint.to_string_lossy()));
+    }
+    Ok(command)
+}
+
+/// The protocols in which the helper answers for a host.
+fn protocols(host: &str) -> anyhow::Result<&'static [&'static str]> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    if host.is_empty() || !host.chars().all(plain) {
+        return Err(anyhow::anyhow!("{host:?} is no host")
+            .hint("give a name and, where it has one, a port: github.com or ghe.example.com:8443")
+            .exit_code(EXIT_USAGE));
+    }
+    Ok(if is_loopback(host) { &["https", "http"] } else { &["https"] })
+}
+
+/// Other helpers that get our token, or that come in our place.
+fn rivals(
+    entries: &[git_config::Entry],
+    protocol: &str,
+    host: &str,
+    url: &str,
+    helper: &str,
+) -> String {
+    let mut report = String::new();
+    let asked = git_config::helpers(entries, protocol, host);
+    let Some(ours) = asked.iter().rposition(|entry| entry.value == helper) else {
+        let why = if entries.iter().any(|entry| entry.value == helper) {
+            "a configuration that git reads later resets it with an empty `helper =`"
+        } else {
+            "git does not read this file here"
+        };
+        let _ = writeln!(
+            report,
+            "Careful: for {url} git will not ask the mount: {why}. See: git config --show-origin \
+             --get-regexp '^credential\\..*helper$'"
+        );
+        return report;
+    };
+    for later in asked.iter().skip(ours + 1) {
+        let _ = writeln!(
+            report,
+            "Careful: the helper `{}` in {} comes after ours: for {url} git hands it every token \
+             that worked, and it may save it and serve it when it is dead. Remove it there.",
+            later.value, later.origin
+        );
+    }
+    report
+}
+
+/// The flag that names the same file again.
+fn flag(args: &GitArgs) -> String {
+    let mut flag = match &args.file {
+        Some(file) => format!(" --file {}", shell_quote(&file.to_string_lossy())),
+        None if args.system => " --system".to_owned(),
+        None => String::new(),
+    };
+    if let Some(helper) = &args.shell_helper {
+        let _ = write!(flag, " --shell-helper {}", shell_quote(&helper.to_string_lossy()));
+    }
+    flag
+}
+
+/// The file behind symbolic links, also where it is not there yet: a rename would replace the link.
+fn follow_links(file: &Path) -> anyhow::Result<PathBuf> {
+    let mut target = file.to_owned();
+    for _ in 0..40 {
+        let Ok(link) = fs::read_link(&target) else { return Ok(target) };
+        target = target.parent().unwrap_or(Path::new("/")).join(link);
+    }
+    bail!("{}: too many symbolic links", file.display())
+}
+
+fn read(file: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+}
+
+/// Replaces a file under git's own lock (`FILE.lock`), once `check` agrees with what is in it.
+fn write(
+    file: &Path,
+    text: &[u8],
+    check: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut lock = file.as_os_str().to_owned();
+    lock.push(".lock");
+    let lock = PathBuf::from(lock);
+    let like = fs::metadata(file).ok();
+    let staged = match Staged::write(lock.clone(), text, like.as_ref(), 0o644) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(anyhow::anyhow!("git is writing {} at this moment", file.display()).hint(
+                format!("if no git runs, one died and left its lock: rm {}", lock.display()),
+            ));
+        }
+        other => other.with_context(|| format!("cannot write {}", lock.display()))?,
+    };
+    check(staged.path())?;
+    staged.replace(file).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_helper_is_a_line_that_git_runs_in_a_shell() {
+        let command = |program, host| helper_command(program, host, None).unwrap();
+        assert_eq!(command("/usr/bin/x git-credential", "github.com"), "/usr/bin/x git-credential");
+        assert_eq!(
+            command("'/a b/x' git-credential", "h:1"),
+            "!'/a b/x' git-credential --host h:1"
+        );
+        assert_eq!(
+            helper_command("/x", "github.com", Some(Path::new("/m n"))).unwrap(),
+            "/x --mountpoint '/m n'"
+        );
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_a_port() {
+        assert_eq!(protocols("ghe.example.com:8443").unwrap(), ["https"]);
+        assert_eq!(protocols("127.0.0.1:80").unwrap(), ["https", "http"]);
+        for bad in ["", "https://github.com", "a b", "a\"b", "a\nb", "*"] {
+            assert!(protocols(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! `status`: how things stand, for a person.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use nix::errno::Errno;
+
+use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
+use crate::config::find_mountpoint;
+use crate::error::FetchErrorKind;
+use crate::fs::status::{FailureStatus, HistoryEntry, State, Status, TokenStatus, words};
+use crate::time::{Clock, SystemClock};
+
+/// How far the labels of a token's lines are indented to.
+const LABEL: usize = 14;
+
+/// The arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print the document as the daemon writes it
+    #[arg(long)]
+    pub json: bool,
+
+    /// The mount [default: the one of this machine or user]
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Prints how things stand; the exit code says it too.
+///
+/// # Errors
+/// When nothing of ours is mounted there, the daemon is gone, or this user may not look.
+pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let mountpoint = find_mountpoint(args.mountpoint.clone())?;
+    let document = read(&mountpoint)?;
+    if args.json {
+        cmd::print(document.trim_ascii_end())?;
+        cmd::print(b"\n")?;
+    }
+    let status = parse(&document)?;
+    if !args.json {
+        cmd::print(text(&status, SystemClock.now().timestamp()).as_bytes())?;
+    }
+    Ok(ExitCode::from(status.state.exit_code()))
+}
+
+/// The document, as the daemon writes it.
+fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
+    let path = mountpoint.join("status.json");
+    let shown = mountpoint.display();
+    std::fs::read(&path).map_err(|error| {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        let error = anyhow::Error::new(error).context(format!("cannot read {}", path.display()));
+        match errno {
+            Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
+                .context(format!("the daemon that served {shown} is gone"))
+                .hint(format!("mount it again: molecule-tokenfs mount --background {shown}"))
+                .exit_code(EXIT_NO_TOKEN),
+            Some(Errno::ENOENT | Errno::ENOTDIR) => error
+                .context(format!("no directory of tokens is mounted at {shown}"))
+                .hint(format!("mount one: molecule-tokenfs mount --background {shown}"))
+                .hint("or name the one you mean: molecule-tokenfs status MOUNTPOINT")
+                .exit_code(EXIT_NO_TOKEN),
+            Some(Errno::EACCES | Errno::EPERM) => error
+                .context(format!("this user may not look into {shown}"))
+                .hint("ask as its owner, or as the user that mounted it")
+                .exit_code(EXIT_FAILURE),
+            _ => error,
+        }
+    })
+}
+
+fn parse(document: &[u8]) -> anyhow::Result<Status> {
+    // Not with serde's own words: they repeat what they cannot read, whatever that is.
+    serde_json::from_slice(document)
+        .map_err(|error| anyhow!("line {}, column {}", error.line(), error.column()))
+        .context("status.json is not a document that this version knows")
+        .hint("compare the versions of the daemon and of this command: molecule-tokenfs --version")
+        .hint("or read it as it is: molecule-tokenfs status --json")
+}
+
+/// What a person reads: the verdict, what fails, what to do, the token, what happened last.
+#[must_use]
+pub fn text(status: &Status, now: Timestamp) -> String {
+    let mut out = format!("{}: {}\n", status.state.name(), status.summary);
+    for token in &status.tokens {
+        failures(&mut out, token, now);
+        list(&mut out, "what to do", &token.advice);
+        about(&mut out, token, now);
+        about_the_mount(&mut out, status, now);
+        list(&mut out, "good to know", &token.notes);
+        history(&mut out, &token.history, now);
+        refused_all_the_same(&mut out, status, token);
+    }
+    out
+}
+
+/// Writing into a string cannot fail.
+macro_rules! line {
+    ($out:expr, $($arguments:tt)*) => { let _ = writeln!($out, $($arguments)*); };
+}
+
+fn failures(out: &mut String, token: &TokenStatus, now: Timestamp) {
+    // A source behind the one that serves may have failed before; that is over.
+    if token.failures.is_empty() || matches!(token.state, State::Fresh | State::Idle) {
+        return;
+    }
+    line!(out, "\nwhat fails");
+    for FailureStatus { source, kind, message, detail, since, at, count, .. } in &token.failures {
+        let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
+        line!(out, "  {source}: {message}{detail}");
+        if kind == FetchErrorKind::NotConfigured.name() {
+            continue;
+        }
+        let times = if *count == 1 { "once".to_owned() } else { format!("{count} times in a row") };
+        line!(out, "    {times} since {}, last {}", moment(*since, now), relative(*at, now));
+    }
+    line!(out, "  next try: {}", next(token, now));
+}
+
+fn next(token: &TokenStatus, now: Timestamp) -> String {
+    let reason = token.next_refresh_reason.as_deref();
+    match token.next_refresh_at {
+        _ if token.fetching => "under way".to_owned(),
+        Some(at) => {
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            format!("{}{reason}", moment(at, now))
+        }
+        None => "at the next open".to_owned(),
+    }
+}
+
+fn list(out: &mut String, title: &str, sentences: &[String]) {
+    if !sentences.is_empty() {
+        line!(out, "\n{title}");
+    }
+    for sentence in sentences {
+        line!(out, "  {sentence}");
+    }
+}
+
+fn about(out: &mut String, token: &TokenStatus, now: Timestamp) {
+    line!(out, "\n{}", token.name);
+    let mut field = |label: &str, value: &str| {
+        line!(out, "  {label:<LABEL$}{value}");
+    };
+    if let (Some(generation), Some(fingerprint), Some(source)) =
+        (token.generation, &token.fingerprint, &token.source)
+    {
+        field("token", &format!("{fingerprint}, generation {generation}, of {source}"));
+    } else {
+        field("token", "none yet");
+    }
+    if let Some(at) = token.fetched_at {
+        field("fetched", &moment(at, now));
+    }
+    match (token.expires_at, token.left_seconds) {
+        (Some(at), _) => field("expires", &moment(at, now)),
+        (None, Some(left)) => {
+            let left = words(Duration::from_secs(left));
+            field("expires", &format!("nobody knows when; it is served for another {left}"));
+        }
+        (None, None) => {}
+    }
+    if let Some(rejected) = &token.rejected {
+        let (fingerprint, said) = (&rejected.fingerprint, moment(rejected.at, now));
+        let then = if rejected.withheld { "withheld" } else { "served again" };
+        field("refused", &format!("{fingerprint}, a consumer said at {said}; {then}"));
+    }
+    field("next refresh", &next(token, now));
+    field("requests", &format!("{}, new tokens {}", token.attempts, token.fetches));
+    let refusals: Vec<_> = token
+        .refusals
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(errno, count)| format!("{errno} {count}"))
+        .collect();
+    let refusals = if refusals.is_empty() { "none".to_owned() } else { refusals.join(", ") };
+    field("opens", &format!("{}, refusals {refusals}", token.opens));
+}
+
+fn about_the_mount(out: &mut String, status: &Status, now: Timestamp) {
+    let Status { mountpoint, version, supervisor_pid, worker_pid, .. } = status;
+    let pids = if supervisor_pid == worker_pid {
+        format!("pid {worker_pid}")
+    } else {
+        format!("pids {supervisor_pid} and {worker_pid}")
+    };
+    let since =
+        status.started_at.map(|at| format!(", since {}", moment(at, now))).unwrap_or_default();
+    line!(out, "  {:<LABEL$}{mountpoint}", "mounted at");
+    line!(out, "  {:<LABEL$}version {version}, {pids}{since}", "served by");
+}
+
+fn history(out: &mut String, history: &[HistoryEntry], now: Timestamp) {
+    if history.is_empty() {
+        return;
+    }
+    line!(out, "\nwhat happened last");
+    for HistoryEntry { at, kind, generation, fingerprint, reason } in history {
+        let token = match (generation, fingerprint) {
+            (Some(generation), Some(fingerprint)) => {
+                format!(" {fingerprint}, generation {generation}")
+            }
+            _ => String::new(),
+        };
+        line!(out, "  {at}  {:>12}  {kind}{token}: {reason}", relative(*at, now));
+    }
+}
+
+/// The answer to a 401 with a token that is, to all we know, good.
+fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) {
+    let Some(fingerprint) = &token.fingerprint else { return };
+    if !matches!(token.state, State::Fresh | State::Degraded) {
+        return;
+    }
+    let mountpoint = &status.mountpoint;
+    line!(out, "\na tool that gets 401 all the same");
+    line!(out, "  uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a");
+    line!(out, "  credential helper or file of its own, or one that it read long ago. If it is");
+    line!(out, "  this one, say so, and another is fetched:");
+    line!(out, "    echo {fingerprint} > {mountpoint}/refresh");
+}
+
+/// A moment, and how far it is from now.
+fn moment(at: Timestamp, now: Timestamp) -> String {
+    format!("{at:.0}, {}", relative(at, now))
+}
+
+fn relative(at: Timestamp, now: Timestamp) -> String {
+    let distance = at.duration_since(now);
+    let shown = words(distance.unsigned_abs());
+    match distance.as_secs() {
+        0 => "now".to_owned(),
+        1.. => format!("in {shown}"),
+        _ => format!("{shown} ago"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ReadErrorKind;
+    use crate::fs::status::padded;
+    use crate::fs::status::testing::{Scene, ago, failing, now, token};
+    use crate::refresh::{Event, EventKind, Rejection};
+    use crate::token::{Life, Token};
+
+    fn said(scene: &Scene) -> String {
+        text(&scene.document(), now().timestamp())
+    }
+
+    fn event(minutes: u64, kind: EventKind, reason: &str) -> Event {
+        let token = (kind != EventKind::Failure).then(|| (2, token().fingerprint()));
+        Event { at: ago(minutes), kind, token, reason: reason.to_owned() }
+    }
+
+    #[test]
+    fn fresh() {
+        insta::assert_snapshot!(said(&Scene::fresh()), @r"
+        fresh: a token of platform is served
+
+        token
+          token         df683ed0, generation 2, of platform
+          fetched       2026-04-17T22:33:00Z, 17m ago
+          expires       2026-04-17T23:33:00Z, in 43m
+          next refresh  2026-04-17T23:18:00Z, in 28m (timer)
+          requests      2, new tokens 2
+          opens         2, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+
+        what happened last
+          2026-04-17T21:48:00Z     1h 2m ago  rotation 4df652a2, generation 1: first open
+          2026-04-17T22:33:00Z       17m ago  rotation df683ed0, generation 2: timer
+
+        a tool that gets 401 all the same
+          uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
+          credential helper or file of its own, or one that it read long ago. If it is
+          this one, say so, and another is fetched:
+            echo df683ed0 > /run/molecule/token/refresh
+        ");
+    }
+
+    #[test]
+    fn idle() {
+        insta::assert_snapshot!(said(&Scene::idle()), @r"
+        idle: nobody has asked for a token yet: the first open fetches one
+
+        token
+          token         none yet
+          next refresh  at the next open
+          requests      0, new tokens 0
+          opens         0, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+        ");
+    }
+
+    #[test]
+    fn degraded_since_the_platform_fails_while_its_token_lives() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::ServerError)];
+        scene.snapshot.history.push_back(event(1, EventKind::Failure, "HTTP 500"));
+        insta::assert_snapshot!(said(&scene), @r"
+        degraded: the token at hand is served, but platform gives no new one: the platform failed to mint a token (what exactly)
+
+        what fails
+          platform: the platform failed to mint a token (what exactly)
+            7 times in a row since 2026-04-17T22:30:00Z, 20m ago, last 1m ago
+          next try: 2026-04-17T23:18:00Z, in 28m (timer)
+
+        what to do
+          platform: look at the platform's log; it is tried again by itself
+
+        token
+          token         df683ed0, generation 2, of platform
+          fetched       2026-04-17T22:33:00Z, 17m ago
+          expires       2026-04-17T23:33:00Z, in 43m
+          next refresh  2026-04-17T23:18:00Z, in 28m (timer)
+          requests      2, new tokens 2
+          opens         2, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+
+        what happened last
+          2026-04-17T21:48:00Z     1h 2m ago  rotation 4df652a2, generation 1: first open
+          2026-04-17T22:33:00Z       17m ago  rotation df683ed0, generation 2: timer
+          2026-04-17T22:49:00Z        1m ago  failure: HTTP 500
+
+        a tool that gets 401 all the same
+          uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
+          credential helper or file of its own, or one that it read long ago. If it is
+          this one, say so, and another is fetched:
+            echo df683ed0 > /run/molecule/token/refresh
+        ");
+    }
+
+    #[test]
+    fn degraded_since_the_environment_serves() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.token =
+            Some(Token { source: "env", life: Life::Assumed(token().life.duration()), ..token() });
+        scene.snapshot.fallback = true;
+        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::NotFound)];
+        insta::assert_snapshot!(said(&scene), @r"
+        degraded: the token of env is served, since platform gives none: the platform has no GitHub App configured, or does not know this workspace (what exactly)
+
+        what fails
+          platform: the platform has no GitHub App configured, or does not know this workspace (what exactly)
+            7 times in a row since 2026-04-17T22:30:00Z, 20m ago, last 1m ago
+          next try: 2026-04-17T23:18:00Z, in 28m (timer)
+
+        what to do
+          platform: configure the GitHub App on the platform and check WORKSPACE_ID; or set GITHUB_TOKEN to a token of your own
+
+        token
+          token         df683ed0, generation 2, of env
+          fetched       2026-04-17T22:33:00Z, 17m ago
+          expires       nobody knows when; it is served for another 43m
+          next refresh  2026-04-17T23:18:00Z, in 28m (timer)
+          requests      2, new tokens 2
+          opens         2, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+
+        good to know
+          nobody can know when the token of env expires: it is taken to live 1h, and is outside the promise that no dead token is served
+
+        what happened last
+          2026-04-17T21:48:00Z     1h 2m ago  rotation 4df652a2, generation 1: first open
+          2026-04-17T22:33:00Z       17m ago  rotation df683ed0, generation 2: timer
+
+        a tool that gets 401 all the same
+          uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
+          credential helper or file of its own, or one that it read long ago. If it is
+          this one, say so, and another is fetched:
+            echo df683ed0 > /run/molecule/token/refresh
+        ");
+    }
+
+    #[test]
+    fn degraded_since_a_consumer_says_that_the_token_is_refused() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.rejected = Some(Rejection {
+            fingerprint: token().fingerprint(),
+            at: ago(2),
+            withheld_until: ago(1).boot,
+            count: 4,
+        });
+        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::Rejected)];
+        scene.snapshot.history.push_back(event(2, EventKind::Reject, "a consumer was refused"));
+        insta::assert_snapshot!(said(&scene), @r"
+        degraded: a consumer said that the token was refused, and platform gives no other: it is served
+
+        what fails
+          platform: the source keeps giving a token that was refused (what exactly)
+            7 times in a row since 2026-04-17T22:30:00Z, 20m ago, last 1m ago
+          next try: 2026-04-17T23:18:00Z, in 28m (timer)
+
+        what to do
+          platform: check that the GitHub App is still installed and not suspended
+
+        token
+          token         df683ed0, generation 2, of platform
+          fetched       2026-04-17T22:33:00Z, 17m ago
+          expires       2026-04-17T23:33:00Z, in 43m
+          refused       df683ed0, a consumer said at 2026-04-17T22:48:00Z, 2m ago; served again
+          next refresh  2026-04-17T23:18:00Z, in 28m (timer)
+          requests      2, new tokens 2
+          opens         2, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+
+        what happened last
+          2026-04-17T21:48:00Z     1h 2m ago  rotation 4df652a2, generation 1: first open
+          2026-04-17T22:33:00Z       17m ago  rotation df683ed0, generation 2: timer
+          2026-04-17T22:48:00Z        2m ago  reject df683ed0, generation 2: a consumer was refused
+
+        a tool that gets 401 all the same
+          uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
+          credential helper or file of its own, or one that it read long ago. If it is
+          this one, say so, and another is fetched:
+            echo df683ed0 > /run/molecule/token/refresh
+        ");
+    }
+
+    #[test]
+    fn none_since_every_source_fails() {
+        let scene = Scene::failing(FetchErrorKind::Unauthorized);
+        scene.counters.refused(ReadErrorKind::Rejected);
+        scene.counters.refused(ReadErrorKind::ReadOnly);
+        insta::assert_snapshot!(said(&scene), @r"
+        none: there is no token yet, and platform gives none: the source says that our bearer is wrong (what exactly)
+
+        what fails
+          platform: the source says that our bearer is wrong (what exactly)
+            7 times in a row since 2026-04-17T22:30:00Z, 20m ago, last 1m ago
+          env: no token is configured here
+          next try: 2026-04-17T22:50:20Z, in 20s (back-off)
+
+        what to do
+          platform: register the workspace anew, so that the bearer file is written again; the file is watched
+
+        token
+          token         none yet
+          next refresh  2026-04-17T22:50:20Z, in 20s (back-off)
+          requests      14, new tokens 0
+          opens         0, refusals EKEYREJECTED 1, EROFS 1
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+        ");
+    }
+
+    #[test]
+    fn none_while_the_first_fetch_is_under_way() {
+        let mut scene = Scene::idle();
+        scene.snapshot.asked = true;
+        scene.snapshot.fetching = true;
+        scene.snapshot.attempts = 1;
+        insta::assert_snapshot!(said(&scene), @r"
+        none: there is no token yet: a fetch is under way
+
+        token
+          token         none yet
+          next refresh  under way
+          requests      1, new tokens 0
+          opens         0, refusals none
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+        ");
+    }
+
+    #[test]
+    fn the_document_is_read_from_the_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let status = Scene::fresh().document();
+        std::fs::write(dir.path().join("status.json"), padded(&status)).unwrap();
+        assert_eq!(parse(&read(dir.path()).unwrap()).unwrap(), status);
+    }
+
+    #[test]
+    fn what_is_no_mount_of_ours_is_told_from_a_strange_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("no directory of tokens is mounted"), "{error}");
+        let file = tempfile::NamedTempFile::new_in(&dir).unwrap();
+        let error = read(file.path()).unwrap_err().to_string();
+        assert!(error.contains("no directory of tokens is mounted"), "{error}");
+        let error = parse(br#"{"state": "ghs_canary"}"#).unwrap_err();
+        assert!(error.to_string().contains("not a document that this version knows"), "{error}");
+        assert!(!format!("{error:?}").contains("canary"));
+    }
+}

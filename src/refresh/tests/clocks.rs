@@ -1,0 +1,135 @@
+//! Suspend, set clocks, and platforms whose clock is wrong.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_the_first_open_gets_a_live_token() {
+    for length in [30 * MINUTE, HOUR, 48 * HOUR] {
+        let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
+        let first = world.bytes().await;
+        world.time.suspend(length);
+        let fresh = world.open_ok().await;
+        assert!(fresh.token().left(&world.now()) >= MINUTE);
+        if length >= HOUR {
+            assert_ne!(bytes(&fresh), first);
+        }
+        pass(2 * SECOND).await;
+        assert_eq!(world.requests(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_wakes_the_timer_without_an_open() {
+    let world = World::of(Scripted::NewToken(HOUR));
+    world.open_ok().await;
+    world.time.suspend(2 * HOUR);
+    pass(SECOND).await;
+    assert_eq!(world.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_forward_ages_the_token_and_moves_the_refresh() {
+    let world = World::of(Scripted::NewToken(HOUR));
+    world.open_ok().await;
+    world.time.set_wall_forward(50 * MINUTE);
+    pass(SECOND).await;
+    assert_eq!(world.requests(), 2);
+    assert!(world.handle.usable().is_some());
+    // The new token counts from the new time.
+    pass(20 * MINUTE).await;
+    assert!(world.handle.usable().expect("alive").token().left(&world.now()) > 39 * MINUTE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_beyond_its_life_makes_an_open_wait_for_a_new_token() {
+    let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
+    let first = world.bytes().await;
+    world.time.set_wall_forward(3 * HOUR);
+    assert!(world.handle.usable().is_none());
+    assert_ne!(world.bytes().await, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_back_never_lengthens_a_life() {
+    let world = World::of(Scripted::NewToken(HOUR));
+    world.open_ok().await;
+    world.platform().always(fail(FetchErrorKind::Unreachable));
+    world.time.set_wall_back(5 * HOUR);
+    pass(61 * MINUTE).await;
+    assert_eq!(world.open_err().await, ReadErrorKind::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_jump_of_more_than_five_seconds_publishes_the_same_token_again_without_a_fetch() {
+    for forward in [true, false] {
+        let world = World::of(Scripted::NewToken(HOUR));
+        let before = world.open_ok().await;
+        let set = |by: Duration| {
+            if forward { world.time.set_wall_forward(by) } else { world.time.set_wall_back(by) }
+        };
+        set(4 * SECOND);
+        pass(SECOND / 2).await;
+        assert_eq!(world.open_ok().await.token().generation, 1);
+        set(10 * MINUTE);
+        pass(SECOND / 2).await;
+        let after = world.open_ok().await;
+        assert_eq!((bytes(&after), after.token().generation), (bytes(&before), 2));
+        assert_eq!(world.requests(), 1);
+        let snapshot = world.handle.snapshot();
+        assert_eq!(snapshot.fetches, 1);
+        assert_eq!(snapshot.history.back().unwrap().kind, EventKind::Republication);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_above_the_issuers_maximum_is_the_platforms_clock_and_is_subtracted_from_later_ones()
+{
+    let world = World::of(token("first", 70 * MINUTE));
+    let first = world.open_ok().await;
+    assert_eq!(first.token().life.duration(), HOUR);
+    assert_eq!(world.handle.snapshot().skew, 10 * MINUTE);
+    world.platform().always(token("second", 50 * MINUTE));
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    assert_eq!(world.open_ok().await.token().life.duration(), 40 * MINUTE);
+    world.platform().always(token("third", 70 * MINUTE));
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    assert_eq!(world.open_ok().await.token().life.duration(), HOUR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_keeps_its_first_life_which_can_only_be_shortened() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    let start = world.now();
+    pass(10 * MINUTE).await;
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    let longer = world.open_ok().await;
+    assert_eq!((longer.token().life.duration(), longer.token().issued), (HOUR, start));
+    world.platform().always(token("same", 20 * MINUTE));
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    let shorter = world.open_ok().await;
+    let left = shorter.token().left(&world.now());
+    assert!((19 * MINUTE..=20 * MINUTE).contains(&left), "{left:?}");
+    // Views show another expiry now.
+    assert_eq!(shorter.token().generation, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_of_any_length_overflow_nothing() {
+    for life in [30 * 24 * HOUR, Duration::from_secs(u64::MAX), Duration::MAX] {
+        let env = Scripted::Token("long".to_owned(), life);
+        let windows = Windows { idle: Duration::MAX, ..Windows::default() };
+        let world = World::with(windows, &[("exec", env)]);
+        world.open_ok().await;
+        world.handle.refresh().unwrap();
+        pass(SECOND).await;
+        world.time.set_wall_forward(100 * HOUR);
+        pass(SECOND).await;
+        assert!(world.handle.usable().is_some());
+        assert!(world.handle.snapshot().next.is_some());
+    }
+}

@@ -1,0 +1,156 @@
+//! Consumers that say that a token was refused.
+
+use super::*;
+
+fn fingerprint(bytes: &str) -> Fingerprint {
+    Fingerprint::of(bytes.as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_withheld_at_once_and_many_rejects_make_one_fetch() {
+    let world = World::of(Scripted::NewToken(HOUR).after(SECOND / 10));
+    let first = world.bytes().await;
+    for _ in 0..1000 {
+        world.handle.reject(fingerprint(&first));
+        assert!(world.handle.usable().is_none());
+    }
+    assert_eq!(world.bytes().await, "ghs_platform_1");
+    assert_eq!(world.requests(), 2);
+    assert_eq!((world.handle.snapshot().rejected, world.state()), (None, State::Fresh));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejecting_an_unknown_or_an_older_token_changes_nothing() {
+    let world = World::of(Scripted::NewToken(HOUR));
+    let first = world.bytes().await;
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    world.handle.reject(fingerprint("unknown"));
+    world.handle.reject(fingerprint(&first));
+    assert!(world.handle.usable().is_some());
+    pass(SECOND).await;
+    assert_eq!(world.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_that_the_source_insists_on_is_withheld_15_seconds_then_served() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    let rejected = world.now().boot;
+    world.handle.reject(fingerprint("same"));
+    pass(14 * SECOND).await;
+    assert!(world.handle.usable().is_none());
+    assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
+    assert_eq!(world.bytes().await, "same");
+    let waited = world.now().boot - rejected;
+    assert!((15 * SECOND..=15 * SECOND + SECOND / 100).contains(&waited), "{waited:?}");
+    assert_eq!((world.state(), world.failure()), (State::Degraded, Some(FetchErrorKind::Rejected)));
+    // Not as a new token, either.
+    assert_eq!(world.handle.snapshot().token.unwrap().generation, 1);
+    // Another token ends it.
+    world.platform().always(Scripted::NewToken(HOUR));
+    pass(10 * MINUTE).await;
+    assert_eq!(world.state(), State::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn further_rejects_are_only_counted_for_a_minute() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.handle.reject(fingerprint("same"));
+    pass(20 * SECOND).await;
+    world.handle.reject(fingerprint("same"));
+    assert!(world.handle.usable().is_some());
+    assert_eq!(world.handle.snapshot().rejected.unwrap().count, 2);
+    pass(41 * SECOND).await;
+    world.handle.reject(fingerprint("same"));
+    assert!(world.handle.usable().is_none());
+    assert_eq!(world.handle.snapshot().rejected.unwrap().count, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reject_wakes_no_source_that_is_backing_off() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.platform().always(Scripted::FailFor(FetchErrorKind::RateLimited, MINUTE));
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    world.handle.reject(fingerprint("same"));
+    pass(14 * SECOND).await;
+    assert_eq!(world.requests(), 2);
+    assert_eq!(world.bytes().await, "same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_are_all_rejected_cost_at_most_one_fetch_a_second() {
+    let world = World::of(Scripted::NewToken(HOUR));
+    for _ in 0..200 {
+        let bytes = world.bytes().await;
+        world.handle.reject(fingerprint(&bytes));
+        pass(SECOND / 20).await;
+    }
+    let (requests, boot) = (world.platform().requests(), world.now().boot);
+    let seconds = (boot - requests[0].boot).as_secs();
+    assert!(requests.len() as u64 <= seconds + 2, "{} in {seconds} s", requests.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_environment_token_is_final() {
+    let env = Scripted::AssumedToken("ghp_dead".to_owned(), HOUR);
+    let world = World::with(Windows::default(), &[("env", env)]);
+    world.open_ok().await;
+    world.handle.reject(fingerprint("ghp_dead"));
+    let before = world.now();
+    assert_eq!(world.open_err().await, ReadErrorKind::Rejected);
+    assert_eq!(world.now(), before);
+    pass(2 * HOUR).await;
+    assert_eq!(world.open_err().await, ReadErrorKind::Rejected);
+    assert_eq!(world.state(), State::None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_environment_token_stays_rejected_after_the_platform_served_and_failed_again() {
+    let env = Scripted::AssumedToken("ghp_dead".to_owned(), HOUR);
+    let world = World::with(
+        Windows::default(),
+        &[("platform", fail(FetchErrorKind::ServerError)), ("env", env)],
+    );
+    assert_eq!(world.bytes().await, "ghp_dead");
+    world.handle.reject(fingerprint("ghp_dead"));
+    world.platform().always(token("ghs_good", 10 * MINUTE));
+    pass(31 * SECOND).await;
+    assert_eq!(world.bytes().await, "ghs_good");
+    world.platform().always(fail(FetchErrorKind::ServerError));
+    pass(20 * MINUTE).await;
+    assert_eq!(world.open_err().await, ReadErrorKind::Rejected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_platform_token_lets_the_environment_serve_and_does_not_come_back_for_it() {
+    let env = Scripted::AssumedToken("ghp_own".to_owned(), HOUR);
+    let world =
+        World::with(Windows::default(), &[("platform", token("ghs_dead", HOUR)), ("env", env)]);
+    world.open_ok().await;
+    world.handle.reject(fingerprint("ghs_dead"));
+    assert_eq!(world.bytes().await, "ghp_own");
+    pass(MINUTE).await;
+    assert_eq!(world.bytes().await, "ghp_own");
+    assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
+    world.platform().always(Scripted::NewToken(HOUR));
+    pass(31 * SECOND).await;
+    assert_eq!(world.bytes().await, "ghs_platform_0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_outlives_the_engine() {
+    let mut world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.platform().always(fail(FetchErrorKind::ServerError));
+    world.handle.reject(fingerprint("same"));
+    pass(SECOND).await;
+    world.restart().await;
+    assert!(world.handle.usable().is_none());
+    pass(15 * SECOND).await;
+    assert!(world.handle.usable().is_some());
+    assert_eq!(world.state(), State::Degraded);
+}
