@@ -349,8 +349,11 @@ mod tests {
     /// What a mount shows, as files that are replaced: the lanes see no difference.
     fn rotate(demo: &Demo, mount: &Path) {
         let token = demo.ledger().issue().secret;
-        let credential = format!("username=x-access-token\npassword={}\n", token.expose_str());
-        for (name, text) in [("token", token.expose_str()), ("git-credential", &credential)] {
+        let token = token.expose_str();
+        let credential = format!("username=x-access-token\npassword={token}\n");
+        let header = format!("Authorization: Bearer {token}\n");
+        for (name, text) in [("token", token), ("git-credential", &credential), ("header", &header)]
+        {
             fs::write(mount.join(".new"), text).unwrap();
             fs::rename(mount.join(".new"), mount.join(name)).unwrap();
         }

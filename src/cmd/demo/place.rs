@@ -106,7 +106,9 @@ impl Place {
                 "  nsenter --target {pid} --user --mount --preserve-credentials   # enter its namespace"
             );
         }
-        let _ = writeln!(text, "  cat {mount}/status.json");
+        if let Ok(program) = std::env::current_exe() {
+            let _ = writeln!(text, "  {} status {mount}", quoted(&program));
+        }
         let _ = writeln!(text, "  cat {mount}/token | sha256sum | cut -c1-8   # the fingerprint");
         let _ =
             writeln!(text, "  HOME={home} git ls-remote {url}/git/{}.git", Kind::Mounted.name());
