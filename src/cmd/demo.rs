@@ -4,7 +4,6 @@
 //! in two lanes, side by side: one reads its token from a mount, the other got it in its environment
 //! at the start, as workspaces do today.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -82,7 +81,7 @@ async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result
     // From here on a signal ends the demo in order: whatever was made is removed by its owner's drop,
     // the last one first.
     let mut signals = Signals::new()?;
-    let place = Place::create().context("cannot make a directory for the demo")?;
+    let place = Place::create()?;
     let demo = Demo::start(Setup {
         unix_socket: Some(place.socket()),
         git_root: Some(place.directory("repositories")?),
@@ -111,7 +110,7 @@ async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result
             lanes: frame::views(&lanes, &demo, tools.asker, &now),
         }
     };
-    let plain = args.plain || !std::io::stdout().is_terminal();
+    let plain = args.plain || !screen::can_be_drawn();
     let mut output = Output::open(plain, tools.notes(), &look())?;
     let stop = CancellationToken::new();
     let signalled = {

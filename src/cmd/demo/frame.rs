@@ -48,12 +48,12 @@ pub(super) struct Progress {
 /// What the lanes and the ledger say now. The ledger knows each token that was presented: those of
 /// the frozen lane are its one token's, all others the mounted lane's.
 pub(super) fn views(lanes: &[Lane; 2], demo: &Demo, asker: Asker, now: &Now) -> Vec<LaneView> {
-    let report = demo.ledger().report();
+    let counts = demo.ledger().counts();
     let frozen_token = lanes.iter().find(|lane| lane.kind == Kind::Frozen);
     let frozen_token = frozen_token.and_then(|lane| lane.state().token);
     let frozen = frozen_token.and_then(|token| demo.ledger().entry(token.expose()));
     let (accepted, refused) = frozen.map_or((0, 0), |entry| (entry.accepted, entry.refused));
-    let live: u64 = report.counts.services.values().map(|service| service.live).sum();
+    let live: u64 = counts.services.values().map(|service| service.live).sum();
     let view = |lane: &Lane| {
         let state = lane.state();
         let entry = state.token.as_ref().and_then(|token| demo.ledger().entry(token.expose()));
@@ -62,7 +62,7 @@ pub(super) fn views(lanes: &[Lane; 2], demo: &Demo, asker: Asker, now: &Now) -> 
         let (accepted, refused) = match lane.kind {
             Kind::Frozen => (accepted, refused),
             Kind::Mounted => {
-                (live.saturating_sub(accepted), report.counts.refused().saturating_sub(refused))
+                (live.saturating_sub(accepted), counts.refused().saturating_sub(refused))
             }
         };
         LaneView {
@@ -103,12 +103,15 @@ impl LaneView {
 
     fn brief(&self) -> String {
         let Tally { worked, failed } = self.total();
+        let rotations = match self.kind {
+            Kind::Mounted => format!(", {}", count(self.rotations, "rotation")),
+            Kind::Frozen => String::new(),
+        };
         format!(
-            "{} {} {}, {}, {worked} worked, {failed} failed, {} got 401",
+            "{} {} {}{rotations}, {worked} worked, {failed} failed, {} got 401",
             self.kind.name(),
             self.token(),
             self.life(),
-            count(self.rotations, "rotation"),
             self.refused
         )
     }

@@ -21,7 +21,7 @@ use crate::secret::Secret;
 pub(super) const MOCK_HOST: &str = "github.localhost";
 
 /// The pause between two rounds.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(400);
 
 /// Where a lane's token comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

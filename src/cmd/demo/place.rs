@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::{FsFlags, statvfs};
 use rand::Rng;
 
+use crate::cmd::Advise;
 use crate::cmd::demo::fuse::Way;
 use crate::cmd::demo::lane::{Kind, MOCK_HOST};
 use crate::cmd::demo::tools::{Asker, Tools};
@@ -16,27 +18,49 @@ use crate::demo::Demo;
 /// The shim that gives `gh` a token file.
 const GH_SHIM: &str = include_str!("../../../scripts/gh");
 
+/// The size of a socket's path with its final NUL (`unix(7)`).
+const MAX_SOCKET_PATH: usize = 108;
+
 /// See the module. Removed when dropped.
 pub(super) struct Place(PathBuf);
 
 impl Place {
-    /// Makes it under the directory for temporary files, for this user only.
-    pub(super) fn create() -> io::Result<Self> {
-        let name = format!("molecule-demo-{:08x}", rand::rng().random::<u32>());
-        let root = fs::canonicalize(std::env::temp_dir())?.join(name);
-        fs::DirBuilder::new().mode(0o700).create(&root)?;
-        let place = Self(root);
+    /// Makes it in the first directory for temporary files that will do, for this user only.
+    ///
+    /// # Errors
+    /// None will do; with the reason of each.
+    pub(super) fn create() -> anyhow::Result<Self> {
+        let mut reasons = Vec::new();
+        for base in [std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()] {
+            match Self::create_in(&base) {
+                Ok(place) => return Ok(place),
+                Err(error) => reasons.push(format!("{}: {error}", base.display())),
+            }
+        }
+        Err(anyhow::anyhow!("no directory for temporary files will do ({})", reasons.join("; ")))
+            .hint("set TMPDIR to one that is writable, has a short path and is not mounted noexec")
+    }
+
+    fn create_in(base: &Path) -> io::Result<Self> {
+        let base = fs::canonicalize(base)?;
+        if statvfs(&base)?.flags().contains(FsFlags::ST_NOEXEC) {
+            return Err(io::Error::other("programs in it cannot be run (noexec)"));
+        }
+        let place = Self(base.join(format!("molecule-demo-{:08x}", rand::rng().random::<u32>())));
+        if place.socket().as_os_str().len() >= MAX_SOCKET_PATH {
+            return Err(io::Error::other("its path is too long for a socket"));
+        }
+        fs::DirBuilder::new().mode(0o700).create(place.root())?;
         fs::create_dir(place.mount())?;
         fs::write(place.settings(), "")?;
         let bin = place.directory("bin")?;
         fs::write(bin.join("gh"), GH_SHIM)?;
         fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755))?;
         let gh = place.directory("gh")?;
-        let socket = place.socket();
         let config = format!(
             "version: \"1\"\nprompt: disabled\nhttp_unix_socket: {}\n",
             // A JSON string is a YAML string, whatever the path holds.
-            serde_json::Value::from(socket.to_string_lossy())
+            serde_json::Value::from(place.socket().to_string_lossy())
         );
         fs::write(gh.join("config.yml"), config)?;
         Ok(place)
@@ -63,7 +87,7 @@ impl Place {
         self.0.join("configs")
     }
 
-    /// The platform's Unix socket. Its path must have less than 108 bytes (`unix(7)`).
+    /// The platform's Unix socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.0.join("rest")
     }
@@ -155,6 +179,18 @@ mod tests {
         assert!(place.bin().join("gh").is_file());
         drop(place);
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_directory_that_will_not_do_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(100));
+        fs::create_dir(&long).unwrap();
+        let error = Place::create_in(&long).err().unwrap();
+        assert!(error.to_string().contains("too long"), "{error}");
+        assert!(Place::create_in(&dir.path().join("missing")).is_err());
+        assert!(Place::create_in(Path::new("/proc")).is_err());
+        assert_eq!(fs::read_dir(&long).unwrap().count(), 0);
     }
 
     #[test]

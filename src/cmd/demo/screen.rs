@@ -53,6 +53,12 @@ impl Output {
     }
 }
 
+/// Whether standard output is a terminal that knows how to move its cursor.
+pub(super) fn can_be_drawn() -> bool {
+    let dumb = config::env("TERM").is_none_or(|term| term == "dumb");
+    std::io::stdout().is_terminal() && !dumb
+}
+
 /// A line when something happened, and a few in each lifetime.
 pub(super) struct Lines {
     landmarks: Vec<(u64, bool, bool)>,
