@@ -16,6 +16,10 @@ pub enum Fault {
     Status(u16),
     /// 429 with `Retry-After` in seconds.
     RetryAfter(u64),
+    /// 429 with `Retry-After` as a date, this many seconds ahead by the issuer's clock.
+    RetryAfterDate(u64),
+    /// 403 as GitHub's rate limit gives it, with a reset this many seconds ahead.
+    RateLimit(u64),
     /// No answer, ever.
     Hang,
     /// The right answer, this much later.
@@ -40,10 +44,14 @@ pub enum Fault {
     BornExpired,
     /// 200 with a body of 10 MB.
     Huge,
+    /// The same without saying so beforehand.
+    HugeStream,
     /// 307 to another origin.
     RedirectElsewhere,
     /// 307 to a path of the same origin that gives the right answer.
     RedirectSame,
+    /// 307 to the very path that was asked for; every time, if it sticks.
+    RedirectLoop,
     /// The right answer without a `Date` header.
     NoDate,
     /// The right answer with a `Date` header that is this many seconds ahead.
@@ -79,8 +87,10 @@ impl FromStr for Fault {
             ("nul-token", "") => Self::NulToken,
             ("born-expired", "") => Self::BornExpired,
             ("huge", "") => Self::Huge,
+            ("huge-stream", "") => Self::HugeStream,
             ("redirect-elsewhere", "") => Self::RedirectElsewhere,
             ("redirect-same", "") => Self::RedirectSame,
+            ("redirect-loop", "") => Self::RedirectLoop,
             ("no-date", "") => Self::NoDate,
             ("repeat", "") => Self::Repeat,
             ("other-key", "") => Self::OtherKey,
@@ -90,6 +100,10 @@ impl FromStr for Fault {
                 _ => return Err(unknown()),
             },
             ("retry-after", seconds) => Self::RetryAfter(seconds.parse().map_err(|_| unknown())?),
+            ("retry-after-date", seconds) => {
+                Self::RetryAfterDate(seconds.parse().map_err(|_| unknown())?)
+            }
+            ("rate-limit", seconds) => Self::RateLimit(seconds.parse().map_err(|_| unknown())?),
             ("slow", millis) => {
                 Self::Slow(Duration::from_millis(millis.parse().map_err(|_| unknown())?))
             }
@@ -104,6 +118,8 @@ impl fmt::Display for Fault {
         match self {
             Self::Status(code) => write!(f, "status:{code}"),
             Self::RetryAfter(seconds) => write!(f, "retry-after:{seconds}"),
+            Self::RetryAfterDate(seconds) => write!(f, "retry-after-date:{seconds}"),
+            Self::RateLimit(seconds) => write!(f, "rate-limit:{seconds}"),
             Self::Hang => f.write_str("hang"),
             Self::Slow(by) => write!(f, "slow:{}", by.as_millis()),
             Self::Close => f.write_str("close"),
@@ -116,8 +132,10 @@ impl fmt::Display for Fault {
             Self::NulToken => f.write_str("nul-token"),
             Self::BornExpired => f.write_str("born-expired"),
             Self::Huge => f.write_str("huge"),
+            Self::HugeStream => f.write_str("huge-stream"),
             Self::RedirectElsewhere => f.write_str("redirect-elsewhere"),
             Self::RedirectSame => f.write_str("redirect-same"),
+            Self::RedirectLoop => f.write_str("redirect-loop"),
             Self::NoDate => f.write_str("no-date"),
             Self::DateOff(seconds) => write!(f, "date-off:{seconds}"),
             Self::Repeat => f.write_str("repeat"),
@@ -242,7 +260,8 @@ mod tests {
     fn a_fault_is_read_as_it_is_written() {
         let words = "status:503 retry-after:3 hang slow:250 close reset cut html truncated \
                      empty-token newline-token nul-token born-expired huge redirect-elsewhere \
-                     redirect-same no-date date-off:-7200 repeat other-key no-expiry";
+                     redirect-same no-date date-off:-7200 repeat other-key no-expiry \
+                     retry-after-date:60 rate-limit:60 huge-stream redirect-loop";
         for word in words.split_whitespace() {
             assert_eq!(word.parse::<Fault>().unwrap().to_string(), word);
         }

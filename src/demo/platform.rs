@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::demo::faults::Fault;
 use crate::demo::ledger::Issued;
-use crate::demo::server::{Body, DateHeader, Shared, cut, json_body, plain, respond};
+use crate::demo::server::{Body, DateHeader, Shared, cut, json_body, plain, respond, unannounced};
 
 /// Before a path: the target of [`Fault::RedirectSame`].
 pub(super) const MOVED: &str = "/moved";
@@ -146,6 +146,7 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
             with_token(&issued, "token", &format!("{}\0x", issued.secret.expose_str()))
         }
         Fault::BornExpired => token(&ledger.issue_dead()),
+        Fault::HugeStream => unannounced(misbehave(shared, path, Fault::Huge)),
         Fault::Huge => {
             let issued = ledger.issue();
             let filler = "x".repeat(10 * 1024 * 1024);
@@ -157,6 +158,7 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
             json_body(StatusCode::OK, &body)
         }
         Fault::RedirectElsewhere => redirect(&format!("{}{path}", shared.elsewhere)),
+        Fault::RedirectLoop => redirect(path),
         Fault::RedirectSame => redirect(&format!("{MOVED}{path}")),
         Fault::NoDate => with_date(token(&ledger.issue()), DateHeader::Missing),
         Fault::DateOff(seconds) => with_date(token(&ledger.issue()), DateHeader::Off(seconds)),
@@ -173,6 +175,8 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
         Fault::Cut
         | Fault::Status(_)
         | Fault::RetryAfter(_)
+        | Fault::RetryAfterDate(_)
+        | Fault::RateLimit(_)
         | Fault::Hang
         | Fault::Slow(_)
         | Fault::Close

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
@@ -216,6 +217,21 @@ impl Shared {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
                 response
             }
+            Some(Fault::RetryAfterDate(seconds)) => {
+                let mut response = error(StatusCode::TOO_MANY_REQUESTS);
+                if let Some(date) = http_date(self.issuer_time_in(seconds)) {
+                    response.headers_mut().insert(RETRY_AFTER, date);
+                }
+                response
+            }
+            Some(Fault::RateLimit(seconds)) => {
+                let mut response = error(StatusCode::FORBIDDEN);
+                let reset = self.issuer_time_in(seconds).as_second();
+                let headers = response.headers_mut();
+                headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
+                headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
+                response
+            }
             Some(Fault::Slow(by)) => {
                 tokio::time::sleep(by).await;
                 self.route(service, &path, request, None).await
@@ -223,6 +239,11 @@ impl Shared {
             fault => self.route(service, &path, request, fault).await,
         };
         Ok(self.dated(response))
+    }
+
+    fn issuer_time_in(&self, seconds: u64) -> Timestamp {
+        let now = self.ledger.issuer_time();
+        now.checked_add(Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     }
 
     async fn route(
@@ -338,6 +359,11 @@ pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
 /// An answer in JSON.
 pub(super) fn json_body(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     respond(status, "application/json", body.to_string().into())
+}
+
+/// The same answer in chunks, its length untold.
+pub(super) fn unannounced(response: Response<Body>) -> Response<Body> {
+    response.map(|body| body.map_frame(|frame| frame).boxed_unsync())
 }
 
 /// The same answer, except that the connection is cut in the middle of its body.

@@ -223,6 +223,7 @@ impl Http {
         let date = server_date(response.headers());
         let content_type = content_type(response.headers());
         let mut body = Zeroizing::new(Vec::with_capacity(announced));
+        let mut pieces = Vec::new();
         while let Some(chunk) =
             response.chunk().await.map_err(|error| self.no_answer(url, error))?
         {
@@ -230,9 +231,13 @@ impl Http {
                 return Err(too_large());
             }
             append(&mut body, &chunk);
-            // Where the connection has let go of its buffer; else it is gone with the connection.
-            if let Ok(mut chunk) = chunk.try_into_mut() {
-                chunk.zeroize();
+            pieces.push(chunk);
+        }
+        // With the response gone the pieces alone hold the buffer that was read into.
+        drop(response);
+        for piece in pieces {
+            if let Ok(mut piece) = piece.try_into_mut() {
+                piece.zeroize();
             }
         }
         Ok(Answer { issued, date, content_type, body })

@@ -263,6 +263,8 @@ fn life(answer: &Answer, expires_at: Timestamp) -> Result<Duration, Duration> {
 mod tests {
     use std::fs;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::time::{Now, SystemClock};
 
@@ -415,5 +417,50 @@ mod tests {
     fn a_configuration_does_not_show_the_user_part_of_its_urls() {
         let shown = format!("{:?}", config(PathBuf::from("/configs/.auth_token")));
         assert!(!shown.contains("canary") && shown.contains("…@proxy:3128"), "{shown}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_parser_panic(body: Vec<u8>) {
+            let _ = parse(&body);
+        }
+
+        #[test]
+        fn a_token_is_taken_exactly_if_a_header_can_carry_it(
+            token in prop_oneof!["[!-~]{1,80}", ".{0,20}", "[!-~]{0,9}\\PC[!-~]{0,9}", any::<String>()],
+            expires_at in "2026-0[1-9]-[12][0-8]T0[0-9]:[0-5][0-9]:[0-5][0-9]Z",
+        ) {
+            let body = serde_json::json!({ "token": token, "expires_at": expires_at }).to_string();
+            let graphic = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+            match parse(body.as_bytes()) {
+                Ok((secret, when)) => {
+                    prop_assert!(graphic);
+                    prop_assert_eq!(secret.expose_str(), token);
+                    prop_assert_eq!(when.to_string(), expires_at);
+                }
+                Err(BodyError::Token(_)) => prop_assert!(!graphic),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+        }
+
+        #[test]
+        fn an_answer_that_was_cut_gives_no_token(
+            token in "[!-~]{1,40}",
+            per_mille in 0..1000_usize,
+        ) {
+            let body = serde_json::json!({ "token": token, "expires_at": "2026-04-17T22:50:00Z" });
+            let body = body.to_string();
+            let kept = body.len() * per_mille / 1000;
+            let error = parse(&body.as_bytes()[..kept]).unwrap_err();
+            prop_assert!(matches!(error, BodyError::Cut | BodyError::Empty), "{}", error);
+        }
+
+        #[test]
+        fn no_text_makes_the_url_functions_panic_or_show_a_password(text: String) {
+            let _ = http::parse_url(&text);
+            let _ = endpoint(&text, None);
+            let with_password = format!("http://me:canary{text}@host/");
+            prop_assert!(!http::without_userinfo(&with_password).contains("canary"));
+        }
     }
 }
