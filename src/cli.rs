@@ -58,6 +58,11 @@ pub enum Command {
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
     Check(Box<cmd::check::CheckArgs>),
+    /// Show everything at work here, with short-lived tokens, real git and real gh
+    Demo(cmd::demo::DemoArgs),
+    /// Serve the demo's platform, git server and REST interface until standard input closes
+    #[command(hide = true)]
+    DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
     /// Make git and gh use the mount, or take it back
     Setup(cmd::setup::SetupArgs),
     /// Answer git as its credential helper; `setup git` tells git to run it
@@ -83,6 +88,8 @@ impl Command {
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
+            Self::Demo(args) => cmd::demo::run(&args),
+            Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Setup(args) => cmd::setup::run(args),
             Self::GitCredential(args) => cmd::git_credential::run(&args),
             Self::Completions(args) => cmd::completions::run(&args),

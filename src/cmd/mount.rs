@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setsid};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,6 +47,10 @@ pub struct MountArgs {
     #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
     pub made_up: Option<Duration>,
 
+    /// Unmount and end when the process that started it ends, however it does: for the demo.
+    #[arg(long, hide = true, conflicts_with = "background")]
+    pub with_parent: bool,
+
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
@@ -62,6 +67,9 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
         return in_background();
     }
     observe::init(&settings.log_level.value);
+    if args.with_parent {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+    }
     if args.tell_parent {
         // Away from the terminal's signals. It fails only for a leader of a group, which we are not.
         setsid().ok();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use molecule_tokenfs::demo::Setup;
@@ -93,7 +93,6 @@ fn owner_group_and_mode_are_as_asked() {
         let workspace = Workspace::start_with(Setup::default(), |daemon| {
             daemon.args(["--owner", &owner, "--group", "2345", "--mode", "0440"])
         });
-        use std::os::unix::fs::MetadataExt;
         let token = fs::metadata(workspace.path("token")).unwrap();
         assert_eq!((token.uid(), token.gid(), token.mode() & 0o777), (ORDINARY, 2345, 0o440));
         let control = fs::metadata(workspace.path("refresh")).unwrap();
