@@ -72,8 +72,9 @@ impl Policy {
         self.last_open.is_some() && !self.active(now)
     }
 
-    /// An open of a token with at most this left must be told ([`Event::Opened`]): it may bring a
-    /// refresh forward. `None` where it would change nothing.
+    /// An open of a token with at most this left must be told, as
+    /// [`Event::Opened`](super::Event::Opened): it may bring a refresh forward. `None` where it
+    /// would change nothing.
     #[must_use]
     pub fn call_at(&self, now: &Now) -> Option<Duration> {
         if !self.asked || !self.active(now) {
@@ -94,7 +95,7 @@ impl Policy {
             .map(|(at, source)| Next { at, reason: self.reason(source) })
     }
 
-    /// When a [`Event::Tick`] is due (boot clock); `None` when only another event matters.
+    /// When a [`Event::Tick`](super::Event::Tick) is due (boot clock); `None` when only another event matters.
     #[must_use]
     pub fn wake(&self, now: &Now) -> Option<Duration> {
         let usable = self.usable(now);

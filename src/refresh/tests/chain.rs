@@ -63,6 +63,16 @@ async fn the_platforms_late_answer_replaces_the_one_that_stood_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_answer_of_env_does_not_displace_the_platforms_token() {
+    let env = env_token().after(2 * SECOND);
+    let world = chain(Scripted::NewToken(HOUR).after(5 * SECOND / 2), env);
+    assert_eq!(world.bytes().await, "ghs_platform_0");
+    pass(5 * SECOND).await;
+    assert_eq!(world.env().requests().len(), 1);
+    assert_eq!((world.bytes().await.as_str(), world.state()), ("ghs_platform_0", State::Fresh));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_later_sources_token_is_no_success_for_the_schedule() {
     let world = chain(fail(FetchErrorKind::ServerError), env_token());
     world.open_ok().await;
