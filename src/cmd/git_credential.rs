@@ -54,7 +54,7 @@ pub struct GitCredentialArgs {
 /// # Errors
 /// When the request cannot be read or the answer not be written. That there is no token is no error
 /// here: it is answered with `quit=1`, one line on standard error, and exit code 1.
-pub fn run(args: GitCredentialArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &GitCredentialArgs) -> anyhow::Result<ExitCode> {
     let action = match args.action.as_str() {
         "get" => Action::Get,
         "erase" => Action::Erase,
@@ -66,12 +66,12 @@ pub fn run(args: GitCredentialArgs) -> anyhow::Result<ExitCode> {
     match request.decide(action, &args.hosts) {
         Decision::Silent => {}
         Decision::Refuse(fingerprint) => {
-            if let Ok(mountpoint) = config::find_mountpoint(args.mountpoint) {
+            if let Ok(mountpoint) = config::find_mountpoint(args.mountpoint.clone()) {
                 refuse(&mountpoint, fingerprint);
             }
         }
         Decision::Answer { refused } => {
-            let mountpoint = config::find_mountpoint(args.mountpoint);
+            let mountpoint = config::find_mountpoint(args.mountpoint.clone());
             if let (Ok(mountpoint), Some(fingerprint)) = (&mountpoint, refused) {
                 refuse(mountpoint, fingerprint);
             }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::prctl;
@@ -20,6 +21,8 @@ use crate::connection::worker::{self, End, WorkerConfig};
 use crate::fs::FsConfig;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe;
+use crate::source::SourceConfig;
+use crate::source::made_up::MadeUpConfig;
 use crate::time::{Clock, SystemClock};
 
 /// What the daemon tells the parent that waits for it.
@@ -43,6 +46,10 @@ pub struct MountArgs {
     /// Unmount and end when the process that started it ends, however it does: for the demo.
     #[arg(long, hide = true, conflicts_with = "background")]
     pub with_parent: bool,
+
+    /// Serve made-up tokens that live this long, for tests and benchmarks of the mount
+    #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
+    pub made_up: Option<Duration>,
 
     /// The settings.
     #[command(flatten)]
@@ -74,7 +81,10 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     let mut mount = Mount::open(&target, Uid::effective().is_root()).map_err(explained)?;
     keep_out_of_core_dumps();
     let device = mount.take_device().context("the mount has no device")?;
-    let config = worker_config(&settings, mount.target());
+    let mut config = worker_config(&settings, mount.target());
+    if let Some(life) = args.made_up {
+        config.sources = vec![SourceConfig::MadeUp(MadeUpConfig { life })];
+    }
     let ready = || {
         mount.attach().map_err(io::Error::other)?;
         tracing::info!("serving at {}", mount.target().display());

@@ -1,7 +1,7 @@
 //! `setup`: makes git and gh use the mount, and takes it back.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -115,31 +115,38 @@ enum Installed {
 /// Whether the file at `path` is a script of ours: its second line is that of `script`.
 fn is_script(path: &Path, script: &str) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
-    let second = |text: &[u8]| text.split(|&byte| byte == b'\n').nth(1).map(<[u8]>::to_vec);
-    regular && fs::read(path).is_ok_and(|text| second(&text) == second(script.as_bytes()))
+    let marker = script.lines().nth(1).unwrap_or_default();
+    // The real gh is a large binary: its beginning tells enough.
+    let mut start = Vec::new();
+    let read = |file: File| file.take(1024).read_to_end(&mut start);
+    regular
+        && File::open(path).and_then(read).is_ok()
+        && start.split(|&byte| byte == b'\n').nth(1) == Some(marker.as_bytes())
 }
 
 /// Installs a script of ours at `path`, mode 0755, creating its directory; never over a file that is
 /// not a version of it.
 fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
     let ours = is_script(path, script);
-    if ours && fs::read(path).is_ok_and(|text| text == script.as_bytes()) {
+    let executable = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o777 == 0o755);
+    if ours && executable && fs::read(path).is_ok_and(|text| text == script.as_bytes()) {
         return Ok(Installed::Unchanged);
     }
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let installed = fs::create_dir_all(directory).and_then(|()| {
-        let staged = Staged::write(temporary.into(), script.as_bytes(), None, 0o755)?;
-        // The umask must not decide whether other users have a working program.
-        fs::set_permissions(staged.path(), fs::Permissions::from_mode(0o755))?;
+    let temporary = directory.join(format!(".molecule-tokenfs-{}", std::process::id()));
+    let staged = fs::create_dir_all(directory)
+        .and_then(|()| Staged::write(temporary, script.as_bytes(), None, 0o755))
+        .with_context(|| format!("cannot write to {}", directory.display()))?;
+    // The umask must not decide whether other users have a working program.
+    let mode = fs::Permissions::from_mode(0o755);
+    let placed = fs::set_permissions(staged.path(), mode).and_then(|()| {
         if ours {
             staged.replace(path).map(|()| Installed::Replaced)
         } else {
             staged.create(path).map(|()| Installed::New)
         }
     });
-    match installed {
+    match placed {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(anyhow::anyhow!("{} is there already and is not ours: it stays", path.display()))
         }

@@ -1,6 +1,7 @@
 //! How git and gh are wired to a mount: the two shell scripts, driven by the shells that images have,
 //! the binary helper, and `setup`. The mount is a directory laid out like one; real mounts are the
 //! business of `tests/e2e`.
+//! needs: git, gh, busybox
 
 #![expect(
     clippy::unwrap_used,

@@ -69,6 +69,18 @@ fn a_second_run_changes_nothing() {
 }
 
 #[test]
+fn the_hosts_of_the_settings_are_set_up_where_none_is_named() {
+    let home = Home::new();
+    let mut command = setup(&home, &[]);
+    command.env("MOLECULE_TOKENFS_HOST", "github.com,ghe.example.com");
+    let report = succeed(&mut command, "");
+    assert!(report.contains("https://github.com, https://ghe.example.com"), "{report}");
+    let helper = "credential.https://ghe.example.com.helper";
+    let helper = succeed(&mut git(&home, &["config", "--get-all", helper]), "");
+    assert_eq!(helper, format!("\n{BINARY} git-credential --host ghe.example.com\n"));
+}
+
+#[test]
 fn undo_gives_back_every_byte() {
     for users in [USERS, "", "[a]\n\tb = \"c\\\"d\"\n\n\n"] {
         let home = Home::new();

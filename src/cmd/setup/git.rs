@@ -12,6 +12,7 @@ use super::git_config::{self, Scope};
 use super::{Installed, Staged, git_block, in_path, install_script, is_script, shell_quote};
 use crate::cmd::git_credential::{DEFAULT_HOST, is_loopback};
 use crate::cmd::{Advise, EXIT_USAGE};
+use crate::config::{Settings, SettingsArgs};
 
 /// The helper in the shell, for images without the binary.
 const SHELL_HELPER: &str = include_str!("../../../scripts/git-credential-molecule");
@@ -32,7 +33,8 @@ pub struct GitArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Ask the mount for this host[:port]; may be given more than once [default: github.com]
+    /// Ask the mount for this host[:port]; may be given more than once [default: the hosts of the
+    /// settings, else github.com]
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
 
@@ -66,13 +68,16 @@ pub fn run(args: &GitArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
-    let default = [DEFAULT_HOST.to_owned()];
-    let hosts = if args.hosts.is_empty() { &default[..] } else { &args.hosts };
+    let hosts = if args.hosts.is_empty() {
+        Settings::load(&SettingsArgs::default())?.hosts.value
+    } else {
+        args.hosts.clone()
+    };
     let mut report = String::new();
     let program = program(args, &mut report)?;
     let mut settings = Vec::new();
     let mut helpers = Vec::new();
-    for host in hosts {
+    for host in &hosts {
         let helper = helper_command(&program, host, args.mountpoint.as_deref())?;
         for protocol in protocols(host)? {
             let url = format!("{protocol}://{host}");

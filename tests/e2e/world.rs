@@ -1,0 +1,98 @@
+//! A platform with short-lived tokens, a mount of them, and a network where both are at home.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use molecule_tokenfs::demo::{Demo, Setup};
+
+use crate::support::daemon::{Daemon, PROGRAM};
+use crate::support::dir::TestDir;
+use crate::support::process::{Finished, User, command, run};
+use crate::support::{namespace, secs};
+
+/// How long the tokens live.
+pub const LIFE: Duration = secs(10);
+
+/// Where gh looks for a mock: plain http, port 80 (its name for the API is that of the second line).
+const HOSTS: &str = "127.0.0.1 localhost github.localhost api.github.localhost\n";
+
+/// A workspace: everything in it ends with it. Its network is its own, so that the platform can have
+/// port 80, where gh expects it.
+pub struct World {
+    pub daemon: Daemon,
+    pub demo: Demo,
+    pub dir: TestDir,
+}
+
+impl World {
+    /// Call it in `sandboxed` only.
+    pub fn new() -> Self {
+        let dir = TestDir::new();
+        namespace::replace_file(Path::new("/etc/hosts"), HOSTS, &dir);
+        namespace::private_network(&dir);
+        let setup = Setup {
+            git_root: Some(dir.folder("repositories")),
+            port: 80,
+            ..Setup::with_life(LIFE)
+        };
+        let demo = Demo::start(setup).unwrap();
+        demo.register(&dir.join("configs")).unwrap();
+        let daemon = Daemon::at(&dir)
+            .env("PLATFORM_URL", demo.url())
+            .env("WORKSPACE_ID", &demo.address().workspace_id)
+            .args(["--min-life", "4s", "--host", demo.host()])
+            .start();
+        Self { daemon, demo, dir }
+    }
+
+    /// A command with a home of its own, and nothing of this machine's configuration.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = command(program, User::Own);
+        command.env("HOME", self.dir.folder("home")).current_dir(self.dir.path());
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+        command
+    }
+
+    /// The name and version of git or gh: `git 2.39.5`.
+    pub fn version(&self, program: &Path) -> String {
+        let mut command = self.command(program);
+        command.arg("--version");
+        let said = self.run(command).ok();
+        let words = said.split_whitespace().take(3).collect::<Vec<_>>();
+        let [name, "version", version] = words[..] else {
+            panic!("{} says {said}", program.display())
+        };
+        format!("{name} {version}")
+    }
+
+    pub fn run(&self, command: Command) -> Finished {
+        run(command, &self.dir, secs(30))
+    }
+}
+
+/// Every program of this name in PATH.
+pub fn programs(name: &str) -> Vec<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "tests run what their caller has in PATH")]
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut programs: Vec<PathBuf> = std::env::split_paths(&path)
+        .filter_map(|directory| directory.join(name).canonicalize().ok())
+        .collect();
+    programs.sort();
+    programs.dedup();
+    assert!(!programs.is_empty(), "there is no {name}: apt-get install {name}");
+    programs
+}
+
+/// A script of the project.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
+
+/// A tool that `scripts/tools` brings.
+pub fn tool(name: &str) -> PathBuf {
+    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
+    let tool = target.join("tools/bin").join(name);
+    assert!(tool.exists(), "{name} is missing: scripts/tools {name}");
+    tool
+}
