@@ -125,7 +125,11 @@ fn a_terminal_shows_both_lanes_live_and_is_given_back_as_it_was() {
         require("script", "bsdutils");
         let dir = TestDir::new();
         let mut terminal = command("script", User::Own);
-        terminal.env("TMPDIR", dir.path()).env("PROGRAM", PROGRAM).args(["-qec"]);
+        terminal
+            .env("TMPDIR", dir.path())
+            .env("PROGRAM", PROGRAM)
+            .env("TERM", "xterm")
+            .args(["-qec"]);
         terminal.arg(
             "stty rows 26 cols 100; stty -a >before; \
              \"$PROGRAM\" demo --life 8s --lifetimes 1; echo \"code $?\"; stty -a >after",
@@ -161,10 +165,26 @@ fn a_signal_in_the_middle_leaves_nothing_behind() {
             demo.signal(signal);
             assert_eq!(demo.wait(secs(15)).code(), Some(130), "{}", demo.stderr());
             assert_eq!(left_behind(dir.path()), [""; 0]);
-            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
             assert!(!mounts.contains("molecule-demo-"), "{mounts}");
         });
     }
+}
+
+#[test]
+fn a_killed_demo_leaves_no_daemon_and_no_mount_behind() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let demo = Process::start(demo(&dir, User::Own, &["--life", "1m"]), "demo", &dir);
+        let mounted = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        eventually("it has mounted", secs(30), || {
+            mounted().contains("molecule-demo-").then_some(())
+        });
+        demo.signal(Signal::SIGKILL);
+        eventually("the mount is gone", secs(10), || {
+            (!mounted().contains("molecule-demo-")).then_some(())
+        });
+    });
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::cmd::demo::place::Place;
 use crate::cmd::demo::screen::Output;
 use crate::cmd::demo::tools::Tools;
 use crate::cmd::{EXIT_FAILURE, print};
+use crate::config::parse::span_argument;
 use crate::demo::{Demo, Setup};
 use crate::time::{Clock, SystemClock};
 
@@ -49,15 +50,9 @@ pub struct DemoArgs {
     plain: bool,
 }
 
-/// A span of time on the command line.
-fn span(text: &str) -> Result<Duration, String> {
-    let span = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
-    Duration::try_from(span).map_err(|_| "a span of time is not negative".to_owned())
-}
-
 /// The life of a demo token: shorter ones are over before git has done its work.
 fn life(text: &str) -> Result<Duration, String> {
-    let life = span(text)?;
+    let life = span_argument(text)?;
     if (Duration::from_secs(4)..=Duration::from_hours(1)).contains(&life) {
         Ok(life)
     } else {

@@ -58,7 +58,7 @@ impl Daemon {
             .arg(place.configs())
             .args(["--min-life", &format!("{}ms", min_life.as_millis())])
             .args(["--host", demo.host()])
-            .args(["--log-level", "info"])
+            .args(["--log-level", "info", "--with-parent"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -9,8 +9,9 @@ use anyhow::Context;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::cmd::demo::{Signals, span};
+use crate::cmd::demo::Signals;
 use crate::cmd::print;
+use crate::config::parse::span_argument;
 use crate::demo::{Address, Demo, Setup};
 use crate::observe;
 
@@ -18,7 +19,7 @@ use crate::observe;
 #[derive(Debug, clap::Args)]
 pub struct PlatformArgs {
     /// Let tokens live this long
-    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = span)]
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = span_argument)]
     life: Duration,
     /// The shortest token, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 40)]
@@ -27,7 +28,7 @@ pub struct PlatformArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 600)]
     longest: usize,
     /// Give the same token again until less than this is left of it
-    #[arg(long, value_name = "SPAN", value_parser = span)]
+    #[arg(long, value_name = "SPAN", value_parser = span_argument)]
     cache_until: Option<Duration>,
     /// Set the issuer's clock this many seconds ahead
     #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true)]
