@@ -1,0 +1,172 @@
+//! scripts/test leaves out what cannot be had here, says so, and never leaves out anything else.
+//! needs: root
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use support::dir::TestDir;
+use support::namespace::sandboxed;
+use support::process::{Finished, User, command, run};
+use support::secs;
+
+/// Stands in for cargo and for the checkers: it notes how it was called, and passes.
+const STUB: &str = "#!/bin/sh
+echo \"${0##*/} $*\" >>\"$CALLS\"
+case \"$*\" in what-fails) exit 1 ;; esac
+case \"$*\" in test*--lib*) echo 'test result: ok. 3 passed; 0 failed; 0 ignored' ;; esac
+";
+
+/// What scripts/test uses besides the tools that it can leave out.
+const BASICS: &[&str] = &[
+    "awk", "bash", "cat", "dirname", "env", "grep", "id", "mktemp", "rm", "sed", "sh", "tail",
+    "tee", "tr", "true", "unshare",
+];
+
+/// A PATH with the basics, stubs, and no other tool.
+struct Gate {
+    dir: TestDir,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let dir = TestDir::new();
+        let path = dir.folder("path");
+        for tool in BASICS {
+            let mut which = command("sh", User::Own);
+            which.args(["-c", &format!("command -v {tool}")]);
+            let found = run(which, &dir, secs(5)).ok();
+            // `true` may be the shell's own.
+            let found = if found.starts_with('/') { found.trim() } else { "/bin/true" };
+            std::os::unix::fs::symlink(found, path.join(tool)).unwrap();
+        }
+        let gate = Self { dir };
+        gate.stub(&["cargo", "cargo-deny", "shellcheck", "cc"]);
+        gate
+    }
+
+    fn stub(&self, names: &[&str]) {
+        for name in names {
+            let stub = self.dir.file(&format!("path/{name}"), STUB);
+            fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Finished {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/test");
+        let mut test = command("env", User::Own);
+        test.arg(format!("PATH={}", self.dir.join("path").display()))
+            .arg("bash")
+            .arg(script)
+            .args(arguments)
+            .env("CARGO_TARGET_DIR", self.dir.join("target"))
+            .env("CALLS", self.dir.join("calls"));
+        run(test, &self.dir, secs(20))
+    }
+
+    /// The call that ran the tests.
+    fn tests_run(&self) -> String {
+        let calls = fs::read_to_string(self.dir.join("calls")).unwrap();
+        let run = calls.lines().find(|call| call.contains("--no-fail-fast"));
+        run.expect("the tests were run").to_owned() + " "
+    }
+}
+
+/// The lines under `=== not run`.
+fn not_run(output: &str) -> Vec<&str> {
+    let list = output.split("=== not run\n").nth(1).expect("a list of what was not run");
+    list.lines().take_while(|line| !line.is_empty()).collect()
+}
+
+/// Makes the device one that nobody can open.
+fn close_fuse_device(dir: &TestDir) {
+    let nodev = dir.folder("nodev");
+    mount(None::<&str>, &nodev, Some("tmpfs"), MsFlags::MS_NODEV, None::<&str>).unwrap();
+    let node = nodev.join("fuse");
+    mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(10, 229)).unwrap();
+    mount(Some(&node), "/dev/fuse", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+}
+
+#[test]
+fn where_fuse_cannot_be_used_its_targets_are_left_out_and_named_and_the_rest_runs() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        gate.stub(&["git", "gh", "curl", "jq", "busybox", "fusermount3", "python3"]);
+        close_fuse_device(&gate.dir);
+        let output = gate.run(&["--no-install"]).ok();
+        assert!(!gate.tests_run().contains("--test mount "), "{}", gate.tests_run());
+        for target in ["--lib ", "--test architecture ", "--test harness ", "--test cli "] {
+            assert!(gate.tests_run().contains(target), "{target}: {}", gate.tests_run());
+        }
+        assert!(not_run(&output).iter().any(|line| line.starts_with("tests/mount: /dev/fuse ")));
+        assert!(output.contains("total: 3 passed, 0 failed"), "{output}");
+    });
+}
+
+#[test]
+fn a_missing_tool_is_named_with_the_line_that_installs_it() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        gate.stub(&["git", "busybox"]);
+        let output = gate.run(&["--no-install"]).ok();
+        let line = "tests/wiring: gh is missing (apt-get install gh)";
+        assert!(not_run(&output).contains(&line), "{output}");
+        assert!(!gate.tests_run().contains("--test wiring "));
+    });
+}
+
+#[test]
+fn strict_allows_nothing_to_be_left_out() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        let finished = gate.run(&["--no-install", "--strict"]);
+        assert_eq!(finished.status.code(), Some(1));
+        assert!(finished.stdout.contains("--strict allows nothing"), "{}", finished.stdout);
+    });
+}
+
+#[test]
+fn every_target_runs_where_everything_is_there() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        let script =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/test")).unwrap();
+        let tools = script.split("tools=(\n").nth(1).unwrap().split("\n)").next().unwrap();
+        for line in tools.lines() {
+            gate.stub(&[line.trim().trim_matches('"').split(' ').next().unwrap()]);
+        }
+        for tool in ["gh-2.88", "gh-2.103", "python"] {
+            let path = gate.dir.file(&format!("target/tools/bin/{tool}"), STUB);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let output = gate.run(&["--no-install", "--strict"]).ok();
+        assert_eq!(not_run(&output), ["nothing was left out"]);
+        let run = gate.tests_run();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap() {
+            let path = entry.unwrap().path();
+            let is_target = path.extension().is_some() || path.join("main.rs").exists();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(!is_target || run.contains(&format!("--test {name} ")), "{name}: {run}");
+        }
+    });
+}
+
+#[test]
+fn a_stage_that_fails_fails_the_whole_and_the_others_run() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        // What comes first fails: `cargo fmt --check`.
+        gate.dir.file("path/cargo", STUB.replace("what-fails", "'fmt --check'"));
+        let finished = gate.run(&["--no-install"]);
+        assert_eq!(finished.status.code(), Some(1));
+        assert!(finished.stdout.contains("FAILED: format"), "{}", finished.stdout);
+        assert!(gate.tests_run().contains("--lib"));
+    });
+}
