@@ -7,14 +7,23 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd;
 
-/// Exit codes that all commands share; shown at the end of every long help.
+/// The exit codes that the commands share.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed, or working in a degraded way
   2  the command line or the configuration is wrong
-  3  there is no token
-  `exec` ends with the exit code of its command; 126 and 127 as in a shell.";
+  3  there is no token";
+
+/// Those of `exec`.
+const EXIT_CODES_OF_EXEC: &str = "\
+Exit codes:
+  that of the command, or
+  1    the token may not be read
+  2    the command line is wrong
+  3    there is no token
+  126  the command cannot be run
+  127  the command is not found";
 
 /// A filesystem whose files are always-fresh short-lived tokens.
 #[derive(Debug, Parser)]
@@ -34,17 +43,26 @@ pub enum Command {
     /// Unmount the tokens; the daemon that serves them then ends
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
+    #[command(after_help = EXIT_CODES)]
     Get(cmd::get::GetArgs),
     /// Say how the token stands, what fails and what to do
     Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
+    #[command(after_help = EXIT_CODES)]
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
+    #[command(after_help = EXIT_CODES)]
     Refresh(cmd::refresh::RefreshArgs),
     /// Run one command with a fresh token in its environment
+    #[command(after_help = EXIT_CODES_OF_EXEC)]
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
     Check(Box<cmd::check::CheckArgs>),
+    /// Show everything at work here, with short-lived tokens, real git and real gh
+    Demo(cmd::demo::DemoArgs),
+    /// Serve the demo's platform, git server and REST interface until standard input closes
+    #[command(hide = true)]
+    DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
     /// Make git and gh use the mount, or take it back
     Setup(cmd::setup::SetupArgs),
     /// Answer git as its credential helper; `setup git` tells git to run it
@@ -70,6 +88,8 @@ impl Command {
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
+            Self::Demo(args) => cmd::demo::run(&args),
+            Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Setup(args) => cmd::setup::run(args),
             Self::GitCredential(args) => cmd::git_credential::run(&args),
             Self::Completions(args) => cmd::completions::run(&args),

@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+
+use nix::errno::Errno;
 
 pub mod check;
 pub mod completions;
+pub mod demo;
 pub mod exec;
 pub mod get;
 pub mod git_credential;
@@ -96,11 +100,7 @@ impl<T, E: Into<anyhow::Error>> Advise for Result<T, E> {
 /// code that belongs to it.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    let broken_pipe = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
-    if broken_pipe {
+    if error.is::<ReaderLeft>() {
         return ExitCode::from(EXIT_BROKEN_PIPE);
     }
     let (text, code) = describe(error);
@@ -112,27 +112,33 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 fn describe(error: &anyhow::Error) -> (String, u8) {
     let mut lines = vec![format!("error: {error}")];
     lines.extend(error.chain().skip(1).map(|cause| format!("  caused by: {cause}")));
-    let mut code = None;
-    for advised in error.chain().filter_map(|cause| cause.downcast_ref::<Advised>()) {
-        code = code.or(advised.code);
-        lines.extend(advised.hints.iter().map(|hint| format!("hint: {hint}")));
-    }
+    let advised: Vec<_> =
+        error.chain().filter_map(|cause| cause.downcast_ref::<Advised>()).collect();
+    // The innermost knows best what mends it, the outermost what it means for the command.
+    let hints = advised.iter().rev().flat_map(|advised| &advised.hints);
+    lines.extend(hints.map(|hint| format!("hint: {hint}")));
+    let code = advised.iter().find_map(|advised| advised.code);
     (lines.join("\n") + "\n", code.unwrap_or(EXIT_FAILURE))
 }
+
+/// Nobody reads standard output any more (`get | head -c 4`). No reason to say anything: `SIGPIPE`,
+/// which Rust ignores, would not, either.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the standard output")]
+struct ReaderLeft;
 
 /// Writes data to standard output, unbuffered: what is printed may be a token, and a buffer would
 /// keep it.
 ///
 /// # Errors
-/// When standard output cannot be written. [`report`] is silent about a closed pipe, as `SIGPIPE`
-/// would be (`get | head -c 4`); Rust ignores that signal.
+/// When standard output cannot be written. [`report`] is silent about a closed pipe.
 pub fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::fd::AsFd;
     let mut rest = bytes;
     while !rest.is_empty() {
         match nix::unistd::write(io::stdout().as_fd(), rest) {
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
+            Err(Errno::EPIPE) => return Err(ReaderLeft.into()),
             Err(errno) => {
                 let cause = io::Error::from(errno);
                 return Err(anyhow::Error::new(cause).context("cannot write to standard output"));
@@ -161,7 +167,7 @@ mod tests {
         assert_eq!(
             text,
             "error: cannot start\n  caused by: cannot read the file\n  caused by: disk on fire\n\
-             hint: type: molecule-tokenfs check\nhint: put it out\n"
+             hint: put it out\nhint: type: molecule-tokenfs check\n"
         );
         assert_eq!(code, EXIT_USAGE);
     }

@@ -10,6 +10,7 @@ pub mod flags;
 pub mod key;
 pub mod layers;
 pub mod mountpoint;
+pub mod owner;
 pub mod parse;
 pub mod settings;
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 
+use tracing::level_filters::LevelFilter;
+use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -64,14 +66,17 @@ impl LogLevel {
 /// Sends logs to standard error: RFC 3339 in UTC, colours only on a terminal and without `NO_COLOR`.
 /// Messages of libraries that use `log` (fuser) arrive, too. Called twice, the first call counts.
 pub fn init(level: &LogLevel) {
-    let _ = tracing_log::LogTracer::init();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(level.filter())
         .with_writer(io::stderr)
         .with_timer(Utc)
         .with_ansi(io::stderr().is_terminal() && config::env("NO_COLOR").is_none())
         .finish();
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        // The bound keeps fuser's line for each request from costing anything while nobody sees it.
+        let bound = LevelFilter::current().as_log();
+        let _ = LogTracer::builder().with_max_level(bound).init();
+    }
 }
 
 /// The wall clock in RFC 3339, to the millisecond.

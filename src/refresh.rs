@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::FetchError;
 use crate::refresh::policy::windows::{REJECT_QUIET, WITHHELD};
 use crate::secret::Fingerprint;
@@ -31,6 +33,7 @@ pub const HISTORY: usize = 20;
 /// How things stand with a token. Token and failure stand side by side: a failure never displaces a
 /// token.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Snapshot {
     /// The newest token, whether it is still usable or not.
     pub token: Option<Token>,
@@ -68,7 +71,8 @@ pub struct Snapshot {
 }
 
 /// How things stand, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// There is a usable token, and nothing fails.
     Fresh,
@@ -81,6 +85,9 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Fresh, Self::Degraded, Self::None, Self::Idle];
+
     /// The word, as in `status.json`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! The demo platform keeps its word: what it issues is live, what it did not is refused, and it
 //! fails as ordered.
+//! needs: git, gh
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
@@ -297,4 +298,34 @@ fn gh_asks_for_the_user_over_the_unix_socket() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("401"), "{refused:?}");
     let rest = demo.ledger().counts().service("rest");
     assert_eq!((rest.live, rest.dead, rest.unknown), (2, 1, 0));
+}
+
+#[test]
+fn as_a_process_of_its_own_it_says_where_it_is_and_ends_with_its_input() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let dir = tempfile::tempdir().unwrap();
+    let repositories = dir.path().join("repositories");
+    std::fs::create_dir(&repositories).unwrap();
+    let mut command = client(env!("CARGO_BIN_EXE_molecule-tokenfs"), dir.path());
+    command.args(["demo-platform", "--life", "90s", "--repository", "work.git", "--git-root"]);
+    command.arg(&repositories).args(["--configs-dir", "configs"]);
+    let mut platform = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(platform.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said: Value = serde_json::from_str(&line).unwrap();
+    let url = said["url"].as_str().unwrap();
+    let bearer = std::fs::read_to_string(dir.path().join(said["bearer_file"].as_str().unwrap()));
+    let mut curl = client("curl", dir.path());
+    curl.args(["-fsS", "-H", &format!("Authorization: Bearer {}", bearer.unwrap())]);
+    let fetched = run(curl.arg(format!("{url}{ADMIN}")), "curl");
+    succeeds(&fetched);
+    let fetched: Value = serde_json::from_slice(&fetched.stdout).unwrap();
+    let credential = format!("username=x\npassword={}\n", fetched["token"].as_str().unwrap());
+    std::fs::write(dir.path().join("credential"), credential).unwrap();
+    let repository = said["repositories"][0].as_str().unwrap();
+    succeeds(&git(dir.path(), &["ls-remote", repository]));
+    drop(platform.stdin.take());
+    assert!(platform.wait().unwrap().success());
 }

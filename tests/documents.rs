@@ -1,10 +1,16 @@
 //! What the documents, scripts and comments say of the project's own files is so: each path that
-//! they name is there.
+//! they name is there, and the README lists all that a user can meet.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+use molecule_tokenfs::cli::Cli;
+use molecule_tokenfs::config::Key;
+use molecule_tokenfs::error::ReadErrorKind;
+use molecule_tokenfs::view;
 
 /// Folders of the project: a word that starts with one of these is a path in it.
 const FOLDERS: &[&str] = &["src/", "tests/", "scripts/", "docs/", ".ci/"];
@@ -76,6 +82,49 @@ fn each_path_that_a_text_names_exists() {
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The names in the first cells of the README's tables: `a`, `b` of the row "| `a`, `b` | …".
+fn in_first_cells(readme: &str) -> Vec<String> {
+    readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|cell| cell.split(", ").map(|name| name.trim_matches('`').to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_readme_lists_every_command_setting_view_and_errno() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let first_cells = in_first_cells(&readme);
+    let mut missing = Vec::new();
+    let commands = Cli::command();
+    let commands = commands.get_subcommands().filter(|command| !command.is_hide_set());
+    for command in commands.map(clap::Command::get_name) {
+        let listed = |cell: &String| cell.split(' ').next() == Some(command);
+        if !first_cells.iter().any(listed) {
+            missing.push(format!("command {command}"));
+        }
+    }
+    for key in Key::ALL {
+        if !first_cells.iter().any(|cell| cell == key.name()) {
+            missing.push(format!("setting {}", key.name()));
+        }
+        if !readme.contains(&format!("`{}`", key.variable())) {
+            missing.push(format!("variable {}", key.variable()));
+        }
+    }
+    for path in view::ALL.iter().map(|view| view.path()) {
+        if !first_cells.iter().any(|cell| cell == path) {
+            missing.push(format!("view {path}"));
+        }
+    }
+    for errno in ReadErrorKind::ALL.map(ReadErrorKind::errno_name) {
+        if !first_cells.iter().any(|cell| cell == errno) {
+            missing.push(format!("errno {errno}"));
+        }
+    }
+    assert!(missing.is_empty(), "not in README.md: {}", missing.join(", "));
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn mounts_of_a_sandboxed_test_are_its_own_and_go_with_its_directory() {
         let target = dir.folder("mounted");
         mount(None::<&str>, &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         fs::write(target.join("inside"), "x").unwrap();
-        assert_eq!(mounts_below(dir.path()), [target.clone()]);
+        assert_eq!(mounts_below(dir.path()), std::slice::from_ref(&target));
         // The main thread is in the machine's namespace still.
         assert!(
             !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(target.to_str().unwrap())
@@ -126,7 +126,7 @@ fn a_command_of_another_user_has_its_number_and_nothing_of_ours() {
 #[test]
 fn a_leak_is_found_in_each_form() {
     let secret = "ghs_0123456789abcdefghijKLMNOPQRST";
-    let hex = secret.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let hex = leak::hex(secret.as_bytes()).to_uppercase();
     for (form, text) in [
         ("plain", format!("token={secret}")),
         ("plain", format!("a part of it: {}", &secret[9..25])),

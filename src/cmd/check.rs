@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cmd;
 use crate::config::settings::{Row, TOKEN_VARIABLES, shown_span};
-use crate::config::{Settings, SettingsArgs, default_mountpoint, parse};
+use crate::config::{Settings, SettingsArgs, default_mountpoint};
 use crate::error::FetchErrorKind;
 
 /// The arguments of `check`.
@@ -92,7 +92,7 @@ impl Report<'_> {
 
 /// What the first source would do.
 fn platform(settings: &Settings) -> String {
-    let url = parse::masked(&settings.platform_url.value);
+    let url = &settings.platform_url.value;
     let bearer_file = settings.bearer_file();
     let path = match &settings.workspace_id.value {
         Some(id) => format!("workspaces/{id}"),

@@ -66,3 +66,18 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         .context(format!("cannot run {}", program.display()))
         .exit_code(code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_has_a_name_that_a_shell_can_use() {
+        for good in ["GH_TOKEN", "_x1"] {
+            assert!(variable_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "1X", "A=B", "A B", "Ä", "A-B"] {
+            assert!(variable_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -5,10 +5,12 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setsid};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +21,8 @@ use crate::connection::worker::{self, End, WorkerConfig};
 use crate::fs::FsConfig;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe;
+use crate::source::SourceConfig;
+use crate::source::made_up::MadeUpConfig;
 use crate::time::{Clock, SystemClock};
 
 /// What the daemon tells the parent that waits for it.
@@ -39,6 +43,14 @@ pub struct MountArgs {
     #[arg(long, hide = true, conflicts_with = "background")]
     pub tell_parent: bool,
 
+    /// Serve made-up tokens that live this long, for tests and benchmarks of the mount
+    #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
+    pub made_up: Option<Duration>,
+
+    /// Unmount and end when the process that started it ends, however it does: for the demo.
+    #[arg(long, hide = true, conflicts_with = "background")]
+    pub with_parent: bool,
+
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
@@ -55,6 +67,9 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
         return in_background();
     }
     observe::init(&settings.log_level.value);
+    if args.with_parent {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+    }
     if args.tell_parent {
         // Away from the terminal's signals. It fails only for a leader of a group, which we are not.
         setsid().ok();
@@ -66,7 +81,10 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     let mut mount = Mount::open(&target, Uid::effective().is_root()).map_err(explained)?;
     keep_out_of_core_dumps();
     let device = mount.take_device().context("the mount has no device")?;
-    let config = worker_config(&settings, mount.target());
+    let mut config = worker_config(&settings, mount.target());
+    if let Some(life) = args.made_up {
+        config.sources = vec![SourceConfig::MadeUp(MadeUpConfig { life })];
+    }
     let ready = || {
         mount.attach().map_err(io::Error::other)?;
         tracing::info!("serving at {}", mount.target().display());

@@ -17,6 +17,9 @@ use crate::error::ReadErrorKind;
 use crate::time::{Clock, SystemClock};
 use crate::view;
 
+#[cfg(test)]
+pub(in crate::cmd) mod fake;
+
 /// Between two looks at something that is about to happen.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -104,6 +107,14 @@ pub struct Refreshed {
     pub before: TokenStatus,
     /// How things stand now.
     pub now: TokenStatus,
+}
+
+impl Refreshed {
+    /// Whether another token came than the one that was there.
+    #[must_use]
+    pub fn brought_another(&self) -> bool {
+        self.now.fingerprint.is_some() && self.now.fingerprint != self.before.fingerprint
+    }
 }
 
 impl Reader {
@@ -206,6 +217,15 @@ impl Reader {
         }
     }
 
+    /// Whether a refresh failed only because there was another one just before.
+    #[must_use]
+    pub fn was_too_soon(error: &anyhow::Error) -> bool {
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|cause| errno(cause) == Some(Errno::EAGAIN))
+    }
+
     fn ask(&self, wanted_by: &str) -> anyhow::Result<()> {
         let path = self.in_directory("refresh", wanted_by)?;
         OpenOptions::new()
@@ -267,4 +287,126 @@ fn unknown_view(name: &str) -> anyhow::Error {
     anyhow!("there is no view `{name}`")
         .hint(format!("the views are {}", views.join(", ")))
         .exit_code(EXIT_USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::fake::FakeMount;
+    use super::*;
+    use crate::cmd::describe;
+
+    fn told(reader: &Reader, errno: Errno) -> (String, u8) {
+        let error = io::Error::from_raw_os_error(errno as i32);
+        describe(&reader.explain(error, "read", Path::new("/m/token")))
+    }
+
+    #[test]
+    fn a_view_is_read_by_name_and_the_token_without() {
+        let mount = FakeMount::new(&json!({}));
+        fs::write(mount.path("header"), "Authorization: Bearer ghs_one\n").unwrap();
+        let reader = mount.reader();
+        assert_eq!(**reader.read(None).unwrap(), *b"ghs_one");
+        assert_eq!(**reader.read(Some("header")).unwrap(), *b"Authorization: Bearer ghs_one\n");
+        // Neither the status nor anything outside is a view.
+        for name in ["status.json", "../token", "refresh", "live/token", ""] {
+            let (text, code) = describe(&reader.read(Some(name)).unwrap_err());
+            assert!(text.starts_with(&format!("error: there is no view `{name}`\n")), "{text}");
+            assert!(text.contains("hint: the views are token, "), "{text}");
+            assert_eq!(code, EXIT_USAGE);
+        }
+    }
+
+    #[test]
+    fn a_single_file_is_the_one_view_it_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "ghs_one").unwrap();
+        let reader = Reader::find(Some(file.path().to_owned())).unwrap();
+        assert_eq!(**reader.read(None).unwrap(), *b"ghs_one");
+        for error in [
+            reader.read(Some("header")).unwrap_err(),
+            reader.status("--min-life").unwrap_err(),
+            reader.refresh(Duration::ZERO, "refresh").unwrap_err(),
+        ] {
+            let (text, code) = describe(&error);
+            assert!(text.contains("is mounted as a single file"), "{text}");
+            assert_eq!(code, EXIT_USAGE);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_put_into_words_with_the_failure_behind_it() {
+        let mount = FakeMount::new(&json!({ "last_failure": {
+            "source": "platform",
+            "message": "the source cannot be reached",
+            "detail": "connection refused",
+            "remedy": "check PLATFORM_URL",
+            "count": 3,
+        }}));
+        let (text, code) = told(&mount.reader(), Errno::ENOKEY);
+        assert_eq!(
+            text,
+            "error: no source has given a token yet\n\
+             \x20 caused by: cannot read /m/token: Required key not available (os error 126)\n\
+             \x20 caused by: platform: the source cannot be reached (connection refused)\n\
+             hint: check PLATFORM_URL\n\
+             hint: see what each source says: molecule-tokenfs status\n"
+        );
+        assert_eq!(code, EXIT_NO_TOKEN);
+    }
+
+    #[test]
+    fn every_refusal_has_its_exit_code_and_a_hint() {
+        let mount = FakeMount::new(&json!({}));
+        for (errno, expected) in [
+            (Errno::ENOKEY, EXIT_NO_TOKEN),
+            (Errno::EKEYEXPIRED, EXIT_NO_TOKEN),
+            (Errno::EKEYREJECTED, EXIT_NO_TOKEN),
+            (Errno::ETIMEDOUT, EXIT_NO_TOKEN),
+            (Errno::ENOTCONN, EXIT_NO_TOKEN),
+            (Errno::ENOENT, EXIT_NO_TOKEN),
+            (Errno::EACCES, EXIT_FAILURE),
+            (Errno::EROFS, EXIT_FAILURE),
+        ] {
+            let (text, code) = told(&mount.reader(), errno);
+            assert!(
+                text.contains("caused by: cannot read /m/token") || errno == Errno::ENOENT,
+                "{text}"
+            );
+            assert!(text.contains("hint: "), "{text}");
+            assert_eq!(code, expected, "{errno}");
+        }
+        assert_eq!(told(&mount.reader(), Errno::EIO).1, EXIT_FAILURE);
+    }
+
+    #[test]
+    fn a_refresh_ends_when_the_source_has_answered() {
+        let mount = FakeMount::new(&json!({ "attempts": 4, "generation": 1, "fetching": false }));
+        let _source = mount.answer_refresh(vec![
+            json!({ "attempts": 5, "generation": 1, "fetching": true }),
+            json!({ "attempts": 5, "generation": 2, "fetching": false }),
+        ]);
+        let refreshed = mount.reader().refresh(Duration::from_secs(10), "refresh").unwrap();
+        assert_eq!((refreshed.before.generation, refreshed.now.generation), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_refresh_may_join_a_request_that_is_under_way() {
+        let before = TokenStatus { fetching: true, attempts: 7, ..Default::default() };
+        assert!(!before.has_answered(&before));
+        assert!(TokenStatus { fetching: false, ..before.clone() }.has_answered(&before));
+        let idle = TokenStatus { fetching: false, ..before };
+        assert!(!idle.has_answered(&idle), "the request has not begun yet");
+        assert!(TokenStatus { attempts: 8, ..idle.clone() }.has_answered(&idle));
+    }
+
+    #[test]
+    fn a_source_that_does_not_answer_is_not_waited_for_for_ever() {
+        let mount = FakeMount::new(&json!({ "attempts": 4, "fetching": true }));
+        let error = mount.reader().refresh(Duration::from_millis(120), "refresh").unwrap_err();
+        assert_eq!(error.to_string(), "the source has not answered within 120ms");
+    }
 }

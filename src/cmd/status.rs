@@ -44,7 +44,16 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     if !args.json {
         cmd::print(text(&status, SystemClock.now().timestamp()).as_bytes())?;
     }
-    Ok(ExitCode::from(status.state.exit_code()))
+    Ok(ExitCode::from(exit_code(status.state)))
+}
+
+/// 0 while all is well or nobody asked, as for a service that is socket-activated.
+fn exit_code(state: State) -> u8 {
+    match state {
+        State::Fresh | State::Idle => 0,
+        State::Degraded => EXIT_FAILURE,
+        State::None => EXIT_NO_TOKEN,
+    }
 }
 
 /// The document, as the daemon writes it.
@@ -104,8 +113,7 @@ macro_rules! line {
 }
 
 fn failures(out: &mut String, token: &TokenStatus, now: Timestamp) {
-    // A source behind the one that serves may have failed before; that is over.
-    if token.failures.is_empty() || matches!(token.state, State::Fresh | State::Idle) {
+    if token.failures.is_empty() {
         return;
     }
     line!(out, "\nwhat fails");
@@ -217,12 +225,20 @@ fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) 
     if !matches!(token.state, State::Fresh | State::Degraded) {
         return;
     }
-    let mountpoint = &status.mountpoint;
     line!(out, "\na tool that gets 401 all the same");
     line!(out, "  uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a");
-    line!(out, "  credential helper or file of its own, or one that it read long ago. If it is");
-    line!(out, "  this one, say so, and another is fetched:");
-    line!(out, "    echo {fingerprint} > {mountpoint}/refresh");
+    line!(out, "  credential helper or file of its own, or one that it read long ago.");
+    if token.expires_at.is_some() {
+        line!(out, "  If it is this one, say so, and another is fetched:");
+        line!(out, "    echo {fingerprint} > {}/refresh", status.mountpoint);
+    } else {
+        // A source that cannot renew its token would have no other to give.
+        line!(
+            out,
+            "  If it is this one, it is dead: give the daemon a new one and start it again,"
+        );
+        line!(out, "  or mend the sources before it.");
+    }
 }
 
 /// A moment, and how far it is from now.
@@ -279,8 +295,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -333,8 +349,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -376,9 +392,9 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
-            echo df683ed0 > /run/molecule/token/refresh
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, it is dead: give the daemon a new one and start it again,
+          or mend the sources before it.
         ");
     }
 
@@ -422,8 +438,8 @@ mod tests {
 
         a tool that gets 401 all the same
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
-          credential helper or file of its own, or one that it read long ago. If it is
-          this one, say so, and another is fetched:
+          credential helper or file of its own, or one that it read long ago.
+          If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
     }
@@ -462,7 +478,7 @@ mod tests {
         scene.snapshot.fetching = true;
         scene.snapshot.attempts = 1;
         insta::assert_snapshot!(said(&scene), @r"
-        none: there is no token yet: a fetch is under way
+        none: there is no token yet; a fetch is under way
 
         token
           token         none yet
@@ -472,6 +488,11 @@ mod tests {
           mounted at    /run/molecule/token
           served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
         ");
+    }
+
+    #[test]
+    fn the_exit_code_says_it_too() {
+        assert_eq!(State::ALL.map(exit_code), [0, 1, 3, 0]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct UmountArgs {
 
 /// Runs the command.
 pub fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
-    let target = config::find_mountpoint(args.mountpoint)?;
+    let target = args.mountpoint.map_or_else(|| config::find_mountpoint(None), Ok)?;
     mount::unmount(&target, args.lazy).map_err(super::mount::explained)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
+
+use anyhow::anyhow;
 
 use crate::cmd::reader::Reader;
 use crate::cmd::{Advise, EXIT_NO_TOKEN};
@@ -17,7 +20,7 @@ const TRY_EVERY: Duration = Duration::from_millis(200);
 /// The arguments of `wait`.
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {
-    /// Give up after this long; an open that is under way is waited for
+    /// Give up after this long
     #[arg(long = "for", value_name = "SPAN", default_value = "30s")]
     #[arg(value_parser = parse::span_argument)]
     pub limit: Duration,
@@ -33,16 +36,35 @@ pub struct WaitArgs {
 /// The last failure, when time is up.
 pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     let end = SystemClock.now().boot + args.limit;
+    let left = || end.saturating_sub(SystemClock.now().boot);
+    let mut last = None;
     loop {
-        let attempt =
-            Reader::find(args.mountpoint.clone()).and_then(|reader| reader.open(None).map(drop));
-        let Err(error) = attempt else { return Ok(ExitCode::SUCCESS) };
-        let left = end.saturating_sub(SystemClock.now().boot);
-        if left.is_zero() {
+        match attempt(args.mountpoint.clone(), left()) {
+            Some(Ok(())) => return Ok(ExitCode::SUCCESS),
+            Some(Err(error)) => last = Some(error),
+            None => {}
+        }
+        if left().is_zero() {
+            let error = last.unwrap_or_else(|| {
+                anyhow!("an open is still waiting for a token")
+                    .hint("see what the source does: molecule-tokenfs status")
+            });
             return Err(error
                 .context(format!("no token could be read within {}", shown_span(args.limit)))
                 .exit_code(EXIT_NO_TOKEN));
         }
-        std::thread::sleep(left.min(TRY_EVERY));
+        std::thread::sleep(left().min(TRY_EVERY));
     }
+}
+
+/// Opens the token; `None` when that takes longer than `limit`. On a thread of its own, for an open
+/// may wait longer than we do; the end of the process interrupts it.
+fn attempt(mountpoint: Option<PathBuf>, limit: Duration) -> Option<anyhow::Result<()>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let opened = Reader::find(mountpoint).and_then(|reader| reader.open(None).map(drop));
+        // Nobody listens any more when it took too long.
+        let _ = sender.send(opened);
+    });
+    receiver.recv_timeout(limit).ok()
 }

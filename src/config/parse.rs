@@ -1,14 +1,15 @@
 //! What the values of settings mean.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use nix::unistd::{Group, User};
-use url::Url;
 
 use crate::config::layers::{Invalid, Origin, Raw};
 use crate::observe::LogLevel;
+use crate::source::http;
 
 /// The longest span that is taken: deadlines are sums of spans and boot times, and no token is
 /// anywhere near a year.
@@ -76,10 +77,10 @@ pub fn boolean(raw: &Raw) -> Result<bool, Invalid> {
 ///
 /// # Errors
 /// What is not octal; bits for writing and executing; views that their owner cannot read.
-pub fn mode(raw: &Raw) -> Result<u32, Invalid> {
+pub fn mode(raw: &Raw) -> Result<u16, Invalid> {
     let digits = text(raw)?;
     let octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    match u32::from_str_radix(digits, 8) {
+    match u16::from_str_radix(digits, 8) {
         Ok(mode) if octal && mode & !0o444 == 0 && mode & 0o400 != 0 => Ok(mode),
         _ => Err(Invalid::expected(
             "an octal mode that lets its owner read and nobody write: 0400, 0440 or 0444",
@@ -129,48 +130,56 @@ fn is_host_name(name: &str) -> bool {
         })
 }
 
-/// The base URL of the platform, without a trailing slash.
-///
-/// # Errors
-/// What is no absolute http or https URL, and one with a query or a fragment: paths are added to it.
-pub fn platform_url(raw: &Raw) -> Result<Url, Invalid> {
-    let url = url(raw, &["http", "https"], "an http:// or https:// URL without query")?;
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(Invalid::hidden("an http:// or https:// URL without query"));
+/// The URL of a server, without a trailing slash. There may be a user and a password in it, which
+/// neither `Debug` nor `Display` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The whole URL.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
     }
-    Ok(url)
+
+    fn parse(text: &str) -> Option<Self> {
+        let url = http::parse_url(text).ok()?;
+        let is_bare = url.query().is_none() && url.fragment().is_none();
+        is_bare.then(|| Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
 }
 
-/// The URL of a proxy.
+impl Default for ServerUrl {
+    /// Where a platform is seen from a container.
+    fn default() -> Self {
+        Self("http://host.docker.internal:8080".to_owned())
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&http::without_userinfo(&self.0))
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The URL of the platform, to which paths are added, or of a proxy.
 ///
 /// # Errors
-/// What is no absolute http or https URL.
-pub fn proxy_url(raw: &Raw) -> Result<Url, Invalid> {
-    url(raw, &["http", "https"], "the http:// or https:// URL of a proxy")
-}
-
-fn url(raw: &Raw, schemes: &[&str], expected: &str) -> Result<Url, Invalid> {
+/// What is no absolute http or https URL, and one with a query or a fragment.
+pub fn server_url(raw: &Raw) -> Result<ServerUrl, Invalid> {
+    let expected = "an http:// or https:// URL without query";
     let text = text(raw)?;
-    Url::parse(text)
-        .ok()
-        .filter(|url| schemes.contains(&url.scheme()) && url.has_host())
-        .ok_or_else(|| {
-            // Where there is an @, there may be a password before it.
-            if text.contains('@') { Invalid::hidden(expected) } else { Invalid::expected(expected) }
-        })
-}
-
-/// A URL without what may be secret in it: `http://…@host/`.
-#[must_use]
-pub fn masked(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.username().is_empty() && url.password().is_none() {
-        return url.to_string().trim_end_matches('/').to_owned();
-    }
-    // Neither can fail for a URL with a host, and http and https URLs have one.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string().trim_end_matches('/').replacen("://", "://…@", 1)
+    // Where there is an @, there may be a password before it; and a query may be anything.
+    let may_be_secret = text.contains(['@', '?', '#']);
+    ServerUrl::parse(text).ok_or_else(|| {
+        if may_be_secret { Invalid::hidden(expected) } else { Invalid::expected(expected) }
+    })
 }
 
 /// The id of a workspace: it becomes one segment of a path.
@@ -311,13 +320,15 @@ mod tests {
 
     #[test]
     fn a_url_shows_neither_user_nor_password() {
-        let url = platform_url(&flag("http://user:canary@host:8080/base/")).unwrap();
-        assert_eq!(masked(&url), "http://…@host:8080/base");
-        assert_eq!(masked(&platform_url(&flag("https://host")).unwrap()), "https://host");
+        let url = server_url(&flag("http://user:canary@host:8080/base/")).unwrap();
+        assert_eq!(url.expose(), "http://user:canary@host:8080/base");
+        assert_eq!(format!("{url} {url:?}"), "http://…@host:8080/base http://…@host:8080/base");
+        assert_eq!(server_url(&flag("https://host")).unwrap().expose(), "https://host");
+        assert_eq!(server_url(&flag(ServerUrl::default().expose())), Ok(ServerUrl::default()));
         for bad in ["host:8080", "ftp://host", "http://", "http://h/?q", "http://h/#f", "/x"] {
-            assert!(platform_url(&flag(bad)).is_err(), "{bad}");
+            assert!(server_url(&flag(bad)).is_err(), "{bad}");
         }
-        assert!(!platform_url(&flag("user:canary@host")).unwrap_err().show);
+        assert!(!server_url(&flag("user:canary@host")).unwrap_err().show);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::fmt::friendly::{Spacing, SpanPrinter};
-use nix::unistd::{Uid, User};
-use url::Url;
 
 use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
+use crate::config::owner::{self, Caller};
+use crate::config::parse::ServerUrl;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
 use crate::fs::access::Access;
 use crate::observe::LogLevel;
@@ -30,14 +30,14 @@ const BEARER_FILE: &str = ".auth_token";
 pub struct Settings {
     /// The file that was read, where there is one.
     pub file: Option<PathBuf>,
-    /// The platform's base URL. It may hold a user and a password: show it by [`parse::masked`].
-    pub platform_url: Setting<Url>,
+    /// The platform's base URL.
+    pub platform_url: Setting<ServerUrl>,
     /// The workspace whose tokens are asked for; without it the platform's own.
     pub workspace_id: Setting<Option<String>>,
     /// The directory that holds the bearer.
     pub configs_dir: Setting<PathBuf>,
-    /// The proxy for the platform. As secret as the platform's URL.
-    pub proxy: Setting<Option<Url>>,
+    /// The proxy for the platform.
+    pub proxy: Setting<Option<ServerUrl>>,
     /// A PEM file with more CA certificates.
     pub ca_file: Setting<Option<PathBuf>>,
     /// The longest a request to the platform may take.
@@ -63,7 +63,7 @@ pub struct Settings {
     /// The group of the files.
     pub group: Setting<u32>,
     /// The permission bits of the views.
-    pub mode: Setting<u32>,
+    pub mode: Setting<u16>,
     /// The hosts that the tokens are for; never empty.
     pub hosts: Setting<Vec<String>>,
     /// What to log.
@@ -85,13 +85,6 @@ pub struct Row {
     pub from: String,
 }
 
-/// Who runs this process.
-#[derive(Debug, Clone, Copy)]
-struct Caller {
-    uid: u32,
-    gid: u32,
-}
-
 impl Settings {
     /// Reads all settings: flags, environment and file.
     ///
@@ -99,9 +92,7 @@ impl Settings {
     /// When a value is not valid, or the file is not; it says where. The exit code is that of usage
     /// errors.
     pub fn load(flags: &SettingsArgs) -> anyhow::Result<Self> {
-        let caller =
-            Caller { uid: Uid::effective().as_raw(), gid: nix::unistd::getegid().as_raw() };
-        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), caller)
+        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), Caller::own())
     }
 
     fn resolve(
@@ -126,10 +117,10 @@ impl Settings {
             .unwrap_or_else(|| Setting::default(PathBuf::from("/configs")));
         let owner = layers
             .get(Key::Owner, parse::user)?
-            .unwrap_or_else(|| default_owner(caller, &configs_dir.value, &mut warnings));
+            .unwrap_or_else(|| owner::default_owner(caller, &configs_dir.value, &mut warnings));
         let group = layers
             .get(Key::Group, parse::group)?
-            .unwrap_or_else(|| default_group(caller, owner.value));
+            .unwrap_or_else(|| owner::default_group(caller, owner.value));
         let ca_file = optional(layers.get(Key::CaFile, parse::path)?);
         if let Some(path) = &ca_file.value
             && let Err(error) = std::fs::File::open(path)
@@ -138,13 +129,12 @@ impl Settings {
         }
         Ok(Self {
             file: path,
-            platform_url: layers.get(Key::PlatformUrl, parse::platform_url)?.map_or_else(
-                || Ok::<_, anyhow::Error>(Setting::default(Url::parse(DEFAULT_PLATFORM)?)),
-                Ok,
-            )?,
+            platform_url: layers
+                .get(Key::PlatformUrl, parse::server_url)?
+                .unwrap_or_else(|| Setting::default(ServerUrl::default())),
             workspace_id: optional(layers.get(Key::WorkspaceId, parse::workspace_id)?),
             configs_dir,
-            proxy: optional(layers.get(Key::Proxy, parse::proxy_url)?),
+            proxy: optional(layers.get(Key::Proxy, parse::server_url)?),
             ca_file,
             request_timeout: span(Key::RequestTimeout, Duration::from_secs(10))?,
             refresh_interval: span(Key::RefreshInterval, Duration::from_mins(45))?,
@@ -180,13 +170,13 @@ impl Settings {
     /// The chain of sources: the platform, then the environment.
     #[must_use]
     pub fn sources(&self) -> Vec<SourceConfig> {
-        let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        let whole = |url: &ServerUrl| url.expose().to_owned();
         vec![
             SourceConfig::Platform(PlatformConfig {
-                url: base(&self.platform_url.value),
+                url: whole(&self.platform_url.value),
                 workspace_id: self.workspace_id.value.clone(),
                 bearer_file: self.bearer_file(),
-                proxy: self.proxy.value.as_ref().map(base),
+                proxy: self.proxy.value.as_ref().map(whole),
                 ca_file: self.ca_file.value.clone(),
                 request_timeout: self.request_timeout.value,
             }),
@@ -216,12 +206,7 @@ impl Settings {
     /// Owner and modes of the files.
     #[must_use]
     pub fn access(&self) -> Access {
-        Access {
-            uid: self.owner.value,
-            gid: self.group.value,
-            // The parser lets nothing but permission bits pass.
-            view_mode: u16::try_from(self.mode.value).unwrap_or(0o400),
-        }
+        Access { uid: self.owner.value, gid: self.group.value, view_mode: self.mode.value }
     }
 
     /// What views are rendered with.
@@ -262,10 +247,10 @@ impl Settings {
         let path = |path: &PathBuf| path.display().to_string();
         let span = |setting| show(setting, |&value| shown_span(value));
         match key {
-            Key::PlatformUrl => show(&self.platform_url, parse::masked),
+            Key::PlatformUrl => show(&self.platform_url, ServerUrl::to_string),
             Key::WorkspaceId => show(&self.workspace_id, |id| maybe(id.as_ref(), String::clone)),
             Key::ConfigsDir => show(&self.configs_dir, path),
-            Key::Proxy => show(&self.proxy, |url| maybe(url.as_ref(), parse::masked)),
+            Key::Proxy => show(&self.proxy, |url| maybe(url.as_ref(), ServerUrl::to_string)),
             Key::CaFile => show(&self.ca_file, |file| maybe(file.as_ref(), path)),
             Key::RequestTimeout => span(&self.request_timeout),
             Key::RefreshInterval => span(&self.refresh_interval),
@@ -287,8 +272,6 @@ impl Settings {
     }
 }
 
-const DEFAULT_PLATFORM: &str = "http://host.docker.internal:8080";
-
 /// How `check` shows a setting that nothing is set for.
 const NONE: &str = "none";
 
@@ -300,39 +283,6 @@ pub fn shown_span(span: Duration) -> String {
 
 fn optional<T>(setting: Option<Setting<T>>) -> Setting<Option<T>> {
     setting.map_or_else(|| Setting::default(None), |setting| setting.map(Some))
-}
-
-/// Root serves whom the configs directory belongs to: the workspace's own user. Anybody else can
-/// only serve themselves.
-fn default_owner(caller: Caller, configs_dir: &Path, warnings: &mut Vec<String>) -> Setting<u32> {
-    use std::os::unix::fs::MetadataExt;
-    if caller.uid != 0 {
-        return Setting { value: caller.uid, origin: Origin::Derived("the caller".to_owned()) };
-    }
-    let directory = configs_dir.display();
-    match std::fs::metadata(configs_dir) {
-        Ok(metadata) => Setting {
-            value: metadata.uid(),
-            origin: Origin::Derived(format!("the owner of {directory}")),
-        },
-        Err(error) => {
-            warnings.push(format!(
-                "only root may read the tokens, for {directory}, whose owner it would be, cannot be \
-                 looked at ({error}); --owner names another"
-            ));
-            Setting { value: 0, origin: Origin::Derived(format!("root, without {directory}")) }
-        }
-    }
-}
-
-fn default_group(caller: Caller, owner: u32) -> Setting<u32> {
-    let (value, why) = match User::from_uid(Uid::from_raw(owner)) {
-        _ if owner == caller.uid => (caller.gid, "the caller's"),
-        Ok(Some(user)) => (user.gid.as_raw(), "the owner's"),
-        // A user without an entry in passwd(5) has no group of its own.
-        Ok(None) | Err(_) => (caller.gid, "the caller's"),
-    };
-    Setting { value, origin: Origin::Derived(why.to_owned()) }
 }
 
 /// The first of the variables that holds a token. A value that can be none is told and passed over:
@@ -353,14 +303,11 @@ fn token(environment: &Environment, warnings: &mut Vec<String>) -> Setting<Optio
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use clap::Parser;
 
     use super::*;
 
     const CALLER: Caller = Caller { uid: 1234, gid: 2345 };
-    const ROOT: Caller = Caller { uid: 0, gid: 0 };
 
     #[derive(Parser)]
     struct Flags {
@@ -501,6 +448,7 @@ mod tests {
         let error = told(&[], [("PLATFORM_URL", "ftp://user:canary@host")]);
         assert!(error.starts_with("invalid value for PLATFORM_URL: expected"), "{error}");
         let settings = resolve(&["--proxy", "http://user:canary@proxy:3128"], []).unwrap();
+        assert!(!format!("{settings:?}").contains("canary"));
         assert_eq!(row(&settings, "proxy").0, "http://…@proxy:3128");
     }
 
@@ -534,32 +482,6 @@ mod tests {
     fn a_ca_file_that_cannot_be_read_is_told() {
         let settings = resolve(&["--ca-file", "/no/such.pem"], []).unwrap();
         assert!(settings.warnings[0].starts_with("the ca-file /no/such.pem cannot be read: "));
-    }
-
-    #[test]
-    fn root_serves_the_owner_of_the_configs_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let as_root = |path: &Path| {
-            let flags = flags(&["--configs-dir", path.to_str().unwrap()]);
-            Settings::resolve(&flags, &Environment::from([]), Path::new("/no/such"), ROOT).unwrap()
-        };
-        let settings = as_root(dir.path());
-        assert_eq!(settings.owner.value, dir.path().metadata().unwrap().uid());
-        assert!(row(&settings, "owner").1.starts_with("default: the owner of "));
-        assert!(settings.warnings.is_empty());
-
-        let settings = as_root(&dir.path().join("missing"));
-        assert_eq!(settings.owner.value, 0);
-        assert!(row(&settings, "owner").1.starts_with("default: root, without "));
-        assert!(settings.warnings[0].starts_with("only root may read the tokens"));
-    }
-
-    #[test]
-    fn an_owner_brings_the_own_group() {
-        let settings = resolve(&["--owner", "root"], []).unwrap();
-        assert_eq!((settings.owner.value, settings.group.value), (0, 0));
-        let settings = resolve(&["--owner", "4242424"], []).unwrap();
-        assert_eq!((settings.owner.value, settings.group.value), (4_242_424, CALLER.gid));
     }
 
     #[test]

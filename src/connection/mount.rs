@@ -357,6 +357,10 @@ fn resolve(target: &Path) -> Result<PathBuf, MountError> {
         }
     };
     let path = missing.into_iter().rev().fold(resolved, |path, name| path.join(name));
+    // The root of a mount is no symlink, and asking it would wait for whoever serves it.
+    if mounted_at(&path)?.is_some() {
+        return Ok(path);
+    }
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => {
             path.canonicalize().map_err(|error| cannot(&path, &error))

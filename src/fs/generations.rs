@@ -668,7 +668,7 @@ mod tests {
     fn a_file_that_is_no_state_is_refused() {
         let memory = memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap();
         assert!(State::adopt(memory.try_clone().unwrap(), vec![], vec![]).is_err());
-        nix::unistd::ftruncate(&memory, size_of::<Shared>() as i64).unwrap();
+        nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap()).unwrap();
         assert!(State::adopt(memory, vec![], vec![]).is_err(), "no magic");
     }
 

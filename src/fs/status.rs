@@ -12,51 +12,11 @@ mod judge;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use crate::refresh::State;
 pub use judge::{Identity, document, words};
 
 /// The size of `status.json`, in bytes: fixed, so that `stat` is right without rendering it.
 pub const SIZE: usize = 16 * 1024;
-
-/// How a token, or the whole mount, stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// An open is served, and nothing fails.
-    Fresh,
-    /// An open is served, but something fails: a later source of the chain serves, the next token
-    /// cannot be had, or a consumer says that this one was refused.
-    Degraded,
-    /// Somebody asked, and an open gets no token now.
-    None,
-    /// Nobody asked yet, or not for long: the next open fetches.
-    Idle,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 4] = [Self::Fresh, Self::Degraded, Self::None, Self::Idle];
-
-    /// The name, as in the document.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Degraded => "degraded",
-            Self::None => "none",
-            Self::Idle => "idle",
-        }
-    }
-
-    /// The exit code of `status`; 2 is a usage error's.
-    #[must_use]
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Fresh | Self::Idle => 0,
-            Self::Degraded => 1,
-            Self::None => 3,
-        }
-    }
-}
 
 /// What serves the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

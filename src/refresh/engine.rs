@@ -144,10 +144,8 @@ impl Engine {
                 }
             }
             tokio::select! {
-                message = self.inbox.recv() => match message {
-                    None => return,
-                    Some(message) => self.receive_all(message),
-                },
+                // In this order, so that a simulation replays.
+                biased;
                 Some(ended) = self.fetches.join_next() => self.fetch_ended(ended),
                 Some(changed) = self.watchers.join_next() => self.source_changed(changed),
                 () = &mut wall_set => {
@@ -155,6 +153,10 @@ impl Engine {
                     wall_set = timer.wall_set();
                     self.step(PolicyEvent::Tick);
                 }
+                message = self.inbox.recv() => match message {
+                    None => return,
+                    Some(message) => self.receive_all(message),
+                },
                 () = &mut sleep, if armed.is_some() => {
                     armed = None;
                     // After a suspend an open and the fetch it waits for may both be late.

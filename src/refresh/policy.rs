@@ -12,149 +12,20 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::error::{FetchErrorKind, ReadErrorKind};
+use crate::error::FetchErrorKind;
+use crate::refresh::Rejection;
 use crate::refresh::store::Progress;
-use crate::refresh::{Next, Rejection};
-use crate::secret::Fingerprint;
 use crate::time::Now;
 use crate::token::Life;
 
+mod due;
+mod event;
 #[cfg(test)]
 mod tests;
 pub mod windows;
 
+pub use event::{Answer, Decision, Event, Held, Publish, Rules, Settled, SourceRules, Verdict};
 pub use windows::Windows;
-
-/// What the policy must know of a source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SourceRules {
-    /// The longest life that its issuer ever gives.
-    pub max_life: Option<Duration>,
-    /// A rejection of its token is final: it has no other.
-    pub rejection_is_final: bool,
-}
-
-/// What never changes: the windows and the chain. Shared by as many policies as there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// The configured numbers.
-    pub windows: Windows,
-    /// The sources, best first.
-    pub sources: Vec<SourceRules>,
-}
-
-/// A token as far as the policy needs it: everything but its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
-    /// Which token.
-    pub fingerprint: Fingerprint,
-    /// The place of its source in the chain.
-    pub source: usize,
-    /// When its request was sent.
-    pub issued: Now,
-    /// Its life from then on.
-    pub life: Life,
-}
-
-impl Held {
-    /// What is left of it.
-    #[must_use]
-    pub fn left(&self, now: &Now) -> Duration {
-        self.life.duration().saturating_sub(now.elapsed_since(&self.issued))
-    }
-}
-
-/// What can happen.
-#[derive(Debug, Clone, Copy)]
-pub enum Event {
-    /// Nothing but time, or a clock was set.
-    Tick,
-    /// Somebody opens: either it was served at once, or it waits.
-    Opened,
-    /// A fetch is forced.
-    Refresh,
-    /// A consumer rejected the token at hand; see [`Rejection::of`].
-    Rejected(Rejection),
-    /// A source says that a new attempt is worth it.
-    Changed {
-        /// Its place in the chain.
-        source: usize,
-    },
-    /// A fetch ended.
-    Answered {
-        /// The source's place in the chain.
-        source: usize,
-        /// With what.
-        answer: Answer,
-    },
-}
-
-/// How a fetch ended.
-#[derive(Debug, Clone, Copy)]
-pub enum Answer {
-    /// With a token.
-    Token {
-        /// Which one.
-        fingerprint: Fingerprint,
-        /// When its request was sent.
-        issued: Now,
-        /// Its life from then on, by the source's word.
-        life: Life,
-    },
-    /// Without.
-    Failed {
-        /// Why.
-        kind: FetchErrorKind,
-        /// How long the source asked to be left alone.
-        retry_after: Option<Duration>,
-    },
-}
-
-/// What to do now. At most one fetch is started at a time: where more is due, [`Policy::wake`] is in
-/// the past and the next [`Event::Tick`] brings it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Decision {
-    /// Start a fetch from this source.
-    pub fetch: Option<usize>,
-    /// Why the fetch is started, in words, as in [`Next::reason`].
-    pub because: &'static str,
-    /// Make [`Policy::held`] a new generation.
-    pub publish: Option<Publish>,
-    /// How the answer was judged; `None` if the event was none.
-    pub settled: Option<Settled>,
-}
-
-/// What is published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publish {
-    /// The token of this answer.
-    New,
-    /// The token at hand, because its expiry in local time changed.
-    Again,
-}
-
-/// How an answer was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// A token that was not seen before, whether it is needed or not.
-    New,
-    /// The token at hand came again.
-    Same,
-    /// A failure, whatever the source thinks of it.
-    Failed(FetchErrorKind),
-}
-
-/// What a waiting open is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The token at hand may be served.
-    Serve,
-    /// It pays to wait.
-    Wait,
-    /// It does not, or the deadline passed.
-    Fail(ReadErrorKind),
-}
 
 /// How it goes with one source.
 #[derive(Debug, Clone, Default)]
@@ -337,139 +208,6 @@ impl Policy {
         decision
     }
 
-    // === questions ===
-
-    /// The token at hand, usable or not.
-    #[must_use]
-    pub fn held(&self) -> Option<&Held> {
-        self.held.as_ref()
-    }
-
-    /// The minimum life at open of the token at hand.
-    #[must_use]
-    pub fn min_life(&self) -> Duration {
-        self.held.map_or(Duration::ZERO, |held| self.min_life_of(held.life))
-    }
-
-    /// Whether the token at hand may be served.
-    #[must_use]
-    pub fn usable(&self, now: &Now) -> bool {
-        self.alive(now) && self.rejection().is_none_or(|r| now.boot >= r.withheld_until)
-    }
-
-    /// The rejection of the token at hand.
-    #[must_use]
-    pub fn rejection(&self) -> Option<&Rejection> {
-        let held = self.held?;
-        let rejection = self.sources.get(held.source)?.rejection.as_deref()?;
-        (rejection.fingerprint == held.fingerprint).then_some(rejection)
-    }
-
-    /// Before this (boot clock) not even a forced fetch may ask the best source, by its own wish.
-    #[must_use]
-    pub fn wish(&self) -> Duration {
-        self.sources.first().map_or(Duration::ZERO, |state| state.wish)
-    }
-
-    /// Whether a request is in flight.
-    #[must_use]
-    pub fn fetching(&self) -> bool {
-        self.sources.iter().any(|state| state.in_flight)
-    }
-
-    /// How much the platform's clock was seen to run behind the issuer's.
-    #[must_use]
-    pub fn skew(&self) -> Duration {
-        self.skew
-    }
-
-    /// Whether the platform was seen to give the same token twice.
-    #[must_use]
-    pub fn repeats(&self) -> bool {
-        self.repeats
-    }
-
-    /// Whether anybody ever asked.
-    #[must_use]
-    pub fn asked(&self) -> bool {
-        self.asked
-    }
-
-    /// Whether nobody asked for so long that nothing is fetched.
-    #[must_use]
-    pub fn idle(&self, now: &Now) -> bool {
-        self.last_open.is_some() && !self.active(now)
-    }
-
-    /// An open of a token with at most this left must be told ([`Event::Opened`]): it may bring a
-    /// refresh forward. `None` where it would change nothing.
-    #[must_use]
-    pub fn call_at(&self, now: &Now) -> Option<Duration> {
-        if !self.asked || !self.active(now) {
-            return Some(Duration::MAX);
-        }
-        let held = self.held?;
-        let state = self.sources.get(held.source)?;
-        let calm = !state.in_flight && state.failure.is_none() && self.plan != Plan::Repeat;
-        calm.then_some(held.life.duration() / 5)
-    }
-
-    /// The next attempt and why it is made then; `None` while idle, never asked, or in flight.
-    #[must_use]
-    pub fn next(&self, now: &Now) -> Option<Next> {
-        (0..self.sources.len())
-            .filter_map(|source| Some((self.due(source, now)?, source)))
-            .min()
-            .map(|(at, source)| Next { at, reason: self.reason(source) })
-    }
-
-    /// When a [`Event::Tick`] is due (boot clock); `None` when only another event matters.
-    #[must_use]
-    pub fn wake(&self, now: &Now) -> Option<Duration> {
-        let usable = self.usable(now);
-        let mut wake = self
-            .rejection()
-            .map(|r| r.withheld_until)
-            .filter(|&at| at > now.boot && at != Duration::MAX);
-        for (source, state) in self.sources.iter().enumerate() {
-            if state.in_flight {
-                match self.hold {
-                    _ if usable => continue,
-                    Some(hold) if now.boot >= hold => continue,
-                    hold => {
-                        wake = earliest(wake, hold);
-                        break;
-                    }
-                }
-            }
-            wake = earliest(wake, self.due(source, now));
-        }
-        wake
-    }
-
-    /// What an open is told that waits until `deadline` (boot clock).
-    #[must_use]
-    pub fn verdict(&self, now: &Now, deadline: Duration) -> Verdict {
-        if self.usable(now) {
-            return Verdict::Serve;
-        }
-        let fetching = self.fetching();
-        if now.boot >= deadline {
-            let kind = if fetching { ReadErrorKind::TimedOut } else { self.refusal() };
-            return Verdict::Fail(kind);
-        }
-        let comes_back = self.alive(now)
-            && self.rejection().is_some_and(|rejection| rejection.withheld_until <= deadline);
-        let is_tried_in_time = |(source, state): (usize, &SourceState)| {
-            !state.permanent && self.due(source, now).is_some_and(|at| at <= deadline)
-        };
-        if fetching || comes_back || self.sources.iter().enumerate().any(is_tried_in_time) {
-            Verdict::Wait
-        } else {
-            Verdict::Fail(self.refusal())
-        }
-    }
-
     // === events ===
 
     fn opened(&mut self, now: &Now) {
@@ -602,36 +340,37 @@ impl Policy {
 
     fn came_again(&mut self, held: Held, offer: Held, now: &Now, rng: &mut impl Rng) -> Decision {
         let source = offer.source;
-        if self.rejection_of(&offer).is_some() {
-            return self.fail(source, FetchErrorKind::Rejected, None, now, rng);
-        }
         let is_renewed = held.source == source && matches!(offer.life, Life::Assumed(_));
-        let shortened = held.left(now).saturating_sub(offer.left(now));
-        if is_renewed {
-            self.held = Some(offer);
-        } else if let (Life::Known(life), Life::Known(_)) = (held.life, offer.life) {
-            // The first word counts, unless a later one makes it shorter.
-            let life = Life::Known(life.saturating_sub(shortened));
-            self.held = Some(Held { life, ..held });
+        let rejected = self.rejection_of(&offer).is_some();
+        let known = if is_renewed && !rejected { offer } else { confirmed(held, offer, now) };
+        self.held = Some(known);
+        let moved = known.left(now).abs_diff(held.left(now)) > windows::WALL_JUMP;
+        let failure = if rejected {
+            Some(FetchErrorKind::Rejected)
+        } else if known.left(now).is_zero()
+            || ((is_renewed || source > held.source) && !self.alive(now))
+        {
+            Some(FetchErrorKind::BornExpired)
+        } else {
+            None
+        };
+        let mut decision = if let Some(kind) = failure {
+            self.fail(source, kind, None, now, rng)
+        } else {
+            self.succeed(source);
+            if is_renewed {
+                self.plan_refresh(now, rng);
+            } else if held.source == source {
+                self.repeats = true;
+                self.plan_repeat(now, rng);
+            }
+            Decision { settled: Some(Settled::Same), ..Decision::default() }
+        };
+        // Views show the expiry of a known life.
+        if moved && !is_renewed && !known.left(now).is_zero() {
+            decision.publish = Some(Publish::Again);
         }
-        let is_dead = self.held.is_none_or(|held| held.left(now).is_zero());
-        let is_useless_fallback = source > held.source && !self.usable(now);
-        if is_dead || is_useless_fallback || (is_renewed && !self.alive(now)) {
-            return self.fail(source, FetchErrorKind::BornExpired, None, now, rng);
-        }
-        self.succeed(source);
-        if is_renewed {
-            self.plan_refresh(now, rng);
-        } else if held.source == source {
-            self.repeats = true;
-            self.plan_repeat(now, rng);
-        }
-        let expiry_moved = !is_renewed && shortened > windows::WALL_JUMP;
-        Decision {
-            publish: expiry_moved.then_some(Publish::Again),
-            settled: Some(Settled::Same),
-            ..Decision::default()
-        }
+        decision
     }
 
     fn adopt(&mut self, offer: Held, now: &Now, rng: &mut impl Rng) {
@@ -690,18 +429,17 @@ impl Policy {
         let Some(held) = self.held else { return };
         let age = now.elapsed_since(&held.issued);
         let latest = self.latest_refresh(&held);
-        let (by_life, plan) = if self.started {
-            (windows::spread(latest, rng), Plan::Spread)
-        } else {
-            (latest, Plan::Life)
-        };
-        let by_life = by_life.saturating_sub(age);
-        let by_timer = self.rules.windows.timer(rng);
-        let (delay, plan) =
-            if by_timer < by_life { (by_timer, Plan::Timer) } else { (by_life, plan) };
         // A request that took most of the life it brought must not be followed by another at once.
         let least = (held.left(now) / 4).min(windows::REPEAT_LEAST);
-        self.renew_at = now.boot.saturating_add(delay.max(least));
+        let by_life = |at: Duration| at.saturating_sub(age).max(least);
+        let (delay, plan) = if self.started {
+            (by_life(self.rules.windows.spread(latest, rng)), Plan::Spread)
+        } else {
+            let by_life = (by_life(latest), Plan::Life);
+            let by_timer = (self.rules.windows.timer(rng), Plan::Timer);
+            if by_timer.0 < by_life.0 { by_timer } else { by_life }
+        };
+        self.renew_at = now.boot.saturating_add(delay);
         self.plan = plan;
         self.planned_offset = offset(now);
     }
@@ -741,120 +479,22 @@ impl Policy {
         }
         is_due
     }
-
-    // === what is due ===
-
-    /// The source from which to fetch now, if any: at most one request of each, in the chain's
-    /// order. An earlier source in flight holds the later ones up while nobody waits too long for
-    /// it.
-    fn next_fetch(&self, now: &Now) -> Option<usize> {
-        let usable = self.usable(now);
-        for (source, state) in self.sources.iter().enumerate() {
-            if state.in_flight {
-                if usable || self.hold.is_some_and(|hold| now.boot >= hold) {
-                    continue;
-                }
-                return None;
-            }
-            if self.due(source, now).is_some_and(|at| at <= now.boot) {
-                return Some(source);
-            }
-        }
-        None
-    }
-
-    /// When the next fetch from this source is due, as things stand.
-    fn due(&self, source: usize, now: &Now) -> Option<Duration> {
-        let state = self.sources.get(source)?;
-        if state.in_flight || !self.active(now) {
-            return None;
-        }
-        let usable = self.usable(now);
-        let at = match self.held {
-            Some(held) if usable && source > held.source => return None,
-            // Only a source that gives the same token again is waited for, whatever its token is
-            // worth: asking it sooner brings nothing.
-            Some(held)
-                if source == held.source
-                    && state.failure.is_none()
-                    && (usable || self.plan == Plan::Repeat) =>
-            {
-                self.renew_at.max(state.not_before)
-            }
-            _ => state.not_before,
-        };
-        Some(at.max(self.quiet_until))
-    }
-
-    fn reason(&self, source: usize) -> &'static str {
-        let Some(state) = self.sources.get(source) else { return "" };
-        match (state.failure, self.held) {
-            (Some(_), _) if state.wish >= state.not_before => "the source asked to wait until then",
-            (Some(_), _) if state.permanent => "the failure does not heal by itself",
-            (Some(_), _) => "back-off after a failure",
-            (None, Some(held)) if held.source == source => match self.plan {
-                Plan::Timer => "refresh interval",
-                Plan::Life => "most of its life is over then",
-                Plan::Spread => "spread over its life after a start or failures",
-                Plan::Repeat => "the source repeats its token until about then",
-                Plan::Asked => "asked for",
-            },
-            (None, _) if self.quiet_until > Duration::ZERO => "first fetch after the start",
-            (None, _) => "no token at hand",
-        }
-    }
-
-    fn active(&self, now: &Now) -> bool {
-        self.last_open.is_some_and(|at| now.boot.saturating_sub(at) <= self.rules.windows.idle)
-    }
-
-    fn alive(&self, now: &Now) -> bool {
-        self.held.is_some_and(|held| self.would_be_alive(&held, now))
-    }
-
-    fn would_be_alive(&self, held: &Held, now: &Now) -> bool {
-        let left = held.left(now);
-        !left.is_zero() && left >= self.min_life_of(held.life)
-    }
-
-    fn min_life_of(&self, life: Life) -> Duration {
-        self.rules.windows.min_life_of(life.duration(), self.repeats)
-    }
-
-    fn latest_refresh(&self, held: &Held) -> Duration {
-        self.rules.windows.latest_refresh(held.life.duration(), self.repeats)
-    }
-
-    /// The rejection of this very token, whichever source gave it then.
-    fn rejection_of(&self, offer: &Held) -> Option<Rejection> {
-        self.sources
-            .iter()
-            .filter_map(|state| state.rejection.as_deref())
-            .find(|rejection| rejection.fingerprint == offer.fingerprint)
-            .copied()
-    }
-
-    fn rejection_is_final(&self, source: usize) -> bool {
-        self.rules.sources.get(source).is_some_and(|rules| rules.rejection_is_final)
-    }
-
-    /// The errno of an open that gets nothing, when no fetch is in flight.
-    fn refusal(&self) -> ReadErrorKind {
-        let refuses = |state: &SourceState| state.failure.is_some_and(FetchErrorKind::is_refusal);
-        if self.sources.iter().any(refuses) {
-            ReadErrorKind::Rejected
-        } else if self.held.is_some() {
-            ReadErrorKind::Expired
-        } else {
-            ReadErrorKind::NoToken
-        }
-    }
 }
 
-fn earliest(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
+/// What is known of a token that came again. The first word about its life and the boot clock bound
+/// it, and a later word can only make it shorter. But a wall clock that was set forward aged it on
+/// suspicion only, which the source's new word dispels: else a platform that repeats its token would
+/// leave a machine whose clock was just put right without any for an hour.
+fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
+    let (Life::Known(life), Life::Known(_)) = (held.life, offer.life) else { return held };
+    let by_boot = life.saturating_sub(now.boot.saturating_sub(held.issued.boot));
+    let (left, said) = (held.left(now), offer.left(now).min(by_boot));
+    if said > left {
+        let age = now.elapsed_since(&offer.issued);
+        Held { issued: offer.issued, life: Life::Known(said.saturating_add(age)), ..held }
+    } else {
+        let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));
+        Held { life, ..held }
     }
 }
 

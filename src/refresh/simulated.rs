@@ -29,7 +29,7 @@ impl SimulatedTime {
     #[must_use]
     pub fn new() -> Self {
         let origin =
-            Now { boot: Duration::from_secs(3600), wall: Duration::from_secs(1_780_000_000) };
+            Now { boot: Duration::from_hours(1), wall: Duration::from_secs(1_780_000_000) };
         Self { start: Instant::now(), origin: watch::Sender::new(origin) }
     }
 
@@ -139,7 +139,7 @@ impl ScriptedSource {
     pub fn new(name: &'static str, clock: Arc<dyn Clock>, standing: Scripted) -> Self {
         Self(Arc::new(Script {
             name,
-            max_life: (name == "platform").then_some(Duration::from_secs(3600)),
+            max_life: (name == "platform").then_some(Duration::from_hours(1)),
             can_replace_rejected: name != "env",
             clock,
             answers: Mutex::new((VecDeque::new(), standing)),
@@ -150,9 +150,8 @@ impl ScriptedSource {
     }
 
     /// Queues an answer.
-    pub fn then(&self, answer: Scripted) -> &Self {
+    pub fn then(&self, answer: Scripted) {
         lock(&self.0.answers).0.push_back(answer);
-        self
     }
 
     /// Changes the standing answer and forgets the queued ones.

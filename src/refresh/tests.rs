@@ -1,4 +1,5 @@
 //! The engine under paused time: the real actor and policy, scripted sources, simulated clocks.
+#![expect(clippy::unchecked_time_subtraction, reason = "an underflow fails the test")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::simulated::{Scripted, ScriptedSource, SimulatedTime};
 use super::store::MemoryStore;
-use super::{Engine, EventKind, Handle, State, TooSoon, Windows};
+use super::{Engine, EventKind, Handle, TooSoon, Windows};
 use crate::error::{FetchErrorKind, ReadError, ReadErrorKind};
 use crate::secret::Fingerprint;
 use crate::source::Source;
@@ -17,13 +18,23 @@ use crate::token::FreshToken;
 mod chain;
 mod clocks;
 mod failures;
+mod histories;
 mod rejection;
 mod schedule;
 mod waiting;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// How things stand, in one word.
+#[derive(Debug, PartialEq)]
+enum State {
+    Fresh,
+    Degraded,
+    None,
+    Idle,
+}
 
 /// A running engine and everything around it.
 struct World {
@@ -94,7 +105,16 @@ impl World {
     }
 
     fn state(&self) -> State {
-        self.handle.snapshot().state(&self.now())
+        let snapshot = self.handle.snapshot();
+        let troubled =
+            snapshot.fallback || snapshot.rejected.is_some() || !snapshot.failures.is_empty();
+        let usable = snapshot.usable(&self.now()).is_some();
+        match (usable, troubled) {
+            _ if snapshot.idle || !(snapshot.asked || usable || troubled) => State::Idle,
+            (false, _) => State::None,
+            (true, true) => State::Degraded,
+            (true, false) => State::Fresh,
+        }
     }
 
     fn failure(&self) -> Option<FetchErrorKind> {

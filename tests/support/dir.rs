@@ -21,7 +21,7 @@ impl TestDir {
         let path = dir.path().to_owned();
         // The thread's own view of the mounts: another thread may be in another namespace.
         let namespace = fs::File::open("/proc/thread-self/ns/mnt").ok();
-        let _on_timeout = OnTimeout::new(move || {
+        let on_timeout = OnTimeout::new(move || {
             if let Some(namespace) = namespace {
                 // Joining a mount namespace needs a file-system state that no other thread shares.
                 std::thread::spawn(move || {
@@ -33,7 +33,7 @@ impl TestDir {
                 .unwrap_or_default();
             }
         });
-        Self { dir, _on_timeout }
+        Self { dir, _on_timeout: on_timeout }
     }
 
     pub fn path(&self) -> &Path {
@@ -81,7 +81,7 @@ impl Drop for TestDir {
 }
 
 /// The mounts of this thread's namespace at or below a path, the newest first, as `mountinfo` has
-/// them (proc_pid_mountinfo(5)).
+/// them (`proc_pid_mountinfo(5)`).
 pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let mut found = table

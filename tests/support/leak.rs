@@ -16,7 +16,7 @@ pub fn find(secret: &str, text: &[u8]) -> Option<&'static str> {
     let lower = text.to_ascii_lowercase();
     for part in secret.as_bytes().windows(PART) {
         let plain = String::from_utf8_lossy(part).to_ascii_lowercase();
-        let hex = part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = hex(part);
         let numbers = part.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
         if lower.contains(&plain) {
             return Some("plain");
@@ -28,7 +28,8 @@ pub fn find(secret: &str, text: &[u8]) -> Option<&'static str> {
     }
     for skip in 0..3 {
         // Whole groups of three bytes: the rest is mixed with what stands around the secret.
-        let whole = &secret.as_bytes()[skip..skip + (secret.len() - skip) / 3 * 3];
+        let (groups, _) = secret.as_bytes().split_at(skip).1.as_chunks::<3>();
+        let whole = groups.as_flattened();
         for encoded in [STANDARD_NO_PAD.encode(whole), URL_SAFE_NO_PAD.encode(whole)] {
             let parts = encoded.as_bytes().chunks_exact(16);
             if parts.map(String::from_utf8_lossy).any(|part| text.contains(&*part)) {
@@ -37,6 +38,11 @@ pub fn find(secret: &str, text: &[u8]) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Panics when one of the secrets is in one of the texts; it names the text, and does not repeat

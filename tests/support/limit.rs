@@ -1,5 +1,6 @@
 //! A time limit for each test, and what is undone when it passes.
 
+use std::cell::RefCell;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +25,27 @@ impl Started {
 
 thread_local! {
     /// Of the test whose body runs on this thread.
-    static STARTED: Arc<Started> = Arc::default();
+    static STARTED: RefCell<Arc<Started>> = RefCell::default();
+}
+
+fn started_here() -> Arc<Started> {
+    STARTED.with(|started| Arc::clone(&started.borrow()))
+}
+
+/// Lets further threads of a test start what its time limit undoes.
+#[derive(Clone)]
+pub struct Adopt(Arc<Started>);
+
+impl Adopt {
+    /// The test whose body runs on this thread.
+    pub fn here() -> Self {
+        Self(started_here())
+    }
+
+    /// Makes this thread one of the test's.
+    pub fn enter(self) {
+        STARTED.with(|started| started.replace(self.0));
+    }
 }
 
 /// Undoes something when the test runs out of time, unless dropped before. It must not block for
@@ -39,7 +60,7 @@ impl OnTimeout {
     pub fn new(undo: impl FnOnce() + Send + 'static) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let started = STARTED.with(Arc::clone);
+        let started = started_here();
         started.0.lock().unwrap_or_else(PoisonError::into_inner).push((id, Box::new(undo)));
         Self { id, started }
     }
@@ -67,7 +88,7 @@ pub fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let thread = thread::Builder::new()
         .name(name.clone())
         .spawn(move || {
-            let _ = tell_started.send(STARTED.with(Arc::clone));
+            let _ = tell_started.send(started_here());
             let outcome = catch_unwind(AssertUnwindSafe(body));
             let _ = tell_done.send(());
             outcome

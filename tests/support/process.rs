@@ -71,10 +71,10 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}: {command:?}"));
         let group = group(&child);
-        let _on_timeout = OnTimeout::new(move || {
+        let on_timeout = OnTimeout::new(move || {
             let _ = killpg(group, Signal::SIGKILL);
         });
-        Self { child, name: name.to_owned(), output, _on_timeout }
+        Self { child, name: name.to_owned(), output, _on_timeout: on_timeout }
     }
 
     /// Its process id.
@@ -168,6 +168,18 @@ pub fn run(command: Command, dir: &TestDir, limit: Duration) -> Finished {
 pub fn require(tool: &str, package: &str) {
     let found = std::env::split_paths(&search_path()).any(|folder| folder.join(tool).exists());
     assert!(found, "{tool} is missing: apt-get install {package}");
+}
+
+/// Where `scripts/tools` puts what Debian has not.
+pub fn registry_tools() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("../tools/bin")
+}
+
+/// One of them; fails with the line to type where it is missing.
+pub fn registry_tool(name: &str) -> PathBuf {
+    let path = registry_tools().join(name);
+    assert!(path.exists(), "{name} is missing: scripts/tools {name}");
+    path
 }
 
 /// An I/O error's number, for assertions on errnos.

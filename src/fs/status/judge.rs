@@ -68,12 +68,12 @@ fn token_status(
     counters: &Counters,
     now: &Now,
 ) -> TokenStatus {
-    let (state, summary) = judge(snapshot, now);
+    let state = snapshot.state(now);
     let token = snapshot.token.as_ref();
     TokenStatus {
         name: identity.name.clone(),
         state,
-        summary,
+        summary: summary(state, snapshot, now),
         generation: token.map(|token| token.generation),
         fingerprint: token.map(|token| token.fingerprint().to_string()),
         source: token.map(|token| token.source.to_owned()),
@@ -86,7 +86,7 @@ fn token_status(
         fetching: snapshot.fetching,
         attempts: snapshot.attempts,
         fetches: snapshot.fetches,
-        last_failure: telling(snapshot).map(|failure| failure_status(failure, now)),
+        last_failure: snapshot.telling_failure().map(|failure| failure_status(failure, now)),
         failures: snapshot.failures.iter().map(|failure| failure_status(failure, now)).collect(),
         rejected: snapshot.rejected.map(|rejection| RejectedStatus {
             fingerprint: rejection.fingerprint.to_string(),
@@ -94,7 +94,7 @@ fn token_status(
             count: rejection.count,
             withheld: now.boot < rejection.withheld_until,
         }),
-        advice: advice(state, snapshot, counters, now),
+        advice: advice(snapshot, counters),
         notes: notes(identity, snapshot),
         clock_skew_seconds: snapshot.skew.as_secs(),
         platform_repeats_tokens: snapshot.repeats,
@@ -107,65 +107,52 @@ fn token_status(
     }
 }
 
-/// The state and one sentence for it.
-fn judge(snapshot: &Snapshot, now: &Now) -> (State, String) {
-    let usable = snapshot
-        .token
-        .as_ref()
-        .filter(|token| !is_withheld(snapshot, token, now))
-        .filter(|token| token.usable(now, snapshot.min_life).is_some());
-    match usable {
-        Some(token) => judge_served(snapshot, token),
-        None => judge_missing(snapshot, now),
+/// One sentence for the state.
+fn summary(state: State, snapshot: &Snapshot, now: &Now) -> String {
+    match (state, &snapshot.token) {
+        (State::Idle, _) if snapshot.asked => {
+            "nobody has asked for a token for a long time: it is refreshed at the next open".into()
+        }
+        (State::Idle, _) => "nobody has asked for a token yet: the first open fetches one".into(),
+        (State::Fresh | State::Degraded, Some(token)) => of_a_served_token(snapshot, token),
+        (_, token) => of_a_missing_token(snapshot, token.as_ref(), now),
     }
 }
 
-fn judge_served(snapshot: &Snapshot, token: &Token) -> (State, String) {
+fn of_a_served_token(snapshot: &Snapshot, token: &Token) -> String {
     let source = token.source;
-    let own_failure = snapshot.failures.iter().find(|failure| failure.error.source_name == source);
+    let failure = snapshot.telling_failure();
     if snapshot.fallback {
-        let why = telling(snapshot)
-            .filter(|failure| failure.error.source_name != source)
-            .map_or_else(|| "no earlier source gives one".to_owned(), |f| gives(f, "none"));
-        (State::Degraded, format!("the token of {source} is served, since {why}"))
+        let why =
+            failure.map_or_else(|| "no earlier source gives one".into(), |f| gives(f, "none"));
+        format!("the token of {source} is served, since {why}")
     } else if is_rejected(snapshot, token) {
-        let summary = format!(
+        format!(
             "a consumer said that the token was refused, and {source} gives no other: it is served"
-        );
-        (State::Degraded, summary)
-    } else if let Some(failure) = own_failure {
-        let why = gives(failure, "no new one");
-        (State::Degraded, format!("the token at hand is served, but {why}"))
+        )
+    } else if let Some(failure) = failure {
+        format!("the token at hand is served, but {}", gives(failure, "no new one"))
     } else {
-        (State::Fresh, format!("a token of {source} is served"))
+        format!("a token of {source} is served")
     }
 }
 
-fn judge_missing(snapshot: &Snapshot, now: &Now) -> (State, String) {
-    let token = snapshot.token.as_ref();
+fn of_a_missing_token(snapshot: &Snapshot, token: Option<&Token>, now: &Now) -> String {
     let alive = token.filter(|token| !token.left(now).is_zero());
-    if alive.is_some_and(|token| is_withheld(snapshot, token, now)) {
-        let summary = "a consumer said that the token was refused: opens wait for another one";
-        return (State::None, summary.to_owned());
-    }
     let what = match (token, alive) {
         (None, _) => "there is no token yet",
         (Some(_), None) => "the last token ran out",
+        (Some(_), Some(token)) if is_rejected(snapshot, token) => {
+            "a consumer said that the token was refused: it is withheld"
+        }
         (Some(_), Some(_)) => "the last token has less than the minimum life left",
     };
-    if let Some(failure) = telling(snapshot) {
-        return (State::None, format!("{what}, and {}", gives(failure, "none")));
+    let other = if token.is_some() { "no other" } else { "none" };
+    match snapshot.telling_failure() {
+        Some(failure) => format!("{what}, and {}", gives(failure, other)),
+        None if snapshot.fetching => format!("{what}; a fetch is under way"),
+        None => format!("{what}; the next open fetches one"),
     }
-    if !snapshot.asked || snapshot.idle {
-        let summary = if snapshot.asked {
-            "nobody has asked for a token for a long time: the next open fetches one"
-        } else {
-            "nobody has asked for a token yet: the first open fetches one"
-        };
-        return (State::Idle, summary.to_owned());
-    }
-    let then = if snapshot.fetching { "a fetch is under way" } else { "the next open fetches one" };
-    (State::None, format!("{what}: {then}"))
 }
 
 /// "SOURCE gives none: why".
@@ -183,31 +170,19 @@ fn is_rejected(snapshot: &Snapshot, token: &Token) -> bool {
     snapshot.rejected.is_some_and(|rejection| rejection.fingerprint == token.fingerprint())
 }
 
-fn is_withheld(snapshot: &Snapshot, token: &Token, now: &Now) -> bool {
-    is_rejected(snapshot, token)
-        && snapshot.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until)
+/// A source that nobody configured has not failed.
+fn is_configured(failure: &Failure) -> bool {
+    failure.error.kind != FetchErrorKind::NotConfigured
 }
 
-/// The failure to tell of first: the earliest source of the chain is the one that ought to serve,
-/// and a source that nobody configured has not failed.
-fn telling(snapshot: &Snapshot) -> Option<&Failure> {
-    let configured = |failure: &&Failure| failure.error.kind != FetchErrorKind::NotConfigured;
-    snapshot.failures.iter().find(configured).or_else(|| snapshot.failures.first())
-}
-
-fn advice(state: State, snapshot: &Snapshot, counters: &Counters, now: &Now) -> Vec<String> {
-    let mut advice = Vec::new();
-    if matches!(state, State::Degraded | State::None) {
-        let first = telling(snapshot);
-        let others = snapshot.failures.iter().filter(|failure| {
-            failure.error.kind != FetchErrorKind::NotConfigured
-                && first.is_some_and(|first| first.error.source_name != failure.error.source_name)
-        });
-        for failure in first.into_iter().chain(others) {
-            let FailureStatus { source, remedy, .. } = failure_status(failure, now);
-            advice.push(format!("{source}: {remedy}"));
-        }
-    }
+fn advice(snapshot: &Snapshot, counters: &Counters) -> Vec<String> {
+    let (configured, others): (Vec<_>, Vec<_>) =
+        snapshot.failures.iter().partition(|failure| is_configured(failure));
+    let failures = if configured.is_empty() { others } else { configured };
+    let remedy = |Failure { error, .. }: &Failure| {
+        format!("{}: {}", error.source_name, error.kind.explain().remedy)
+    };
+    let mut advice: Vec<_> = failures.into_iter().map(remedy).collect();
     let rejected = snapshot.token.as_ref().is_some_and(|token| is_rejected(snapshot, token));
     if rejected && !snapshot.failures.iter().any(|f| f.error.kind == FetchErrorKind::Rejected) {
         advice.push(FetchErrorKind::Rejected.explain().remedy.to_owned());
@@ -315,7 +290,7 @@ mod tests {
     use super::*;
     use crate::error::FetchErrorKind as Kind;
     use crate::refresh::Rejection;
-    use crate::secret::{Fingerprint, Secret};
+    use crate::secret::Secret;
 
     fn rejection(withheld: bool) -> Rejection {
         let until = if withheld { MINUTE } else { Duration::ZERO };
@@ -353,14 +328,6 @@ mod tests {
     }
 
     #[test]
-    fn a_source_behind_the_one_that_serves_does_not_matter() {
-        let mut scene = Scene::fresh();
-        scene.snapshot.failures = vec![failing("env", Kind::NotConfigured)];
-        assert_eq!(scene.document().state, State::Fresh);
-        assert_eq!(says(&scene), says(&Scene::fresh()));
-    }
-
-    #[test]
     fn a_failing_source_makes_a_served_token_degraded() {
         let mut scene = Scene::fresh();
         scene.snapshot.failures = vec![failing("platform", Kind::ServerError)];
@@ -390,7 +357,7 @@ mod tests {
         let mut scene = Scene::fresh();
         scene.snapshot.rejected = Some(rejection(true));
         insta::assert_snapshot!(says(&scene), @r"
-        none: a consumer said that the token was refused: opens wait for another one
+        none: a consumer said that the token was refused: it is withheld; the next open fetches one
         do: check that the GitHub App is still installed and not suspended
         ");
         assert!(scene.document().tokens[0].rejected.as_ref().unwrap().withheld);
@@ -400,10 +367,6 @@ mod tests {
         degraded: a consumer said that the token was refused, and platform gives no other: it is served
         do: platform: check that the GitHub App is still installed and not suspended
         ");
-        scene.snapshot.rejected =
-            Some(Rejection { fingerprint: Fingerprint::of(b"another"), ..rejection(true) });
-        scene.snapshot.failures.clear();
-        assert_eq!(scene.document().state, State::Fresh);
     }
 
     #[test]
@@ -428,14 +391,12 @@ mod tests {
     fn a_token_that_ran_out_is_none_while_somebody_asks_and_idle_when_nobody_does() {
         let mut scene = Scene::fresh();
         scene.snapshot.token = Some(Token { issued: ago(61), ..token() });
-        insta::assert_snapshot!(says(&scene), @"none: the last token ran out: the next open fetches one");
+        insta::assert_snapshot!(says(&scene), @"none: the last token ran out; the next open fetches one");
         scene.snapshot.fetching = true;
-        insta::assert_snapshot!(says(&scene), @"none: the last token ran out: a fetch is under way");
+        insta::assert_snapshot!(says(&scene), @"none: the last token ran out; a fetch is under way");
         scene.snapshot.fetching = false;
         scene.snapshot.idle = true;
-        insta::assert_snapshot!(says(&scene), @"idle: nobody has asked for a token for a long time: the next open fetches one");
-        scene.snapshot.failures = vec![failing("platform", Kind::TimedOut)];
-        assert_eq!(scene.document().state, State::None);
+        insta::assert_snapshot!(says(&scene), @"idle: nobody has asked for a token for a long time: it is refreshed at the next open");
     }
 
     #[test]

@@ -14,23 +14,23 @@ pub const PERMANENT_RETRY: Duration = Duration::from_secs(45);
 /// … and this much later at the latest.
 pub const PERMANENT_SPREAD: Duration = Duration::from_secs(15);
 /// The longest `Retry-After` that is believed: a rate limit resets within the hour.
-pub const LONGEST_WISH: Duration = Duration::from_secs(3600);
+pub const LONGEST_WISH: Duration = Duration::from_hours(1);
 /// How long a rejected token is withheld if its source insists on it.
 pub const WITHHELD: Duration = Duration::from_secs(15);
 /// For this long further rejections of the same token are only counted.
-pub const REJECT_QUIET: Duration = Duration::from_secs(60);
+pub const REJECT_QUIET: Duration = Duration::from_mins(1);
 /// The least time between two forced fetches.
 pub const FORCED_SPACING: Duration = Duration::from_secs(1);
 /// The platform gives the same token until less than this is left.
-pub const PLATFORM_CACHE: Duration = Duration::from_secs(5 * 60);
+pub const PLATFORM_CACHE: Duration = Duration::from_mins(5);
 /// A repeated token is asked for anew within this long after the platform's cache let go of it.
-pub const REPEAT_SPREAD: Duration = Duration::from_secs(120);
+pub const REPEAT_SPREAD: Duration = Duration::from_mins(2);
 /// The least wait after a repeated token whose cache time has passed.
 pub const REPEAT_LEAST: Duration = Duration::from_secs(5);
 /// The largest minimum life where the platform repeats tokens: it cannot give fresher ones.
-pub const REPEAT_MIN_LIFE: Duration = Duration::from_secs(120);
+pub const REPEAT_MIN_LIFE: Duration = Duration::from_mins(2);
 /// The default minimum life of a long-lived token.
-pub const MIN_LIFE: Duration = Duration::from_secs(60);
+pub const MIN_LIFE: Duration = Duration::from_mins(1);
 /// A wall clock set by more than this makes a new generation, because views show local time.
 pub const WALL_JUMP: Duration = Duration::from_secs(5);
 
@@ -60,13 +60,13 @@ pub struct Windows {
 impl Default for Windows {
     fn default() -> Self {
         Self {
-            interval: Duration::from_secs(45 * 60),
-            jitter: Duration::from_secs(120),
+            interval: Duration::from_mins(45),
+            jitter: Duration::from_mins(2),
             prefetch: false,
-            initial_delay: Duration::from_secs(60),
+            initial_delay: Duration::from_mins(1),
             min_life: None,
             open_timeout: Duration::from_secs(5),
-            idle: Duration::from_secs(24 * 3600),
+            idle: Duration::from_hours(24),
             fetch_timeout: Duration::from_secs(12),
         }
     }
@@ -94,18 +94,20 @@ impl Windows {
 
     /// The time from a fetch to the next by the timer alone.
     pub fn timer(&self, rng: &mut impl Rng) -> Duration {
-        self.interval
-            .saturating_sub(self.jitter)
-            .saturating_add(uniform(rng, self.jitter.saturating_mul(2)))
+        let earliest = self.interval.saturating_sub(self.jitter);
+        let latest = self.interval.saturating_add(self.jitter);
+        earliest.saturating_add(uniform(rng, latest.saturating_sub(earliest)))
     }
-}
 
-/// The age at which a token is refreshed that came after a start or a streak of failures: anywhere
-/// in the second half of what is allowed (40–80 % of its life), so that a fleet that starts or
-/// recovers together does not come back together.
-pub fn spread(latest: Duration, rng: &mut impl Rng) -> Duration {
-    let half = latest / 2;
-    half + uniform(rng, latest - half)
+    /// The age at which a token is refreshed that came after a start or a streak of failures:
+    /// anywhere between half of `latest` and `latest` (40–80 % of its life), so that a fleet that
+    /// starts or recovers together does not come back together. The interval cuts what it may not
+    /// exceed off the range, and not each draw to it: that would make an echo of its own.
+    pub fn spread(&self, latest: Duration, rng: &mut impl Rng) -> Duration {
+        let most = latest.min(self.interval.saturating_add(self.jitter));
+        let least = if most >= latest / 10 * 9 { latest / 2 } else { most / 2 };
+        least.saturating_add(uniform(rng, most.saturating_sub(least)))
+    }
 }
 
 /// The time to the next fetch after the same token came again with `left` of its life: when the

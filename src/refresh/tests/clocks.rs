@@ -50,6 +50,23 @@ async fn a_wall_clock_set_beyond_its_life_makes_an_open_wait_for_a_new_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forward_jump_is_forgiven_when_the_source_confirms_the_token_but_no_further() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    pass(10 * MINUTE).await;
+    world.time.set_wall_forward(3 * HOUR);
+    // It says an hour again, but by the boot clock only 50 minutes can be left.
+    let fresh = world.open_ok().await;
+    let left = fresh.token().left(&world.now());
+    assert!((50 * MINUTE - SECOND..=50 * MINUTE).contains(&left), "{left:?}");
+    assert_eq!((bytes(&fresh).as_str(), world.requests()), ("same", 2));
+    assert_eq!(fresh.token().generation, 2, "its expiry in local time moved");
+    world.platform().always(Scripted::Hang);
+    pass(51 * MINUTE).await;
+    assert!(world.handle.usable().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wall_clock_set_back_never_lengthens_a_life() {
     let world = World::of(Scripted::NewToken(HOUR));
     world.open_ok().await;

@@ -150,39 +150,41 @@ async fn a_waiting_open_finds_its_generation_in_the_store() {
     assert_eq!(fresh.token().generation, 1);
 }
 
-/// Readers on real threads, no simulated time: no wake-up is lost and no fetch doubled.
+/// Readers on real threads and in real time: no wake-up is lost and no fetch doubled.
 #[test]
 fn opens_rejects_and_refreshes_from_many_threads_lose_no_wake_up() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-    let (served, requests, fetches) = runtime.block_on(async {
-        let life = Duration::from_secs(1);
-        let answer = Scripted::NewToken(life).after(Duration::from_millis(3));
+    runtime.block_on(async {
+        let answer = Scripted::NewToken(SECOND / 2).after(Duration::from_millis(3));
         let world = Arc::new(World::of(answer));
         let readers: Vec<_> = (0..16)
             .map(|reader| {
                 let world = Arc::clone(&world);
                 tokio::spawn(async move {
-                    let mut served = 0;
                     for turn in 0..200 {
-                        if let Ok(fresh) = world.open().await {
-                            served += 1;
-                            if (turn + reader) % 67 == 0 {
-                                world.handle.reject(fresh.token().fingerprint());
-                            }
+                        let fresh = world.open().await.expect("a token within the deadline");
+                        match (reader, turn) {
+                            (0, 70 | 140) => world.handle.reject(fresh.token().fingerprint()),
+                            (1, 100) => drop(world.handle.refresh()),
+                            _ => {}
                         }
-                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        pass(Duration::from_millis(5)).await;
                     }
-                    served
                 })
             })
             .collect();
-        let mut served = 0;
-        for reader in readers {
-            served += reader.await.unwrap();
-        }
-        (served, world.requests() as u64, world.handle.snapshot().fetches)
+        let all = all_of(readers);
+        tokio::time::timeout(MINUTE, all).await.expect("a wake-up was lost");
+        let snapshot = world.handle.snapshot();
+        let in_flight = u64::from(snapshot.fetching);
+        assert_eq!(world.requests() as u64, snapshot.attempts);
+        assert_eq!(snapshot.attempts, snapshot.fetches + in_flight);
     });
-    assert_eq!(served, 16 * 200);
-    assert_eq!(requests, fetches);
+}
+
+async fn all_of(readers: Vec<JoinHandle<()>>) {
+    for reader in readers {
+        reader.await.unwrap();
+    }
 }

@@ -1,0 +1,195 @@
+//! `demo`: everything once through on this machine, with nothing of the user's and nobody else's.
+//!
+//! A platform on loopback issues tokens that live for seconds. Real git and real gh run against it
+//! in two lanes, side by side: one reads its token from a mount, the other got it in its environment
+//! at the start, as workspaces do today.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cmd::demo::daemon::Daemon;
+use crate::cmd::demo::frame::{Failure, Progress, Summary};
+use crate::cmd::demo::fuse::Way;
+use crate::cmd::demo::lane::{Kind, Lane};
+use crate::cmd::demo::place::Place;
+use crate::cmd::demo::screen::Output;
+use crate::cmd::demo::tools::Tools;
+use crate::cmd::{EXIT_FAILURE, print};
+use crate::demo::{Demo, Setup};
+use crate::time::{Clock, SystemClock};
+
+mod daemon;
+mod frame;
+mod fuse;
+mod lane;
+mod place;
+pub mod platform;
+mod process;
+mod screen;
+mod tools;
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Run over this many token lifetimes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    lifetimes: u32,
+    /// Let tokens live this long
+    #[arg(long, value_name = "SPAN", default_value = "20s", value_parser = life)]
+    life: Duration,
+    /// Leave the mount up at the end and print lines to paste, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Print lines instead of drawing a screen
+    #[arg(long)]
+    plain: bool,
+}
+
+/// A span of time on the command line.
+fn span(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(span).map_err(|_| "a span of time is not negative".to_owned())
+}
+
+/// The life of a demo token: shorter ones are over before git has done its work.
+fn life(text: &str) -> Result<Duration, String> {
+    let life = span(text)?;
+    if (Duration::from_secs(4)..=Duration::from_hours(1)).contains(&life) {
+        Ok(life)
+    } else {
+        Err("tokens of the demo live from 4s to 1h".to_owned())
+    }
+}
+
+/// Runs `demo`.
+///
+/// # Errors
+/// FUSE or a tool is missing (the hint says what to do), or the mount does not come up.
+pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let tools = Tools::find()?;
+    // Enters a namespace where it must: as long as there is only one thread.
+    let way = fuse::prepare()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(demonstrate(args, &tools, way))
+}
+
+async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result<ExitCode> {
+    // From here on a signal ends the demo in order: whatever was made is removed by its owner's drop,
+    // the last one first.
+    let mut signals = Signals::new()?;
+    let place = Place::create()?;
+    let demo = Demo::start(Setup {
+        unix_socket: Some(place.socket()),
+        git_root: Some(place.directory("repositories")?),
+        ..Setup::with_life(args.life)
+    })
+    .context("cannot start the demo platform")?;
+    demo.register(&place.configs()).context("cannot write the bearer file")?;
+    let lanes = [Kind::Mounted, Kind::Frozen].map(Lane::new);
+    for lane in &lanes {
+        demo.create_repository(&lane.repository())?;
+    }
+    let mut daemon = Daemon::start(&place, &demo, tools, args.life)?;
+    tokio::select! {
+        served = daemon.wait_until_it_serves(&place) => served?,
+        () = signals.next() => return Ok(interrupted()),
+    }
+
+    let begin = SystemClock.now();
+    let end = args.life * args.lifetimes + Duration::from_millis(500);
+    let look = || {
+        let now = SystemClock.now();
+        Progress {
+            life: args.life,
+            elapsed: now.elapsed_since(&begin),
+            end,
+            lanes: frame::views(&lanes, &demo, tools.asker, &now),
+        }
+    };
+    let plain = args.plain || !screen::can_be_drawn();
+    let mut output = Output::open(plain, tools.notes(), &look())?;
+    let stop = CancellationToken::new();
+    let signalled = {
+        let [ours, frozen] = &lanes;
+        let work = async {
+            tokio::try_join!(
+                ours.run(&place, &demo, tools, &stop),
+                frozen.run(&place, &demo, tools, &stop)
+            )
+        };
+        tokio::pin!(work);
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    done?;
+                    break false;
+                }
+                () = signals.next() => break true,
+                _ = tick.tick() => {
+                    let progress = look();
+                    output.draw(&progress)?;
+                    if progress.elapsed >= end {
+                        stop.cancel();
+                    }
+                }
+            }
+        }
+        // Leaving drops the lanes, and kills what they still run.
+    };
+    let progress = look();
+    output.draw(&progress)?;
+    drop(output);
+    let summary = Summary::of(&progress, demo.ledger().counts().platform.issued);
+    if args.keep && !signalled {
+        print(summary.to_string().as_bytes())?;
+        print(place.lines_to_paste(&demo, tools, way).as_bytes())?;
+        signals.next().await;
+    }
+    drop(daemon);
+    let code = match summary.verdict(args.lifetimes) {
+        // A demo that was cut short proves nothing about rotations, but a failure stays one.
+        Err(Failure::Rotations { .. }) | Ok(()) if signalled => interrupted(),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            print(format!("the demo failed: {failure}\n").as_bytes())?;
+            ExitCode::from(EXIT_FAILURE)
+        }
+    };
+    if !args.keep || signalled {
+        print(summary.to_string().as_bytes())?;
+    }
+    Ok(code)
+}
+
+/// What a shell reports for a process that SIGINT ended.
+fn interrupted() -> ExitCode {
+    ExitCode::from(130)
+}
+
+/// The signals that end the demo.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! One of the two loops that run side by side: clone, commit and push, ask for the user, read the
+//! token. They differ only in where the token comes from.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use crate::cmd::demo::place::{Place, quoted};
+use crate::cmd::demo::process::{Finished, run};
+use crate::cmd::demo::tools::{Asker, Tools};
+use crate::demo::Demo;
+use crate::demo::ledger::Verdict;
+use crate::secret::Secret;
+
+/// gh's name for a mock on plain http; its configuration leads it to the demo's Unix socket.
+pub(super) const MOCK_HOST: &str = "github.localhost";
+
+/// The pause between two rounds.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// Where a lane's token comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Read from the mount at each use.
+    Mounted,
+    /// Put into the environment at the start.
+    Frozen,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Mounted => "mounted",
+            Self::Frozen => "frozen",
+        }
+    }
+}
+
+/// What a lane does in each round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// `git clone`.
+    Clone,
+    /// `git commit`, `git push`.
+    Push,
+    /// `gh api /user`.
+    Ask,
+    /// Read the token; it must be live at the issuer.
+    Read,
+}
+
+impl Operation {
+    pub(super) const ALL: [Self; 4] = [Self::Clone, Self::Push, Self::Ask, Self::Read];
+
+    pub(super) fn label(self, kind: Kind, asker: Asker) -> &'static str {
+        match (self, kind, asker) {
+            (Self::Clone, _, _) => "git clone",
+            (Self::Push, _, _) => "git commit, push",
+            (Self::Ask, _, Asker::Gh) => "gh api /user",
+            (Self::Ask, _, Asker::Curl) => "curl …/user",
+            (Self::Read, Kind::Mounted, _) => "cat token",
+            (Self::Read, Kind::Frozen, _) => "echo $GH_TOKEN",
+        }
+    }
+}
+
+/// How often an operation worked and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) worked: u64,
+    pub(super) failed: u64,
+}
+
+/// What a lane has done so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    /// The token that it used last.
+    pub(super) token: Option<Secret>,
+    /// How often another token came in the place of one.
+    pub(super) rotations: u64,
+    tallies: [Tally; Operation::ALL.len()],
+    /// What the last failure said.
+    pub(super) last_failure: Option<String>,
+}
+
+impl State {
+    pub(super) fn tally(&self, operation: Operation) -> Tally {
+        self.tallies.get(operation as usize).copied().unwrap_or_default()
+    }
+}
+
+/// See the module.
+pub(super) struct Lane {
+    pub(super) kind: Kind,
+    state: Mutex<State>,
+}
+
+impl Lane {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { kind, state: Mutex::default() }
+    }
+
+    /// The lane's repository at the git server.
+    pub(super) fn repository(&self) -> String {
+        format!("{}.git", self.kind.name())
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Goes round until told to stop.
+    ///
+    /// # Errors
+    /// A command cannot be run at all. That one fails is no error, it is counted.
+    pub(super) async fn run(
+        &self,
+        place: &Place,
+        demo: &Demo,
+        tools: &Tools,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let bench = Bench::prepare(self, place, demo, tools).await?;
+        self.note(Operation::Clone, bench.git(&["clone", "--quiet", &bench.url, "work"]).await?);
+        let mut round = 0;
+        while !stop.is_cancelled() {
+            round += 1;
+            let message = format!("Round {round}");
+            let commit = ["-C", "work", "commit", "--quiet", "--allow-empty", "-m", &message];
+            let commit = bench.git(&commit).await?;
+            if commit.success {
+                self.note(Operation::Push, bench.git(&["-C", "work", "push", "--quiet"]).await?);
+            } else {
+                self.note(Operation::Push, commit);
+            }
+            self.note(Operation::Ask, run(&mut bench.ask()).await?);
+            self.read(&bench, demo).await?;
+            self.note(
+                Operation::Clone,
+                bench.git(&["clone", "--quiet", &bench.url, "again"]).await?,
+            );
+            let again = bench.home.join("again");
+            if again.exists() {
+                std::fs::remove_dir_all(again)?;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the token as this lane's programs do, and asks the issuer about it.
+    async fn read(&self, bench: &Bench<'_>, demo: &Demo) -> io::Result<()> {
+        let mut read = run(&mut bench.read()).await?;
+        match Secret::new(std::mem::take(&mut read.stdout)) {
+            Ok(token) => {
+                let verdict = demo.ledger().verdict(token.expose());
+                if verdict != Verdict::Live {
+                    read.success = false;
+                    read.said = Some(format!("the token is {verdict:?}").to_lowercase());
+                }
+                let mut state = self.lock();
+                if state.token.as_ref().is_some_and(|before| *before != token) {
+                    state.rotations += 1;
+                }
+                state.token = Some(token);
+            }
+            Err(error) => {
+                read.success = false;
+                read.said = Some(read.said.unwrap_or_else(|| error.to_string()));
+            }
+        }
+        self.note(Operation::Read, read);
+        Ok(())
+    }
+
+    fn note(&self, operation: Operation, finished: Finished) {
+        let mut state = self.lock();
+        if let Some(tally) = state.tallies.get_mut(operation as usize) {
+            if finished.success {
+                tally.worked += 1;
+                return;
+            }
+            tally.failed += 1;
+        }
+        let said = finished.said.unwrap_or_else(|| "it failed without a word".to_owned());
+        state.last_failure = Some(masked(&said));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a program said, fit to be shown: no control characters, and no token, should it have printed
+/// one.
+fn masked(said: &str) -> String {
+    let words = said.split_whitespace().map(|word| if word.contains("ghs_") { "…" } else { word });
+    words.collect::<Vec<_>>().join(" ").replace(char::is_control, "")
+}
+
+/// What the commands of a lane have in common.
+struct Bench<'a> {
+    kind: Kind,
+    tools: &'a Tools,
+    home: PathBuf,
+    url: String,
+    user_url: String,
+    mount: PathBuf,
+    environment: Vec<(&'static str, std::ffi::OsString)>,
+}
+
+impl<'a> Bench<'a> {
+    async fn prepare(
+        lane: &Lane,
+        place: &Place,
+        demo: &Demo,
+        tools: &'a Tools,
+    ) -> anyhow::Result<Self> {
+        let kind = lane.kind;
+        let home = place.home(kind);
+        std::fs::create_dir(&home).context("cannot make a home for a lane")?;
+        let mut environment = vec![
+            ("HOME", home.clone().into_os_string()),
+            ("LANG", "C.UTF-8".into()),
+            ("GIT_CONFIG_NOSYSTEM", "1".into()),
+            ("GIT_TERMINAL_PROMPT", "0".into()),
+            ("GH_HOST", MOCK_HOST.into()),
+            ("GH_CONFIG_DIR", place.gh_config().into()),
+            ("GH_NO_UPDATE_NOTIFIER", "1".into()),
+            ("NO_COLOR", "1".into()),
+        ];
+        let helper = match kind {
+            Kind::Mounted => {
+                let mut path = place.bin().into_os_string();
+                path.push(":");
+                path.push(&tools.path);
+                environment.push(("PATH", path));
+                environment.push(("GH_TOKEN_FILE", place.mount().join("token").into()));
+                format!("!cat {} #", quoted(&place.mount().join("git-credential")))
+            }
+            Kind::Frozen => {
+                let token = demo.ledger().issue().secret;
+                environment.push(("PATH", tools.path.clone()));
+                for name in ["GH_TOKEN", "GITHUB_TOKEN"] {
+                    environment.push((name, token.expose_str().into()));
+                }
+                lane.lock().token = Some(token);
+                "!f() { echo username=x-access-token; echo \"password=$GITHUB_TOKEN\"; }; f"
+                    .to_owned()
+            }
+        };
+        let bench = Self {
+            kind,
+            tools,
+            home,
+            url: format!("{}/git/{}", demo.url(), lane.repository()),
+            user_url: format!("{}/user", demo.url()),
+            mount: place.mount(),
+            environment,
+        };
+        let key = format!("credential.{}.helper", demo.url());
+        for setting in [
+            ["user.name", "The demo"],
+            ["user.email", "demo@localhost"],
+            // The empty one first: no other helper may keep the token (gitcredentials(7)).
+            [&key, ""],
+            [&key, &helper],
+        ] {
+            let [name, value] = setting;
+            let set = bench.git(&["config", "--global", "--add", name, value]).await?;
+            anyhow::ensure!(set.success, "git config failed: {}", set.said.unwrap_or_default());
+        }
+        Ok(bench)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.home);
+        command
+    }
+
+    async fn git(&self, arguments: &[&str]) -> io::Result<Finished> {
+        run(self.command("git").args(arguments)).await
+    }
+
+    fn ask(&self) -> Command {
+        match (self.tools.asker, self.kind) {
+            (Asker::Gh, _) => {
+                let mut command = self.command("gh");
+                command.args(["api", "/user"]);
+                command
+            }
+            (Asker::Curl, Kind::Mounted) => {
+                let mut header = std::ffi::OsString::from("@");
+                header.push(self.mount.join("header"));
+                let mut command = self.command("curl");
+                command.args(["-fsS", "-H"]).arg(header).arg(&self.user_url);
+                command
+            }
+            (Asker::Curl, Kind::Frozen) => {
+                // Through a pipe: other users can read arguments.
+                let line = "printf 'Authorization: Bearer %s\\n' \"$GH_TOKEN\" | \
+                            curl -fsS -H @- \"$1\"";
+                let mut command = self.command("sh");
+                command.args(["-c", line, "sh", &self.user_url]);
+                command
+            }
+        }
+    }
+
+    fn read(&self) -> Command {
+        match self.kind {
+            Kind::Mounted => {
+                let mut command = self.command("cat");
+                command.arg(self.mount.join("token"));
+                command
+            }
+            Kind::Frozen => {
+                let mut command = self.command("sh");
+                command.args(["-c", "printf %s \"$GH_TOKEN\""]);
+                command
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::demo::Setup;
+
+    #[test]
+    fn what_a_program_said_is_shown_without_tokens_and_control_characters() {
+        assert_eq!(masked("refused:\tghs_abc \u{1b}[31mwhy"), "refused: … [31mwhy");
+    }
+
+    /// What a mount shows, as files that are replaced: the lanes see no difference.
+    fn rotate(demo: &Demo, mount: &Path) {
+        let token = demo.ledger().issue().secret;
+        let token = token.expose_str();
+        let credential = format!("username=x-access-token\npassword={token}\n");
+        let header = format!("Authorization: Bearer {token}\n");
+        for (name, text) in [("token", token), ("git-credential", &credential), ("header", &header)]
+        {
+            fs::write(mount.join(".new"), text).unwrap();
+            fs::rename(mount.join(".new"), mount.join(name)).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotating_token_never_fails_and_a_frozen_one_does_when_its_life_is_over() {
+        let tools = Tools::find().unwrap();
+        let place = Place::create().unwrap();
+        let demo = Demo::start(Setup {
+            unix_socket: Some(place.socket()),
+            git_root: Some(place.directory("repositories").unwrap()),
+            ..Setup::with_life(Duration::from_secs(4))
+        })
+        .unwrap();
+        let [mounted, frozen] = [Kind::Mounted, Kind::Frozen].map(Lane::new);
+        for lane in [&mounted, &frozen] {
+            demo.create_repository(&lane.repository()).unwrap();
+        }
+        rotate(&demo, &place.mount());
+        let stop = CancellationToken::new();
+        let rotation = async {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                rotate(&demo, &place.mount());
+            }
+            stop.cancel();
+            Ok(())
+        };
+        let all = async {
+            tokio::try_join!(
+                mounted.run(&place, &demo, &tools, &stop),
+                frozen.run(&place, &demo, &tools, &stop),
+                rotation,
+            )
+        };
+        tokio::time::timeout(Duration::from_mins(1), all).await.unwrap().unwrap();
+
+        let (mounted, frozen) = (mounted.state(), frozen.state());
+        assert!(mounted.rotations >= 2, "{}", mounted.rotations);
+        for operation in Operation::ALL {
+            let (ours, theirs) = (mounted.tally(operation), frozen.tally(operation));
+            assert!(ours.worked >= 2 && ours.failed == 0, "{operation:?} {mounted:?}");
+            assert!(theirs.worked >= 1 && theirs.failed >= 1, "{operation:?} {frozen:?}");
+        }
+        assert_eq!(frozen.rotations, 0);
+        let refused = demo.ledger().entry(frozen.token.unwrap().expose()).unwrap().refused;
+        assert_eq!(demo.ledger().counts().refused(), refused, "only the frozen token was refused");
+    }
+}

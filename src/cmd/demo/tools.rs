@@ -1,0 +1,70 @@
+//! The programs that the demo runs: which there are, and how to get those that are missing.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::cmd::Advise;
+use crate::config;
+
+/// What asks the REST interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// GitHub's own command line.
+    Gh,
+    /// curl, where there is no gh.
+    Curl,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tools {
+    /// Where they were found.
+    pub(super) path: OsString,
+    /// What asks the REST interface.
+    pub(super) asker: Asker,
+}
+
+impl Tools {
+    pub(super) fn find() -> anyhow::Result<Self> {
+        let default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let path = config::env("PATH").unwrap_or_else(|| default.into());
+        if find_in(&path, "git").is_none() {
+            return Err(anyhow::anyhow!("git is not installed, and the demo is about git")
+                .hint("install it: apt-get install git"));
+        }
+        let asker = if find_in(&path, "gh").is_some() {
+            Asker::Gh
+        } else if find_in(&path, "curl").is_some() {
+            Asker::Curl
+        } else {
+            return Err(anyhow::anyhow!("neither gh nor curl is installed")
+                .hint("install one, better the first: apt-get install gh"));
+        };
+        Ok(Self { path, asker })
+    }
+
+    /// What is missing for the whole demo, with the line that installs it.
+    pub(super) fn notes(&self) -> Vec<String> {
+        match self.asker {
+            Asker::Gh => Vec::new(),
+            Asker::Curl => {
+                vec![
+                    "gh is not installed, so curl asks in its place: apt-get install gh".to_owned(),
+                ]
+            }
+        }
+    }
+}
+
+/// The first executable of this name in `path`; empty and relative entries do not count.
+pub(super) fn find_in(path: &OsStr, name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let executable = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok();
+        metadata.is_some_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|program| executable(program))
+}

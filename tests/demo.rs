@@ -1,0 +1,191 @@
+//! The demo, run as a newcomer runs it: it shows what it claims, in every way in which it can mount,
+//! and leaves nothing behind.
+//! needs: root, fuse, git, gh, fusermount3
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use support::daemon::PROGRAM;
+use support::dir::TestDir;
+use support::namespace::{open_fuse_device, replace_file, sandboxed};
+use support::process::{Finished, ORDINARY, Process, User, command, require, run};
+use support::{eventually, secs};
+
+/// `demo` with its files in the test's directory.
+fn demo(dir: &TestDir, user: User, args: &[&str]) -> Command {
+    require("git", "git");
+    require("gh", "gh");
+    let mut command = command(PROGRAM, user);
+    command.env("TMPDIR", dir.path()).arg("demo").args(args);
+    command
+}
+
+/// A directory in which anybody may make files.
+fn open_dir() -> TestDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TestDir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    dir
+}
+
+/// The demo's own directories that are left in `dir`.
+fn left_behind(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    names.filter(|name| name.starts_with("molecule-demo-")).collect()
+}
+
+/// Two short lives, and what must be true of them.
+#[track_caller]
+fn shows_what_it_claims(dir: &TestDir, user: User) {
+    let demo = demo(dir, user, &["--lifetimes", "2", "--life", "8s"]);
+    let Finished { status, stdout, stderr } = run(demo, dir, secs(60));
+    assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
+    let last = stdout.lines().last().unwrap();
+    let (ours, frozen) = last.split_once("; ").unwrap();
+    assert!(ours.starts_with("mounted token: "), "{last}");
+    assert!(ours.contains(" 0 failed, 0 of "), "{last}");
+    assert!(!ours.contains(" 0 rotations"), "{last}");
+    assert!(frozen.starts_with("frozen token: 0 rotations, "), "{last}");
+    assert!(!frozen.contains(" 0 failed") && !frozen.contains(", 0 of "), "{last}");
+    assert!(!stdout.contains("ghs_") && !stderr.contains("ghs_"), "it printed a token");
+    assert_eq!(left_behind(dir.path()), [""; 0]);
+}
+
+#[test]
+fn root_sees_no_failure_with_the_mounted_token_and_many_with_the_frozen_one() {
+    sandboxed(secs(90), || shows_what_it_claims(&TestDir::new(), User::Own));
+}
+
+#[test]
+fn an_ordinary_user_sees_the_same_through_fusermount3() {
+    sandboxed(secs(90), || {
+        require("fusermount3", "fuse3");
+        let dir = open_dir();
+        open_fuse_device(&dir);
+        shows_what_it_claims(&dir, User::Number(ORDINARY));
+    });
+}
+
+#[test]
+fn an_ordinary_user_without_fusermount3_sees_the_same_in_a_namespace() {
+    sandboxed(secs(90), || {
+        let dir = open_dir();
+        open_fuse_device(&dir);
+        // Whichever there is: an empty file that nobody can execute lies over it.
+        for path in ["/usr/bin/fusermount3", "/usr/local/bin/fusermount3"] {
+            if Path::new(path).exists() {
+                replace_file(Path::new(path), "", &dir);
+            }
+        }
+        shows_what_it_claims(&dir, User::Number(ORDINARY));
+    });
+}
+
+#[test]
+fn a_user_who_may_not_open_the_device_is_told_so() {
+    sandboxed(secs(20), || {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = open_dir();
+        open_fuse_device(&dir);
+        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o600)).unwrap();
+        let told = run(demo(&dir, User::Number(ORDINARY), &[]), &dir, secs(10));
+        assert_eq!(told.status.code(), Some(1));
+        assert!(told.stderr.contains("this user may not open /dev/fuse"), "{}", told.stderr);
+        assert!(told.stderr.contains("hint: "), "{}", told.stderr);
+        assert_eq!(left_behind(dir.path()), [""; 0]);
+    });
+}
+
+#[test]
+fn a_container_without_the_device_is_told_how_to_get_it() {
+    sandboxed(secs(20), || {
+        let dir = TestDir::new();
+        // Nothing of /dev is needed before the device is looked for.
+        let mut demo = command("unshare", User::Own);
+        demo.env("TMPDIR", dir.path()).args(["--mount", "sh", "-c"]);
+        demo.arg("mount -t tmpfs none /dev && : >/dev/null && exec \"$0\" demo").arg(PROGRAM);
+        let told = run(demo, &dir, secs(10));
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        assert!(told.stderr.contains("there is no /dev/fuse here"), "{}", told.stderr);
+        assert!(told.stderr.contains("--device /dev/fuse"), "{}", told.stderr);
+    });
+}
+
+#[test]
+fn a_terminal_shows_both_lanes_live_and_is_given_back_as_it_was() {
+    sandboxed(secs(60), || {
+        require("script", "bsdutils");
+        let dir = TestDir::new();
+        let mut terminal = command("script", User::Own);
+        terminal.env("TMPDIR", dir.path()).env("PROGRAM", PROGRAM).args(["-qec"]);
+        terminal.arg(
+            "stty rows 26 cols 100; stty -a >before; \
+             \"$PROGRAM\" demo --life 8s --lifetimes 1; echo \"code $?\"; stty -a >after",
+        );
+        terminal.arg("typescript").current_dir(dir.path());
+        run(terminal, &dir, secs(40)).ok();
+        let read = |name| String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap()).into_owned();
+        let shown = read("typescript");
+        let (screen, after) = shown.split_once("\x1b[?1049l").expect("the other screen was left");
+        assert!(screen.contains("\x1b[?1049h"), "it drew on the other screen");
+        for text in ["TOKEN FROM THE MOUNT", "TOKEN FROZEN AT START", "dead for", "rotations"] {
+            assert!(screen.contains(text), "{text}");
+        }
+        assert!(after.contains("mounted token: ") && after.contains("code 0"), "{after}");
+        assert_eq!(read("before"), read("after"), "the terminal's settings");
+        assert!(!shown.contains("ghs_"), "it showed a token");
+    });
+}
+
+#[test]
+fn a_signal_in_the_middle_leaves_nothing_behind() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        sandboxed(secs(60), move || {
+            let dir = TestDir::new();
+            let mut demo = Process::start(demo(&dir, User::Own, &["--life", "1m"]), "demo", &dir);
+            eventually("something worked", secs(30), || {
+                let worked = demo.stdout();
+                worked
+                    .lines()
+                    .any(|line| line.contains("mounted") && !line.contains(" 0 worked"))
+                    .then_some(())
+            });
+            demo.signal(signal);
+            assert_eq!(demo.wait(secs(15)).code(), Some(130), "{}", demo.stderr());
+            assert_eq!(left_behind(dir.path()), [""; 0]);
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            assert!(!mounts.contains("molecule-demo-"), "{mounts}");
+        });
+    }
+}
+
+#[test]
+fn keep_leaves_the_mount_up_with_lines_that_work_when_pasted() {
+    sandboxed(secs(90), || {
+        let dir = TestDir::new();
+        let keep = demo(&dir, User::Own, &["--life", "8s", "--lifetimes", "1", "--keep"]);
+        let mut keep = Process::start(keep, "keep", &dir);
+        let pasted = eventually("lines to paste", secs(40), || {
+            let said = keep.stdout();
+            let (_, lines) = said.split_once("In another terminal:\n\n")?;
+            lines.ends_with("\n\n").then(|| lines.to_owned())
+        });
+        assert!(pasted.lines().count() >= 4, "{pasted}");
+        for line in pasted.lines().filter(|line| !line.is_empty()) {
+            let mut shell = command("sh", User::Own);
+            shell.args(["-c", line]);
+            run(shell, &dir, secs(20)).ok();
+        }
+        keep.signal(Signal::SIGINT);
+        assert_eq!(keep.wait(secs(15)).code(), Some(0), "{}", keep.stderr());
+        assert_eq!(left_behind(dir.path()), [""; 0]);
+    });
+}
