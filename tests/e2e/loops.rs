@@ -13,10 +13,11 @@ use serde_json::json;
 
 use crate::gh::shimmed;
 use crate::git::{Helper, configure, git, retries};
+use crate::support::limit::Adopt;
 use crate::support::namespace::sandboxed;
-use crate::support::process::Finished;
+use crate::support::process::{Finished, registry_tool};
 use crate::support::secs;
-use crate::world::{LIFE, World, programs, tool};
+use crate::world::{LIFE, World, programs};
 
 /// How long: a few lives for the gate, 90 s where the figures are wanted.
 fn length() -> Duration {
@@ -87,7 +88,7 @@ fn clone_commit_and_push(world: &World, helper: Helper) -> Done {
 
 /// Asks the API with every gh that is to be had: Debian's and newer ones.
 fn ask_the_api(world: &World) -> Done {
-    let ghs = [programs("gh"), vec![tool("gh-2.88"), tool("gh-2.103")]].concat();
+    let ghs = [programs("gh"), vec![registry_tool("gh-2.88"), registry_tool("gh-2.103")]].concat();
     over_and_over(world, &ghs, |program, _| {
         for path in ["/user", "/installation/repositories"] {
             let mut gh = shimmed(world, program);
@@ -102,12 +103,19 @@ fn ask_the_api(world: &World) -> Done {
 fn git_through_each_helper_and_gh_through_the_shim_never_fail_while_tokens_die() {
     sandboxed(length() + secs(60), || {
         let world = World::new();
+        let adopt = Adopt::here();
         let done = thread::scope(|scope| {
-            let world = &world;
+            let (world, adopt) = (&world, &adopt);
             let gits = Helper::ALL.map(|helper| {
-                scope.spawn(move || (helper.name(), clone_commit_and_push(world, helper)))
+                scope.spawn(move || {
+                    adopt.clone().enter();
+                    (helper.name(), clone_commit_and_push(world, helper))
+                })
             });
-            let gh = scope.spawn(|| ("shim", ask_the_api(world)));
+            let gh = scope.spawn(move || {
+                adopt.clone().enter();
+                ("shim", ask_the_api(world))
+            });
             let threads = gits.into_iter().chain([gh]);
             threads.map(|thread| thread.join().expect("the loop ends")).collect::<Vec<_>>()
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use molecule_tokenfs::demo::{Demo, Setup};
 
-use crate::support::daemon::{Daemon, PROGRAM};
+use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::process::{Finished, User, command, run};
 use crate::support::{namespace, secs};
@@ -87,12 +87,4 @@ pub fn programs(name: &str) -> Vec<PathBuf> {
 /// A script of the project.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
-}
-
-/// A tool that `scripts/tools` brings.
-pub fn tool(name: &str) -> PathBuf {
-    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
-    let tool = target.join("tools/bin").join(name);
-    assert!(tool.exists(), "{name} is missing: scripts/tools {name}");
-    tool
 }

@@ -220,6 +220,39 @@ fn the_real_gh_is_the_next_that_is_no_shim() {
 }
 
 #[test]
+fn a_shim_that_lost_its_mark_still_knows_itself() {
+    for shell in SHELLS {
+        let home = home();
+        let unmarked = fs::read_to_string(script("gh")).unwrap().replacen("gh shim", "?", 1);
+        home.program("shim/gh", &unmarked);
+        fs::create_dir(home.path("hard")).unwrap();
+        fs::hard_link(home.path("shim/gh"), home.path("hard/gh")).unwrap();
+        let mut command = gh(&home, shell, &["api"]);
+        let said = succeed(command.env("PATH", path(&home, &["shim", "hard", "real"])), "");
+        assert!(said.starts_with(&format!("ran={}\n", home.path("real/gh").display())), "{said}");
+    }
+}
+
+#[test]
+fn a_read_that_breaks_off_shows_nothing_of_the_token() {
+    for shell in SHELLS {
+        let home = home();
+        // In a function's place, since busybox runs its own cat.
+        let broken =
+            "cat() { printf ghs_half; echo \"cat: $1: Input/output error\" >&2; return 1; }\n";
+        let text = fs::read_to_string(script("gh")).unwrap().replacen(
+            "\nsay()",
+            &format!("\n{broken}say()"),
+            1,
+        );
+        home.program("shim/gh", &text);
+        let (code, _, stderr) = tell(&mut gh(&home, shell, &["api"]), "");
+        assert_eq!(code, 4);
+        assert!(stderr.contains("Input/output error") && !stderr.contains("half"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_gh_in_the_working_directory_never_gets_the_token() {
     for shell in SHELLS {
         let home = home();
