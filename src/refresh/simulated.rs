@@ -53,11 +53,6 @@ impl SimulatedTime {
         self.origin.send_modify(|origin| origin.boot = origin.boot.saturating_add(by));
     }
 
-    /// The boot clock goes back, as if a machine was moved to a host that booted later.
-    pub fn set_boot_back(&self, by: Duration) {
-        self.origin.send_modify(|origin| origin.boot = origin.boot.saturating_sub(by));
-    }
-
     /// The machine is frozen and thawed from outside: the boot clock does not count it, and the host
     /// puts the wall clock right.
     pub fn freeze(&self, length: Duration) {

@@ -185,12 +185,8 @@ impl History {
             }
             28..=32 => return self.reads(Manner::Rejects),
             33..=54 => {
-                // A busy reader.
-                for _ in 0..self.chance.random_range(1..8) {
-                    let deadline = world.now().boot + self.windows.open_timeout;
-                    open(&world, &self.handle, deadline, Manner::Reads).await;
-                }
-                return;
+                let opens = self.chance.random_range(1..8);
+                return self.busy(opens).await;
             }
             55..=66 => {
                 let health = match chance.random_range(0..10) {
@@ -231,7 +227,13 @@ impl History {
                 "boot clock forward"
             }
             85 => {
-                world.time.set_boot_back(SECOND * 2 + some(chance, life));
+                // To what lives on it, the boot clock of a frozen machine went back. Nothing tells
+                // it so until the wall clock is put right.
+                let length = SECOND * 2 + some(chance, life);
+                world.inner().slept += length;
+                world.note(Ok(()), || format!("frozen for {length:?}"));
+                self.busy(2).await;
+                world.time.set_wall_forward(length);
                 world.clocks_moved();
                 "boot clock back"
             }
@@ -264,6 +266,14 @@ impl History {
         };
         world.inner().figures.event(event);
         world.note(Ok(()), || format!("{event}; next {:?}", world.inner().model.pace.window));
+    }
+
+    /// One reader opens again and again.
+    async fn busy(&mut self, opens: u32) {
+        for _ in 0..opens {
+            let deadline = self.world.now().boot + self.windows.open_timeout;
+            open(&self.world, &self.handle, deadline, Manner::Reads).await;
+        }
     }
 
     /// A reader comes, and may vanish.

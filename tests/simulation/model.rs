@@ -304,19 +304,22 @@ impl Model {
             }
             if source == PLATFORM {
                 self.pace.repeat = false;
-                self.env = EnvPace { in_flight: self.env.in_flight, ..EnvPace::default() };
+                self.env.not_before = Duration::ZERO;
                 self.pace.succeeded(&offer, self.repeats, &self.windows, now);
             }
             return;
         };
         if life_known {
-            // Bounded by the first word and the boot clock; see `left` of the design.
+            // The new word can shorten what is left. It can lengthen it only where the wall clock
+            // had cut it, and never beyond the first word and the boot clock.
             let by_boot = hand.life.saturating_sub(now.boot.saturating_sub(hand.issued.boot));
-            let left = offer.left(now).min(by_boot);
-            let age = hand.life.saturating_sub(left);
-            offer.issued.boot = now.boot.saturating_sub(age);
-            offer.issued.wall = now.wall.saturating_sub(age);
-            offer.life = hand.life;
+            let (left, said) = (hand.left(now), offer.left(now).min(by_boot));
+            (offer.issued, offer.life) = (hand.issued, hand.life - left.saturating_sub(said));
+            if said > left {
+                let age = hand.life - said;
+                offer.issued.boot = now.boot.saturating_sub(age);
+                offer.issued.wall = now.wall.saturating_sub(age);
+            }
         }
         offer.source = hand.source;
         if self.is_alive(&hand, now) {
@@ -333,6 +336,7 @@ impl Model {
         } else if source == PLATFORM {
             self.repeats = true;
             self.pace.repeat = true;
+            self.env.not_before = Duration::ZERO;
             self.pace.succeeded(&offer, self.repeats, &self.windows, now);
         }
     }
@@ -375,6 +379,16 @@ impl Model {
     /// Another engine goes on.
     pub fn restarted(&mut self, now: &Now) {
         self.env = EnvPace::default();
+        // The store has room for one rejection.
+        let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);
+        if self.rejections[of_hand].is_none_or(|(rejected, _)| {
+            self.hand.as_ref().is_none_or(|hand| hand.fingerprint != rejected)
+        }) && self.rejections[PLATFORM].is_some()
+        {
+            self.rejections[1] = None;
+        } else if self.rejections[of_hand].is_some() {
+            self.rejections[1 - of_hand] = None;
+        }
         self.pace.restarted(now.boot);
     }
 

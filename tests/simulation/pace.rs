@@ -36,6 +36,8 @@ pub struct Pace {
     changed: bool,
     /// The next token is the first after a start or a streak of failures.
     spread: bool,
+    /// The last accepted refresh; and what came last of that and a reject.
+    accepted: Option<Duration>,
     last_forced: Option<Duration>,
     back_off: BackOff,
 }
@@ -137,12 +139,19 @@ impl Pace {
         self.fruitless = left < least_life(windows, hand.life, repeats);
         let after = |delay: Duration| now.boot.saturating_add(delay);
         if self.repeat {
-            let cached = left.saturating_sub(5 * MINUTE);
-            let soon = (left / 4).max(5 * SECOND).min(left / 2);
-            self.window = match cached {
-                Duration::ZERO => (after(soon), after(soon)),
-                cached => (after(cached), after(cached + 2 * MINUTE)),
+            let least = least_life(windows, hand.life, repeats);
+            let servable = if left > least { left - least } else { left };
+            let (least, most) = match left.saturating_sub(5 * MINUTE) {
+                Duration::ZERO => {
+                    let soon = (left / 4).max(5 * SECOND).min(left / 2);
+                    (soon, soon)
+                }
+                cached => (cached, cached + 2 * MINUTE),
             };
+            // A restart forgets by how much the second word shortened the first.
+            let slack = SECOND.min(left / 10);
+            let least = least.min(servable).saturating_sub(slack);
+            self.window = (after(least), after(most.min(servable) + slack));
             return;
         }
         let latest = latest_refresh(windows, hand.life, repeats);
@@ -174,7 +183,8 @@ impl Pace {
 
     /// A request was forced. `first` says whether it concerns the token in hand.
     pub fn forced(&mut self, first: bool, now: Duration) -> Result<(), String> {
-        let earlier = self.last_forced.replace(now);
+        self.last_forced = Some(now);
+        let earlier = self.accepted.replace(now);
         if earlier.is_some_and(|earlier| earlier <= now && now - earlier < SECOND) {
             return Err("forced twice within a second".to_owned());
         }
@@ -227,9 +237,7 @@ impl Pace {
             let left = hand.left(now);
             let latest = latest_refresh(windows, hand.life, repeats);
             let due = if self.repeat {
-                let soon = (left / 4).max(5 * SECOND).min(left / 2);
-                if self.window.1 < now.boot + left { return self.awake(now.boot) }
-                now.boot + soon
+                now.boot + left.saturating_sub(least_life(windows, hand.life, repeats))
             } else {
                 now.boot + latest.saturating_sub(now.elapsed_since(&hand.issued))
             };
@@ -255,8 +263,11 @@ impl Pace {
         if self.in_flight.take().is_some() {
             self.window = (self.window.0.min(now), now);
         }
-        self.repeat = false;
-        self.last_forced = None;
+        if std::mem::take(&mut self.repeat) {
+            // That the source repeats its token is kept, but not that the plan says so.
+            self.window.0 = self.window.0.min(now);
+        }
+        (self.accepted, self.last_forced) = (None, None);
         self.awake(now);
     }
 

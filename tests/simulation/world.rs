@@ -122,7 +122,7 @@ pub struct Inner {
     /// The engine is being killed.
     pub killing: bool,
     /// True time that passed while nothing ran.
-    slept: Duration,
+    pub slept: Duration,
 }
 
 impl World {
