@@ -127,18 +127,20 @@ impl Policy {
         if let Some(at) = saved.last_open {
             policy.note_open(at);
         }
-        if let Some(first) = policy.sources.first_mut()
-            && saved.strikes > 0
-        {
+        if let Some(first) = policy.sources.first_mut() {
+            first.not_before = saved.not_before.min(now.boot.saturating_add(windows::LONGEST_WISH));
             first.strikes = saved.strikes;
             // Which failure it was is not kept, only that it was one.
-            first.failure = Some(FetchErrorKind::Unreachable);
-            first.not_before = saved.not_before.min(now.boot.saturating_add(windows::LONGEST_WISH));
+            first.failure = (saved.strikes > 0).then_some(FetchErrorKind::Unreachable);
         }
         if let Some(held) = held.filter(|held| held.source < policy.sources.len()) {
             policy.held = Some(held);
             policy.started = false;
             policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
+            // Only such a plan also keeps its source from being asked sooner.
+            if saved.repeats && saved.strikes == 0 && saved.next_refresh == Some(saved.not_before) {
+                policy.plan = Plan::Repeat;
+            }
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
         }
@@ -149,7 +151,8 @@ impl Policy {
                 policy.rules.sources.iter().position(|rules| rules.rejection_is_final == is_final)
             });
             if let Some(source) = source
-                && let Some(state) = policy.sources.get_mut(source) {
+                && let Some(state) = policy.sources.get_mut(source)
+            {
                 state.rejection =
                     Some(Box::new(Rejection { fingerprint, at, withheld_until, count: 1 }));
             }
@@ -204,7 +207,7 @@ impl Policy {
         }
         if decision.publish.is_some() {
             self.published_offset = offset(now);
-        } else if self.clock_was_set(now, rng) {
+        } else if self.clock_was_set(now) {
             decision.publish = Some(Publish::Again);
         }
         decision.fetch = self.next_fetch(now);
@@ -474,7 +477,7 @@ impl Policy {
     /// Corrects the plan after the wall clock was set, and says whether the token must be published
     /// again. A clock that went forward ages the token; one that went back leaves its age to the
     /// boot clock.
-    fn clock_was_set(&mut self, now: &Now, rng: &mut impl Rng) -> bool {
+    fn clock_was_set(&mut self, now: &Now) -> bool {
         let Some(held) = self.held else { return false };
         let offset = offset(now);
         // The two clocks are not read at one instant, and one of them may be slewed.
@@ -513,8 +516,7 @@ fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
     if said > left {
         // Its whole life stays what it was: the minimum life and the refresh are parts of it.
         let age = life.saturating_sub(said);
-        let issued =
-            Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
+        let issued = Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
         Held { issued, ..held }
     } else {
         let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));

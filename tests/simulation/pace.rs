@@ -224,13 +224,7 @@ impl Pace {
     }
 
     /// One clock was set. `hand` is the token, if it is this source's.
-    pub fn clock_set(
-        &mut self,
-        hand: Option<&Hand>,
-        repeats: bool,
-        windows: &Windows,
-        now: &Now,
-    ) {
+    pub fn clock_set(&mut self, hand: Option<&Hand>, repeats: bool, windows: &Windows, now: &Now) {
         if let Some(hand) = hand.filter(|_| self.streak == 0) {
             let left = hand.left(now);
             let latest = latest_refresh(windows, hand.life, repeats);
@@ -261,8 +255,8 @@ impl Pace {
         if self.in_flight.take().is_some() {
             self.window = (self.window.0.min(now), now);
         }
-        if std::mem::take(&mut self.repeat) {
-            // That the source repeats its token is kept, but not that the plan says so.
+        if self.repeat {
+            // It looks at the clocks anew, which may have been set since the token came.
             self.window.0 = self.window.0.min(now);
         }
         (self.accepted, self.last_forced) = (None, None);

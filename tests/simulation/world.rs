@@ -117,8 +117,6 @@ pub struct Inner {
     pub violation: Option<String>,
     /// What happened, if anybody wants to know.
     pub trace: Option<Vec<String>>,
-    /// Every line of the trace, hashed: the same for the same seed.
-    pub hash: u64,
     /// The engine is being killed.
     pub killing: bool,
     /// True time that passed while nothing ran.
@@ -143,7 +141,6 @@ impl World {
                 figures: Figures::default(),
                 violation: None,
                 trace: trace.then(Vec::new),
-                hash: 0,
                 killing: false,
                 slept: Duration::ZERO,
             }),
@@ -166,21 +163,24 @@ impl World {
 
     /// Notes something that the model has judged.
     pub fn note(&self, verdict: Result<(), String>, what: impl FnOnce() -> String) {
-        let line = format!("{:>14.3} {}", self.truth().as_secs_f64(), what());
-        let now = self.now();
+        let (now, truth) = (self.now(), self.truth());
         let mut inner = self.inner();
-        if inner.violation.is_some() {
+        if inner.violation.is_some() || (verdict.is_ok() && inner.trace.is_none()) {
             return;
         }
-        for byte in line.bytes() {
-            inner.hash = (inner.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        drop(inner);
+        let line = what();
+        inner = self.inner();
         if let Some(trace) = &mut inner.trace {
-            let Now { boot, wall } = now;
-            trace.push(format!("boot {:.3} wall {:.3} {line}", boot.as_secs_f64(), wall.as_secs_f64()));
+            trace.push(format!(
+                "true {:>14.3}  boot {:>14.3}  wall {:.3}  {line}",
+                truth.as_secs_f64(),
+                now.boot.as_secs_f64(),
+                now.wall.as_secs_f64()
+            ));
         }
         if let Err(violation) = verdict {
-            inner.violation.get_or_insert(format!("{violation}: {line}"));
+            inner.violation = Some(format!("{violation}: {line}"));
         }
     }
 
@@ -264,7 +264,11 @@ impl World {
         let bytes = format!("ghs_{}", platform.minted);
         // Issuers write whole seconds.
         let end = truth + platform.life.mul_f64(part);
-        let end = if platform.life > Duration::from_secs(20) { Duration::from_secs(end.as_secs()) } else { end };
+        let end = if platform.life > Duration::from_secs(20) {
+            Duration::from_secs(end.as_secs())
+        } else {
+            end
+        };
         let entry = Entry { end, asked: Vec::new(), lied_about: false };
         model.ledger.insert(Fingerprint::of(bytes.as_bytes()), entry);
         platform.cached = Some((bytes.clone(), end));
@@ -329,7 +333,11 @@ impl Drop for Request<'_> {
         let now = self.world.now().boot;
         let since = self.world.inner().model.pace.in_flight.unwrap_or_default();
         let limit = self.world.inner().model.windows.fetch_timeout;
-        let verdict = if now < since + limit { Err("gave a request up too early".to_owned()) } else { Ok(()) };
+        let verdict = if now < since + limit {
+            Err("gave a request up too early".to_owned())
+        } else {
+            Ok(())
+        };
         self.world.note(verdict, || "a request is given up".to_owned());
         let error = Err(FetchError::new("platform", FetchErrorKind::TimedOut, ""));
         self.world.ended(PLATFORM, &error, false);
@@ -353,9 +361,8 @@ impl Source for PlatformSource {
             let request = Request { world, settled: false };
             let (fault, latency) = world.inner().fate();
             tokio::time::sleep(latency).await;
-            let fail = |kind, wish| {
-                Err(FetchError::new("platform", kind, "by chance").retry_after(wish))
-            };
+            let fail =
+                |kind, wish| Err(FetchError::new("platform", kind, "by chance").retry_after(wish));
             let part = match fault {
                 None => 1.0,
                 Some(Fault::Short(part)) => part,

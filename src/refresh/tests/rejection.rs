@@ -154,3 +154,40 @@ async fn a_rejection_outlives_the_engine() {
     assert!(world.handle.usable().is_some());
     assert_eq!(world.state(), State::Degraded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_outlives_the_engine_while_another_sources_token_is_at_hand() {
+    let env = Scripted::AssumedToken("ghp_own".to_owned(), HOUR);
+    let chain = [("platform", token("ghs_dead", HOUR)), ("env", env)];
+    let mut world = World::with(Windows::default(), &chain);
+    world.open_ok().await;
+    world.handle.reject(fingerprint("ghs_dead"));
+    assert_eq!(world.bytes().await, "ghp_own");
+    world.restart().await;
+    pass(MINUTE).await;
+    // The platform insists on it, which is no success.
+    assert_eq!(world.bytes().await, "ghp_own");
+    assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_was_answered_in_the_instant_of_a_reject_waits_for_another_token() {
+    let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
+    let deadline = world.now().boot + 5 * SECOND;
+    let handles = [world.handle.clone(), world.handle.clone()];
+    let readers = handles.map(|handle| {
+        tokio::spawn(async move {
+            let fresh = handle.token(deadline).await.expect("a token");
+            // The first one to run rejects what the other was answered with, too.
+            if bytes(&fresh) == "ghs_platform_0" {
+                handle.reject(fresh.token().fingerprint());
+            }
+            bytes(&fresh)
+        })
+    });
+    let mut got = Vec::new();
+    for reader in readers {
+        got.push(reader.await.unwrap());
+    }
+    assert_eq!(got, ["ghs_platform_0", "ghs_platform_1"]);
+}
