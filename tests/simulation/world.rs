@@ -207,8 +207,8 @@ impl World {
     }
 
     fn started(&self, source: usize) {
-        let now = self.now();
-        let verdict = self.inner().model.started(source, &now);
+        let (now, truth) = (self.now(), self.truth());
+        let verdict = self.inner().model.started(source, &now, truth);
         self.inner().figures.requests += 1;
         self.note(verdict, || format!("source {source} is asked"));
     }

@@ -131,8 +131,10 @@ async fn a_rejected_platform_token_lets_the_environment_serve_and_does_not_come_
     let world =
         World::with(Windows::default(), &[("platform", token("ghs_dead", HOUR)), ("env", env)]);
     world.open_ok().await;
+    let dead = world.open_ok().await;
     world.handle.reject(fingerprint("ghs_dead"));
     assert_eq!(world.bytes().await, "ghp_own");
+    assert!(!world.handle.accepts(dead.token()), "an earlier generation");
     pass(MINUTE).await;
     assert_eq!(world.bytes().await, "ghp_own");
     assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
