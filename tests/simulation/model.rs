@@ -130,10 +130,7 @@ impl Model {
             return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
         }
         match open.answer {
-            Ok(fresh) => {
-                self.last_open = self.last_open.max(Some(now.boot));
-                self.judge_token(fresh, now, truth)
-            }
+            Ok(fresh) => self.judge_token(fresh, now, truth),
             Err(error) => self.judge_refusal(open, error, now, truth),
         }
     }
@@ -327,7 +324,9 @@ impl Model {
                 self.came_again = false;
                 self.blur(false);
             }
-            if source == PLATFORM {
+            if source != PLATFORM {
+                self.pace.may_spread = true;
+            } else {
                 self.pace.repeat = false;
                 self.env.not_before = Duration::ZERO;
                 self.pace.succeeded(&offer, self.repeats, &self.windows, now);

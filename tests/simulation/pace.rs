@@ -38,6 +38,8 @@ pub struct Pace {
     changed: bool,
     /// The next token is the first after a start or a streak of failures.
     spread: bool,
+    /// It may count as such, because another source stood in.
+    pub may_spread: bool,
     /// The last accepted refresh; and what came last of that and a reject.
     accepted: Option<Duration>,
     last_forced: Option<Duration>,
@@ -167,13 +169,16 @@ impl Pace {
         let at_least = (left / 4).min(5 * SECOND);
         let by_life = |at: Duration| at.saturating_sub(age).max(at_least);
         let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
+        let most = latest.min(timer.1);
         self.window = if self.spread {
-            let most = latest.min(timer.1);
             (after(by_life(most / 2)), after(by_life(most)))
         } else {
             (after(by_life(latest).min(timer.0)), after(by_life(latest).min(timer.1)))
         };
-        self.spread = false;
+        if self.may_spread {
+            self.window.0 = self.window.0.min(after(by_life(most / 2)));
+        }
+        (self.spread, self.may_spread) = (false, false);
     }
 
     /// An open of the token in hand, which is this source's.
