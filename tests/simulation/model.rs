@@ -232,6 +232,10 @@ impl Model {
             return Err("asked for a token that nobody wants".to_owned());
         }
         if source == PLATFORM {
+            // What cannot be served is replaced at once, unless its source repeats it.
+            if self.pace.streak == 0 && !self.pace.repeat && !self.is_usable(now) {
+                self.pace.window.0 = self.pace.window.0.min(now.boot);
+            }
             return self.pace.started(now.boot);
         }
         if std::mem::replace(&mut self.env.in_flight, true) {

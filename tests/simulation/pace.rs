@@ -269,7 +269,7 @@ impl Pace {
         if self.in_flight.take().is_some() {
             self.window = (self.window.0.min(now), now);
         }
-        if self.repeat {
+        if self.streak == 0 {
             // It looks at the clocks anew, which may have been set since the token came.
             self.window.0 = self.window.0.min(now);
         }
