@@ -241,7 +241,7 @@ impl Model {
         if std::mem::replace(&mut self.env.in_flight, true) {
             return Err("two requests of the environment".to_owned());
         }
-        if now.boot < self.env.not_before {
+        if now.boot < self.env.not_before && !self.blurred {
             return Err("the environment was asked too early".to_owned());
         }
         let settled = |hand: &Hand| hand.source == PLATFORM && truth > hand.since + SLACK;
@@ -391,6 +391,8 @@ impl Model {
             self.rejections[source] = Some((fingerprint, now.boot));
             if source == PLATFORM {
                 self.pace.rejected(now.boot);
+            } else {
+                self.pace.spaced(now.boot);
             }
         }
     }

@@ -214,14 +214,19 @@ impl Pace {
 
     /// A consumer rejected the token in hand, which is this source's.
     pub fn rejected(&mut self, now: Duration) {
-        let spaced = self.last_forced.map_or(now, |last| now.max(last + SECOND));
-        self.last_forced = Some(spaced);
+        let spaced = self.spaced(now);
         self.repeat = false;
         if self.streak == 0 {
             self.window = (self.window.0.min(spaced), spaced);
         } else {
             self.window.1 = self.window.1.max(spaced);
         }
+    }
+
+    /// What a reject of any source's token forces is spaced, too.
+    pub fn spaced(&mut self, now: Duration) -> Duration {
+        let spaced = self.last_forced.map_or(now, |last| now.max(last + SECOND));
+        *self.last_forced.insert(spaced)
     }
 
     /// The bearer file was written.
