@@ -102,6 +102,14 @@ impl Pace {
         }
     }
 
+    /// What was asked for in the instant of the answer may come before it or after it.
+    fn settled(&mut self, now: Duration) {
+        if self.last_forced.is_some_and(|forced| forced + SLACK >= now) {
+            self.back_off.wait = None;
+            self.window.0 = self.window.0.min(now.max(self.wish));
+        }
+    }
+
     fn is_certain(&self) -> bool {
         !self.blurred || self.streak > 0
     }
@@ -135,6 +143,7 @@ impl Pace {
         if self.changed {
             self.source_changed(now);
         }
+        self.settled(now);
     }
 
     /// A request brought a token, which is now in hand (or the same one again).
@@ -162,6 +171,7 @@ impl Pace {
             let slack = SECOND.min(left / 10);
             let least = least.min(servable).saturating_sub(slack);
             self.window = (after(least), after(most.min(servable) + slack));
+            self.settled(now.boot);
             return;
         }
         let latest = latest_refresh(windows, hand.life, repeats);
@@ -179,6 +189,7 @@ impl Pace {
             self.window.0 = self.window.0.min(after(by_life(most / 2)));
         }
         (self.spread, self.may_spread) = (false, false);
+        self.settled(now.boot);
     }
 
     /// An open of the token in hand, which is this source's.
