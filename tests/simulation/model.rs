@@ -327,7 +327,6 @@ impl Model {
                 self.hand = Some(offer.clone());
                 self.came_again = false;
                 self.blur(false);
-                self.pace.lost = false;
             }
             if source != PLATFORM {
                 self.pace.may_spread = true;
@@ -423,7 +422,6 @@ impl Model {
         self.env = EnvPace::default();
         if self.came_again {
             self.blur(true);
-            self.pace.lost = self.rejections.iter().any(Option::is_some);
         }
         // The store has room for one rejection.
         let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);

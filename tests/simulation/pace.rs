@@ -28,10 +28,8 @@ pub struct Pace {
     pub repeat: bool,
     /// The last answer brought nothing that could be served.
     pub fruitless: bool,
-    /// See [`crate::model::Model`]: only failures are certain.
+    /// See [`crate::model::Model`]: nothing is certain until another token comes.
     pub blurred: bool,
-    /// Not even they are: which rejections the store had room for decides what is one.
-    pub lost: bool,
     /// The next request comes in this window.
     pub window: (Duration, Duration),
     /// The source asked to be left alone until then.
@@ -85,7 +83,7 @@ impl Pace {
             return Err("two requests in flight".to_owned());
         }
         self.changed = false;
-        if self.is_certain() && now + SLACK < self.window.0 {
+        if !self.blurred && now + SLACK < self.window.0 {
             return Err(format!("asked {:?} too early", self.window.0 - now));
         }
         self.back_off.ended(now)
@@ -97,7 +95,7 @@ impl Pace {
             Some(since) if now > since + fetch_timeout + SLACK => {
                 Err("a request hangs beyond its time-out".to_owned())
             }
-            None if self.is_certain() && now > self.window.1.saturating_add(SLACK) => {
+            None if !self.blurred && now > self.window.1.saturating_add(SLACK) => {
                 Err(format!("a request is {:?} overdue", now - self.window.1))
             }
             _ => Ok(()),
@@ -111,10 +109,6 @@ impl Pace {
             self.window.1 = self.window.1.max(forced);
             self.window.0 = self.window.0.min(now.max(self.wish));
         }
-    }
-
-    fn is_certain(&self) -> bool {
-        !self.lost && (!self.blurred || self.streak > 0)
     }
 
     /// A request failed; `live` is what was left of a usable token.
@@ -201,11 +195,13 @@ impl Pace {
             return;
         }
         let left = hand.left(now);
+        // What was rejected is replaced when its reject allows.
+        let soonest = self.last_forced.unwrap_or_default().max(now.boot);
         if left <= hand.life / 5 + SECOND {
-            self.window.0 = self.window.0.min(now.boot);
+            self.window.0 = self.window.0.min(soonest);
         }
         if left + SECOND <= hand.life / 5 {
-            self.window.1 = self.window.1.min(now.boot);
+            self.window.1 = self.window.1.min(soonest);
         }
     }
 
