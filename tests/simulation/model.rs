@@ -30,8 +30,12 @@ pub struct Hand {
 }
 
 impl Hand {
+    pub fn age(&self, now: &Now) -> Duration {
+        elapsed(&self.issued, now)
+    }
+
     pub fn left(&self, now: &Now) -> Duration {
-        self.life.saturating_sub(now.elapsed_since(&self.issued))
+        self.life.saturating_sub(self.age(now))
     }
 }
 
@@ -159,7 +163,7 @@ impl Model {
             && entry
                 .asked
                 .iter()
-                .all(|(asked, truly)| now.elapsed_since(asked) + SLACK >= truth - *truly);
+                .all(|(asked, truly)| elapsed(asked, now) + SLACK >= truth - *truly);
         if !can_know {
             self.unjudged += 1;
             return Ok(());
@@ -439,6 +443,11 @@ impl Model {
     pub fn is_active(&self, now: &Now) -> bool {
         self.last_open.is_some_and(|at| now.boot.saturating_sub(at) <= self.windows.idle)
     }
+}
+
+/// By the clock that moved further.
+fn elapsed(from: &Now, to: &Now) -> Duration {
+    to.boot.saturating_sub(from.boot).max(to.wall.saturating_sub(from.wall))
 }
 
 fn is_withheld(rejected_at: Duration, now: &Now) -> bool {

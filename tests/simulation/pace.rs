@@ -172,7 +172,7 @@ impl Pace {
             return;
         }
         let latest = latest_refresh(windows, hand.life, repeats);
-        let age = now.elapsed_since(&hand.issued);
+        let age = hand.age(now);
         let at_least = (left / 4).min(5 * SECOND);
         let by_life = |at: Duration| at.saturating_sub(age).max(at_least);
         let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
@@ -260,7 +260,7 @@ impl Pace {
             let due = if self.repeat {
                 now.boot + left.saturating_sub(least_life(windows, hand.life, repeats))
             } else {
-                now.boot + latest.saturating_sub(now.elapsed_since(&hand.issued))
+                now.boot + latest.saturating_sub(hand.age(now))
             };
             self.window = (self.window.0.min(due), self.window.1.min(due + SECOND));
         }
@@ -282,7 +282,7 @@ impl Pace {
         self.heals_by_change = false;
         self.back_off.wait = None;
         if self.in_flight.take().is_some() {
-            self.window = (self.window.0.min(now), now);
+            self.window = (self.window.0.min(now), now.max(self.last_forced.unwrap_or_default()));
         }
         if self.streak == 0 {
             // It looks at the clocks anew, which may have been set since the token came.
