@@ -152,7 +152,7 @@ impl Pace {
         self.wish = Duration::ZERO;
         self.heals_by_change = false;
         let left = hand.left(now);
-        self.fruitless = left < least_life(windows, hand.life, repeats);
+        self.fruitless = left <= least_life(windows, hand.life, repeats);
         let after = |delay: Duration| now.boot.saturating_add(delay);
         if self.repeat {
             let least = least_life(windows, hand.life, repeats);
