@@ -6,6 +6,11 @@
 //! itself, what happened last, and the command that replays it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "what a failed test says")]
+#![expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#![expect(clippy::indexing_slicing, reason = "there are two sources")]
+#![expect(clippy::unchecked_time_subtraction, reason = "an underflow fails the test")]
+#![expect(clippy::cast_precision_loss, reason = "seconds of a few months")]
 
 mod figures;
 mod history;

@@ -332,12 +332,12 @@ impl Model {
                 self.came_again = false;
                 self.blur(false);
             }
-            if source != PLATFORM {
-                self.pace.may_spread = true;
-            } else {
+            if source == PLATFORM {
                 self.pace.repeat = false;
                 self.env.not_before = Duration::ZERO;
                 self.pace.succeeded(&offer, self.repeats, &self.windows, now);
+            } else {
+                self.pace.may_spread = true;
             }
             return;
         };
