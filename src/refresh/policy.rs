@@ -289,7 +289,7 @@ impl Policy {
         match answer {
             Answer::Failed { kind, retry_after } => self.fail(source, kind, retry_after, now, rng),
             Answer::Token { fingerprint, issued, life } => {
-                let life = self.judge_life(source, life);
+                let life = self.judge_life(source, life, now.elapsed_since(&issued));
                 let offer = Held { fingerprint, source, issued, life };
                 match self.held {
                     // From a better source the same token is a better token: its life is known.
@@ -303,14 +303,20 @@ impl Policy {
     }
 
     /// Cuts a life to what the issuer can have given, and learns from the excess: it is the
-    /// difference between the platform's clock and the issuer's.
-    fn judge_life(&mut self, source: usize, life: Life) -> Life {
+    /// difference between the platform's clock and the issuer's, less what the answer `took` and
+    /// what the cut of times to seconds hides. All of that is subtracted from later lives, or a
+    /// short one would be taken for longer than it is.
+    fn judge_life(&mut self, source: usize, life: Life, took: Duration) -> Life {
         let Some(max) = self.rules.sources.get(source).and_then(|rules| rules.max_life) else {
             return life;
         };
         match life {
             Life::Known(said) => {
-                self.skew = self.skew.max(said.saturating_sub(max));
+                if let Some(excess) = said.checked_sub(max).filter(|excess| !excess.is_zero()) {
+                    // A suspend is no part of the answer's way.
+                    let hidden = took.min(self.rules.windows.fetch_timeout) + windows::SKEW_CUT;
+                    self.skew = self.skew.max(excess.saturating_add(hidden));
+                }
                 Life::Known(said.saturating_sub(self.skew).min(max))
             }
             Life::Assumed(_) => life.at_most(max),

@@ -98,11 +98,7 @@ impl History {
             ..Windows::default()
         };
         let platform = Platform::new(life, keeps, behind);
-        let mut model = Model::new(windows.clone(), &time.now());
-        if behind > 0 {
-            // What the slowest answer took, and the cut of `Date` and `expires_at`.
-            model.tolerance = 11 * SECOND;
-        }
+        let model = Model::new(windows.clone(), &time.now());
         let world = World::new(time, model, platform, seed, trace);
         let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(PlatformSource(world.clone()))];
         let env = *[None, None, Some(None), Some(Some("ghs_env")), Some(Some("ghp_env"))]
@@ -255,7 +251,6 @@ impl History {
             94..=95 if life == HOUR => {
                 let behind = self.chance.random_range(-600..=600);
                 world.inner().platform.set_clock(behind);
-                world.inner().model.tolerance = 11 * SECOND;
                 "platform clock set"
             }
             96..=98 => {

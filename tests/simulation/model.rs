@@ -64,8 +64,6 @@ pub struct Model {
     pub pace: Pace,
     pub ledger: BTreeMap<Fingerprint, Entry>,
     pub repeats: bool,
-    /// What the answers' own way may hide of the platform's clock error.
-    pub tolerance: Duration,
     skew: Duration,
     last_open: Option<Duration>,
     /// The last rejection of each source's token, and when it was.
@@ -99,7 +97,6 @@ impl Model {
             pace: Pace::new(earliest),
             ledger: BTreeMap::new(),
             repeats: false,
-            tolerance: Duration::ZERO,
             skew: Duration::ZERO,
             rejections: [None; 2],
             env: EnvPace::default(),
@@ -174,7 +171,7 @@ impl Model {
         if left.is_zero() {
             return Err("served a dead token".to_owned());
         }
-        if left + self.tolerance < least {
+        if left < least {
             return Err(format!("served a token with {left:?} left, less than {least:?}"));
         }
         Ok(())
@@ -302,7 +299,11 @@ impl Model {
         let life_known = matches!(life, Life::Known(_));
         let mut judged = said;
         if source == PLATFORM {
-            self.skew = self.skew.max(said.saturating_sub(LONGEST_LIFE));
+            if said > LONGEST_LIFE {
+                let took = elapsed(&issued, now).min(self.windows.fetch_timeout);
+                let skew = said - LONGEST_LIFE + took + Duration::from_secs(2);
+                self.skew = self.skew.max(skew);
+            }
             judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);
         }
         let mut offer = Hand { fingerprint, source, issued, life: judged, since: truth };

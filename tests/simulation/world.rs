@@ -221,7 +221,9 @@ impl World {
             Ok(Fetched { secret, issued, life }) => {
                 let fingerprint = secret.fingerprint();
                 if source == PLATFORM {
-                    platform.fresh_seen |= fresh;
+                    // How long it was on its way must be known, too.
+                    let took = now.boot.saturating_sub(issued.boot);
+                    platform.fresh_seen |= fresh && took <= model.windows.fetch_timeout;
                     let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
                     entry.asked.push((*issued, truth));
                     entry.lied_about |= platform.behind > 0 && !platform.fresh_seen;

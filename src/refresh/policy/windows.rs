@@ -34,6 +34,9 @@ pub const MIN_LIFE: Duration = Duration::from_mins(1);
 /// A wall clock set by more than this makes a new generation, because views show local time.
 pub const WALL_JUMP: Duration = Duration::from_secs(5);
 
+/// What the cut of `Date` and `expires_at` to seconds can hide of the platform's clock error.
+pub const SKEW_CUT: Duration = Duration::from_secs(2);
+
 /// What can be configured. The defaults are those of the existing workspaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
