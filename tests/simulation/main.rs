@@ -18,13 +18,21 @@ mod model;
 mod pace;
 mod world;
 
-use std::sync::Mutex;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use figures::Figures;
 
 /// How many histories the gate lives through.
 const GATE: u64 = 3000;
+
+/// A history takes milliseconds. One that takes this long spins.
+const SPIN: Duration = Duration::from_secs(20);
+
+/// No seed.
+const NONE: u64 = u64::MAX;
 
 /// How many lines of a failed history are printed.
 const LAST_LINES: usize = 40;
@@ -41,13 +49,32 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
+/// Time stands still for an engine that spins: nothing but real time ends its history.
+fn end_spins(running: Arc<Vec<AtomicU64>>) {
+    std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        loop {
+            let seeds: Vec<_> = running.iter().map(|seed| seed.load(Ordering::Relaxed)).collect();
+            if let Some(seed) = seeds.iter().find(|seed| **seed != NONE && seen.contains(*seed)) {
+                // A captured line would be lost.
+                let _ = writeln!(std::io::stderr(), "seed {seed}: the engine spins");
+                std::process::abort();
+            }
+            seen = seeds;
+            std::thread::sleep(SPIN);
+        }
+    });
+}
+
 /// Lives through the histories of so many seeds on all processors, until one fails.
 fn live_through(count: u64) -> (Figures, Vec<u64>) {
     let next = AtomicU64::new(0);
     let result = Mutex::new((Figures::default(), Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let running: Arc<Vec<_>> = Arc::new((0..threads).map(|_| AtomicU64::new(NONE)).collect());
+    end_spins(Arc::clone(&running));
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for current in running.iter() {
             scope.spawn(|| {
                 let mut mine = Figures::default();
                 loop {
@@ -55,7 +82,9 @@ fn live_through(count: u64) -> (Figures, Vec<u64>) {
                     if seed >= count || !result.lock().unwrap().1.is_empty() {
                         break;
                     }
+                    current.store(seed, Ordering::Relaxed);
                     let outcome = history::run(seed, false);
+                    current.store(NONE, Ordering::Relaxed);
                     mine.add(outcome.figures);
                     if outcome.violation.is_some() {
                         result.lock().unwrap().1.push(seed);
