@@ -26,7 +26,7 @@ use std::time::Duration;
 use figures::Figures;
 
 /// How many histories the gate lives through.
-const GATE: u64 = 3000;
+const GATE: u64 = 2000;
 
 /// A history takes milliseconds. One that takes this long spins.
 const SPIN: Duration = Duration::from_secs(20);
