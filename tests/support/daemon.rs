@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
@@ -26,6 +26,7 @@ pub fn tokenfs(dir: &TestDir, user: User) -> Command {
 pub struct Builder<'a> {
     dir: &'a TestDir,
     mountpoint: PathBuf,
+    log_level: &'static str,
     command: Command,
 }
 
@@ -33,6 +34,12 @@ impl Builder<'_> {
     /// Mounts there instead of at `token` in the test's directory.
     pub fn mountpoint(mut self, path: impl Into<PathBuf>) -> Self {
         self.mountpoint = path.into();
+        self
+    }
+
+    /// Logs less than everything.
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
         self
     }
 
@@ -48,7 +55,7 @@ impl Builder<'_> {
 
     /// Starts it without waiting for anything: for starts that must fail.
     pub fn spawn(mut self) -> Daemon {
-        self.command.arg(&self.mountpoint);
+        self.command.args(["--log-level", self.log_level]).arg(&self.mountpoint);
         let name = format!("daemon{}", self.mountpoint.display()).replace('/', "-");
         let process = Process::start(self.command, &name, self.dir);
         Daemon { process, mountpoint: self.mountpoint }
@@ -78,8 +85,8 @@ impl Daemon {
     /// The same, run by this user.
     pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
         let mut command = tokenfs(dir, user);
-        command.args(["mount", "--log-level", "trace"]);
-        Builder { dir, mountpoint: dir.join("token"), command }
+        command.arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), log_level: "trace", command }
     }
 
     fn wait_until_it_serves(&mut self) {
@@ -105,6 +112,20 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// Stops all that serves the mount, as SIGSTOP does, until the value is dropped.
+    pub fn pause(&self) -> Paused {
+        let status = std::fs::read(self.path("status.json")).expect("status.json is read");
+        let status: serde_json::Value = serde_json::from_slice(&status).expect("JSON");
+        let mut processes = ["supervisor_pid", "worker_pid"]
+            .map(|key| Pid::from_raw(status[key].as_i64().unwrap().try_into().unwrap()))
+            .to_vec();
+        processes.dedup();
+        for &process in &processes {
+            kill(process, Signal::SIGSTOP).expect("stopping a daemon");
+        }
+        Paused(processes)
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -119,6 +140,17 @@ impl Daemon {
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::SIGTERM);
         self.process.wait(secs(5))
+    }
+}
+
+/// A daemon that is stopped. Dropping it lets the daemon go on.
+pub struct Paused(Vec<Pid>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for &process in &self.0 {
+            let _ = kill(process, Signal::SIGCONT);
+        }
     }
 }
 
