@@ -1,11 +1,17 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clocks;
 mod lifecycle;
 mod many;
 mod readers;

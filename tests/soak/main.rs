@@ -86,7 +86,7 @@ fn under_every_fault_no_open_gives_a_dead_or_torn_token_and_none_is_refused_with
         }
         let served = readers.served();
         let (seen, control) = readers.finish();
-        let done = director.done;
+        let (done, scenes) = (director.done, director.scenes);
         let took = Span { start: began, end: boot() }.length();
         let report = platform.report();
         let verdict = judge(&report.tokens, &seen, &done, PROMISE);
@@ -103,6 +103,7 @@ fn under_every_fault_no_open_gives_a_dead_or_torn_token_and_none_is_refused_with
             "verdict": verdict,
             "control": control,
             "platform": report.counts.platform,
+            "scenes": scenes,
             "stops": done.stopped.len(),
             "stopped_seconds": stopped.as_secs_f64(),
             "wall_clock_sets": done.clock_sets,
