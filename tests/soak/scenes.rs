@@ -1,12 +1,13 @@
 //! What is done to the platform and to the daemon while readers read.
 
 use std::thread;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::judge::{Done, Span};
+use crate::judge::{Done, LONGEST_WAY, Span};
 use crate::platform::Platform;
 use crate::readers::boot;
 use crate::support::daemon::Daemon;
@@ -84,17 +85,17 @@ pub static SHORT: [Step; 14] = [
     Wait(500),
     Script(&["status:503", "reset", "html"]),
     Wall(3600),
-    Wait(1500),
+    Wait(1000),
     Wall(-3600),
     Stop(4200),
     Wait(500),
     Wall(0),
     Wait(500),
     Stick("status:502"),
-    Wait(3300),
+    Wait(4300),
     Heal,
     Register,
-    Wait(1500),
+    Wait(1000),
 ];
 
 /// Who does it.
@@ -106,11 +107,13 @@ pub struct Director<'a> {
     /// How many scenes were played.
     pub scenes: u64,
     ahead: i64,
+    /// Since when what the platform does is [`Done::doubtful`].
+    doubt: Option<Duration>,
 }
 
 impl<'a> Director<'a> {
     pub fn new(platform: &'a Platform, daemon: &'a Daemon, clock: &'a WallClock) -> Self {
-        Self { platform, daemon, clock, done: Done::default(), scenes: 0, ahead: 0 }
+        Self { platform, daemon, clock, done: Done::default(), scenes: 0, ahead: 0, doubt: None }
     }
 
     pub fn play(&mut self, scene: Scene) {
@@ -136,11 +139,22 @@ impl<'a> Director<'a> {
         }
     }
 
+    fn fail(&mut self, script: &[&str], sticky: Option<&str>) {
+        self.platform.fail(script, sticky);
+        if let Some(start) = self.doubt.take() {
+            self.done.doubtful.push(Span { start, end: boot() + LONGEST_WAY });
+        }
+        let is_doubtful = |fault: &str| fault.starts_with("slow") || fault == "repeat";
+        if script.iter().copied().chain(sticky).any(is_doubtful) {
+            self.doubt = Some(boot());
+        }
+    }
+
     fn step(&mut self, step: Step) {
         match step {
-            Script(faults) => self.platform.fail(faults, None),
-            Stick(fault) => self.platform.fail(&[], Some(fault)),
-            Heal => self.platform.fail(&[], None),
+            Script(faults) => self.fail(faults, None),
+            Stick(fault) => self.fail(&[], Some(fault)),
+            Heal => self.fail(&[], None),
             Wait(time) => thread::sleep(millis(time)),
             Stop(time) => {
                 let start = boot();
