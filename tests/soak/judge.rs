@@ -84,6 +84,9 @@ const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 /// slow; else it is [`TOLERANCE`].
 pub const LONGEST_WAY: Duration = millis(400);
 
+/// By when the daemon must have seen an open.
+const SEEN_WITHIN: Duration = millis(250);
+
 /// A token issued so shortly before a second's end may have been sent with the next second's `Date`.
 const BOUNDARY: Duration = millis(50);
 
@@ -141,8 +144,12 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
         *verdict.refusals.entry(format!("{:?}", refused.errno)).or_default() += 1;
         verdict.unnamed += u64::from(!NAMED.contains(&refused.errno));
         verdict.late += u64::from(is_late(refused.open, done, promise));
+        // A token that is usable when the open begins must be served at once.
+        let judged = refused.open.end.min(refused.open.start + SEEN_WITHIN);
+        let stands = Span { start: refused.open.start, end: judged };
+        let stood = done.stopped.iter().any(|stop| !stop.overlap(stands).is_zero());
         let within =
-            |usable: &Span| usable.start < refused.open.start && refused.open.end < usable.end;
+            |usable: &Span| usable.start < refused.open.start && judged < usable.end && !stood;
         verdict.wrongly_refused += u64::from(usable.iter().any(within));
     }
     verdict
@@ -259,10 +266,14 @@ mod tests {
         let doubtful = Done { doubtful: vec![span(100_600, 100_700)], ..Done::default() };
         assert_eq!(wrong(102_290, 102_299, &doubtful), 1);
         assert_eq!(wrong(102_290, 102_300, &doubtful), 0);
+        // An open that waits all its time although a token was there when it began.
+        assert_eq!((wrong(102_400, 103_400, &calm), wrong(102_450, 103_450, &calm)), (1, 0));
         let forward = Done { set_forward: vec![millis(100_700)], ..Done::default() };
         assert_eq!(wrong(101_000, 101_001, &forward), 0);
-        let stopped = Done { stopped: vec![span(99_000, 99_900)], ..Done::default() };
-        assert_eq!(wrong(101_000, 101_001, &stopped), 0);
+        for stop in [span(99_000, 99_900), span(100_900, 102_900)] {
+            let stopped = Done { stopped: vec![stop], ..Done::default() };
+            assert_eq!(wrong(101_000, 103_001, &stopped), 0);
+        }
     }
 
     #[test]

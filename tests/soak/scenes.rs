@@ -1,5 +1,6 @@
 //! What is done to the platform and to the daemon while readers read.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -28,11 +29,13 @@ pub enum Step {
     Stop(u64),
     /// The daemon's wall clock is set to so many seconds ahead of the right time.
     Wall(i64),
+    /// A consumer asks for another token at once.
+    Refresh,
     /// The workspace registers anew, which ends the wait after a refused bearer.
     Register,
 }
 
-use Step::{Heal, Register, Script, Stick, Stop, Wait, Wall};
+use Step::{Heal, Refresh, Register, Script, Stick, Stop, Wait, Wall};
 
 pub type Scene = &'static [Step];
 
@@ -57,9 +60,10 @@ const SCENES: &[Scene] = &[
         Wait(2000),
     ],
     // Platforms that are gone for shorter and for longer than a life.
-    &[Stick("status:500"), Wait(1500), Heal, Wait(2500)],
-    &[Stick("status:502"), Wait(6000), Heal, Wait(3000)],
-    &[Stick("hang"), Wait(6000), Heal, Wait(3000)],
+    &[Stick("status:500"), Wait(100), Refresh, Wait(1400), Heal, Wait(2500)],
+    &[Stick("status:502"), Wait(6000), Heal, Refresh, Wait(3000)],
+    &[Stick("hang"), Wait(100), Refresh, Wait(6000), Heal, Wait(3000)],
+    &[Wait(1100), Refresh, Wait(1100), Refresh, Refresh, Wait(1100)],
     &[Stick("slow:300"), Wait(4000), Heal, Wait(1000)],
     &[Stick("slow:5000"), Wait(5000), Heal, Wait(2000)],
     // Platforms that say no, or wait, or give what they gave before.
@@ -81,7 +85,7 @@ const SCENES: &[Scene] = &[
 ];
 
 /// A bit of everything, for the gate.
-pub static SHORT: [Step; 14] = [
+pub static SHORT: [Step; 15] = [
     Wait(500),
     Script(&["status:503", "reset", "html"]),
     Wall(3600),
@@ -92,6 +96,7 @@ pub static SHORT: [Step; 14] = [
     Wall(0),
     Wait(500),
     Stick("status:502"),
+    Refresh,
     Wait(4300),
     Heal,
     Register,
@@ -173,6 +178,8 @@ impl<'a> Director<'a> {
                 self.done.clock_sets += 1;
                 self.ahead = ahead;
             }
+            // EAGAIN, sooner than a second after the last one, is an answer as well.
+            Refresh => drop(fs::write(self.daemon.path("refresh"), "now")),
             Register => self.platform.register_anew(),
         }
     }
