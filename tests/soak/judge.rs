@@ -115,12 +115,15 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
         issued.entry(entry.fingerprint).or_default().push(entry);
     }
     let mut verdict = Verdict::default();
-    let mut in_hand: HashMap<Fingerprint, Duration> = HashMap::new();
+    // The open that got each token first.
+    let mut in_hand: HashMap<Fingerprint, Span> = HashMap::new();
     for served in seen.iter().flat_map(|seen| &seen.served) {
         verdict.opens += 1;
         verdict.late += u64::from(is_late(served.open, done, promise));
-        let since = in_hand.entry(served.fingerprint).or_insert(served.open.end);
-        *since = served.open.end.min(*since);
+        let first = in_hand.entry(served.fingerprint).or_insert(served.open);
+        if served.open.end < first.end {
+            *first = served.open;
+        }
         match issued.get(&served.fingerprint) {
             None => verdict.torn += 1,
             Some(entries) => {
@@ -134,9 +137,10 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
     // When each token was in hand for certain, and usable.
     let usable: Vec<Span> = in_hand
         .iter()
-        .filter_map(|(fingerprint, &since)| {
+        .filter_map(|(fingerprint, first)| {
             let entry = issued.get(fingerprint)?.first()?;
-            Some(Span { start: since, end: certainly_usable_until(entry, done, promise)? })
+            let end = certainly_usable_until(entry, *first, done, promise)?;
+            Some(Span { start: first.end, end })
         })
         .collect();
     for refused in seen.iter().flat_map(|seen| &seen.refused) {
@@ -162,9 +166,14 @@ fn was_fresh(entry: &Entry, open: Span, promise: Promise) -> bool {
     instant <= open.end && entry.live_at(instant + promise.min_life)
 }
 
-/// Until when a token that was served once was usable by the daemon's own reckoning, at least.
+/// Until when a token, once an open got it, was usable by the daemon's own reckoning, at least.
 /// `None` where that cannot be told: its request may have been on its way while the daemon stood.
-fn certainly_usable_until(entry: &Entry, done: &Done, promise: Promise) -> Option<Duration> {
+fn certainly_usable_until(
+    entry: &Entry,
+    first: Span,
+    done: &Done,
+    promise: Promise,
+) -> Option<Duration> {
     let issued = Duration::from_millis(entry.issued_ms);
     let dead = Duration::from_millis(entry.expires_ms);
     let way = Span { start: issued.saturating_sub(LONGEST_WAY), end: issued + LONGEST_WAY };
@@ -183,7 +192,8 @@ fn certainly_usable_until(entry: &Entry, done: &Done, promise: Promise) -> Optio
         dead.saturating_sub(cut + TOLERANCE)
     };
     let end = end.saturating_sub(promise.min_life);
-    let forward = done.set_forward.iter().filter(|at| **at >= way.start).min();
+    // A clock that was set before that open was known when the token was served.
+    let forward = done.set_forward.iter().filter(|at| **at >= first.start).min();
     Some(forward.map_or(end, |&at| end.min(at)))
 }
 
@@ -268,8 +278,10 @@ mod tests {
         assert_eq!(wrong(102_290, 102_300, &doubtful), 0);
         // An open that waits all its time although a token was there when it began.
         assert_eq!((wrong(102_400, 103_400, &calm), wrong(102_450, 103_450, &calm)), (1, 0));
-        let forward = Done { set_forward: vec![millis(100_700)], ..Done::default() };
-        assert_eq!(wrong(101_000, 101_001, &forward), 0);
+        for (at, wrongs) in [(100_499, 1), (100_700, 0)] {
+            let forward = Done { set_forward: vec![millis(at)], ..Done::default() };
+            assert_eq!(wrong(101_000, 101_001, &forward), wrongs);
+        }
         for stop in [span(99_000, 99_900), span(100_900, 102_900)] {
             let stopped = Done { stopped: vec![stop], ..Done::default() };
             assert_eq!(wrong(101_000, 103_001, &stopped), 0);

@@ -85,7 +85,7 @@ const SCENES: &[Scene] = &[
 ];
 
 /// A bit of everything, for the gate.
-pub static SHORT: [Step; 15] = [
+pub static SHORT: [Step; 17] = [
     Wait(500),
     Script(&["status:503", "reset", "html"]),
     Wall(3600),
@@ -97,7 +97,9 @@ pub static SHORT: [Step; 15] = [
     Wait(500),
     Stick("status:502"),
     Refresh,
-    Wait(4300),
+    Wait(1000),
+    Stick("hang"),
+    Wait(3600),
     Heal,
     Register,
     Wait(1000),
