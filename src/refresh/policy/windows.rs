@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 /// First back-off after a transient failure; doubled with every further one.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -35,7 +36,7 @@ pub const MIN_LIFE: Duration = Duration::from_mins(1);
 pub const WALL_JUMP: Duration = Duration::from_secs(5);
 
 /// What can be configured. The defaults are those of the existing workspaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Windows {
     /// `TOKEN_REFRESH_INTERVAL_SEC`: time from a fetch to the next in the background. Tokens that
     /// live shorter are refreshed within their life.
