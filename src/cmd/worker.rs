@@ -1,9 +1,7 @@
 //! `worker` (hidden): the process that serves a mount. The supervisor starts it; nobody types it.
-#![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -96,7 +94,7 @@ pub(super) fn config(
         },
         identity: Identity {
             name: "default".to_owned(),
-            mountpoint: mount.mountpoint.clone().unwrap_or_else(PathBuf::new),
+            mountpoint: mount.mountpoint.clone().unwrap_or_default(),
             backend: Backend::Fuse,
             layout: Layout::Directory,
             supervisor_pid,

@@ -50,6 +50,8 @@ impl Helper {
             if tell.send(ready).is_ok() && go_on {
                 run(&target, &state, &received);
             }
+            // It would close its descriptor, which is not open in this thread.
+            std::mem::forget(state);
         })?;
         let thread_id = told.recv().map_err(io::Error::other)??;
         Ok(Self { tasks, thread_id: u32::try_from(thread_id).unwrap_or_default() })
@@ -120,7 +122,7 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
 }
 
 fn touch(root: &OwnedFd, view: &dyn View) -> io::Result<()> {
-    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW.into() };
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now, last_modification: now };
     let path = Path::new("live").join(view.path());
     Ok(rustix::fs::utimensat(root.as_fd(), path, &times, AtFlags::SYMLINK_NOFOLLOW)?)

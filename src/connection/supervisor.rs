@@ -285,17 +285,17 @@ pub fn take_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// What happened while waiting.
-#[derive(Default)]
-struct Happened {
-    signal: bool,
-    mounts_changed: bool,
-    disconnected: bool,
-    device_readable: bool,
-    worker_died: bool,
-    worker_speaks: bool,
-    candidate_died: bool,
-    candidate_speaks: bool,
+/// What can happen while the supervisor waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Signal,
+    MountsChanged,
+    Disconnected,
+    DeviceReadable,
+    WorkerSpeaks,
+    WorkerDied,
+    CandidateSpeaks,
+    CandidateDied,
 }
 
 impl Supervisor {
@@ -305,87 +305,79 @@ impl Supervisor {
         let mut ready = Some(ready);
         loop {
             self.start_if_due()?;
-            let happened = self.wait(signals, &mounts)?;
-            if happened.signal
-                && let Some(end) = self.signal(signals)
-            {
-                return Ok(end);
-            }
-            if happened.disconnected || happened.mounts_changed && self.is_unmounted() {
-                return Ok(End::Unmounted);
-            }
-            if happened.worker_speaks {
-                self.hear_worker(&mut ready)?;
-            }
-            if happened.worker_died {
-                if self.is_unmounted() {
-                    return Ok(End::Unmounted);
+            let events = self.wait(signals, &mounts)?;
+            let device_readable = events.contains(&Event::DeviceReadable);
+            for event in events {
+                match event {
+                    Event::Signal => {
+                        if let Some(end) = self.signal(signals) {
+                            return Ok(end);
+                        }
+                    }
+                    Event::Disconnected => return Ok(End::Unmounted),
+                    Event::MountsChanged | Event::WorkerDied if self.is_unmounted() => {
+                        return Ok(End::Unmounted);
+                    }
+                    Event::MountsChanged | Event::DeviceReadable => {}
+                    Event::WorkerSpeaks => self.hear_worker(&mut ready)?,
+                    Event::WorkerDied => self.worker_died()?,
+                    Event::CandidateSpeaks => self.hear_candidate(),
+                    Event::CandidateDied => self.candidate_died(),
                 }
-                self.worker_died()?;
             }
-            if happened.candidate_speaks {
-                self.hear_candidate();
-            }
-            if happened.candidate_died {
-                self.candidate_died();
-            }
-            self.watch(happened.device_readable);
+            self.watch(device_readable);
             self.dying.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
         }
     }
 
-    fn wait(&mut self, signals: &SignalFd, mounts: &File) -> Result<Happened, SupervisorError> {
-        let now = SystemClock.now().boot;
-        let device_events =
-            if self.watchdog.is_idle() { PollFlags::IN } else { PollFlags::empty() };
+    fn wait(&self, signals: &SignalFd, mounts: &File) -> Result<Vec<Event>, SupervisorError> {
+        use Event::{
+            CandidateDied, CandidateSpeaks, DeviceReadable, Disconnected, MountsChanged, Signal,
+            WorkerDied, WorkerSpeaks,
+        };
+        let readable = PollFlags::IN | PollFlags::HUP;
+        let device = if self.watchdog.is_idle() { PollFlags::IN } else { PollFlags::empty() };
+        // What to wait for, and what it means; a worker is heard before its death is.
+        let mut events = vec![
+            (Signal, signals.as_fd(), PollFlags::IN),
+            (MountsChanged, mounts.as_fd(), PollFlags::PRI),
+            (Disconnected, self.device.as_fd(), PollFlags::ERR),
+            (DeviceReadable, self.device.as_fd(), device),
+        ];
+        let workers = [
+            (&self.worker, WorkerSpeaks, WorkerDied),
+            (&self.candidate, CandidateSpeaks, CandidateDied),
+        ];
+        for (worker, speaks, died) in workers {
+            if let Some(worker) = worker {
+                events.push((speaks, worker.channel.as_fd(), readable));
+                events.push((died, worker.pidfd.as_fd(), PollFlags::IN));
+            }
+        }
+        let mut descriptors: Vec<_> =
+            events.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = self.time_to_wake();
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(cannot("wait")(error)),
+        }
+        let happened = |((event, _, flags), descriptor): (&(Event, _, PollFlags), &PollFd<'_>)| {
+            descriptor.revents().intersects(*flags).then_some(*event)
+        };
+        Ok(events.iter().zip(&descriptors).filter_map(happened).collect())
+    }
+
+    fn time_to_wake(&self) -> Option<Timespec> {
         let starting = self.candidate.iter().chain(&self.worker).find(|w| w.serving.is_none());
         let wake = [
             self.worker.is_none().then_some(self.restart_at),
             starting.map(|worker| worker.started.saturating_add(START_LIMIT)),
             self.watchdog.next_look(),
         ];
-        let timeout = wake.into_iter().flatten().min().map(|at| {
-            let left = at.saturating_sub(now) + Duration::from_millis(1);
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
-        });
-        let mut descriptors = vec![
-            PollFd::new(signals, PollFlags::IN),
-            PollFd::new(mounts, PollFlags::PRI),
-            PollFd::new(&self.device, device_events),
-        ];
-        for worker in self.worker.iter().chain(&self.candidate) {
-            descriptors.push(PollFd::new(&worker.pidfd, PollFlags::IN));
-            descriptors.push(PollFd::new(&worker.channel, PollFlags::IN));
-        }
-        match poll(&mut descriptors, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(Happened::default()),
-            Err(error) => return Err(cannot("wait")(error)),
-        }
-        let came = |place: usize, flags: PollFlags| {
-            descriptors.get(place).is_some_and(|fd| fd.revents().intersects(flags))
-        };
-        // The candidate's follow the worker's, where there is one.
-        let (worker, candidate) = match (&self.worker, &self.candidate) {
-            (Some(_), Some(_)) => (Some(3), Some(5)),
-            (Some(_), None) => (Some(3), None),
-            (None, Some(_)) => (None, Some(3)),
-            (None, None) => (None, None),
-        };
-        let died = |place: Option<usize>| place.is_some_and(|place| came(place, PollFlags::IN));
-        let speaks = |place: Option<usize>| {
-            place.is_some_and(|place| came(place + 1, PollFlags::IN | PollFlags::HUP))
-        };
-        Ok(Happened {
-            signal: came(0, PollFlags::IN),
-            mounts_changed: came(1, PollFlags::PRI | PollFlags::ERR),
-            disconnected: came(2, PollFlags::ERR),
-            device_readable: came(2, PollFlags::IN),
-            worker_died: died(worker),
-            worker_speaks: speaks(worker),
-            candidate_died: died(candidate),
-            candidate_speaks: speaks(candidate),
-        })
+        let at = wake.into_iter().flatten().min()?;
+        let left = at.saturating_sub(SystemClock.now().boot) + Duration::from_millis(1);
+        Timespec::try_from(left).ok()
     }
 
     fn is_unmounted(&self) -> bool {

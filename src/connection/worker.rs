@@ -100,7 +100,7 @@ pub fn serve(
     let fs = Fs::new(config.fs, Arc::clone(&state), token, clock, counters, pages);
     let waiters = Waiters::new(runtime.handle().clone());
     let adapter = Adapter::new(fs, waiters.clone());
-    let session = open_session(adapter, handover.init, handover.device)?;
+    let session = open_session(adapter, handover.init, &handover.device)?;
     channel.send_with(Message::Ready, &[config_memory.as_fd()])?;
     if !matches!(channel.receive(true)?, Some((Message::Go, _))) {
         return Ok(End::Stopped);
@@ -135,7 +135,7 @@ pub fn serve(
 
 /// Answers INIT from the stand-in socket, then puts the connection in its place: fuser cannot take a
 /// connection over that has had its INIT.
-fn open_session(adapter: Adapter, init: OwnedFd, device: OwnedFd) -> io::Result<Session<Adapter>> {
+fn open_session(adapter: Adapter, init: OwnedFd, device: &OwnedFd) -> io::Result<Session<Adapter>> {
     // Who may open what is the kernel's decision, by owner and mode.
     let session = Session::from_fd(adapter, init, SessionACL::All, Config::default())?;
     let place = session.as_fd().as_raw_fd();

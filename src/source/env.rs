@@ -39,6 +39,7 @@ mod handover {
 
     use crate::secret::Secret;
 
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(
         token: &Option<Secret>,
         serializer: S,

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crashes;
 mod lifecycle;
 mod many;
 mod readers;
