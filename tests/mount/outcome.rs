@@ -3,10 +3,7 @@
 //! served meanwhile.
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
@@ -19,7 +16,7 @@ use tokio::net::TcpSocket;
 use crate::Workspace;
 use crate::support::daemon::{Builder, tokenfs_run};
 use crate::support::dir::TestDir;
-use crate::support::limit::Adopt;
+use crate::support::limit::each;
 use crate::support::namespace::{replace_file, sandboxed};
 use crate::support::process::{Finished, errno};
 use crate::support::{eventually, secs};
@@ -33,8 +30,6 @@ const SLACK: Duration = secs(2);
 const HEALED: Duration = secs(40);
 /// The same where the bearer file tells it; the slow retry comes after 45 seconds.
 const HEALED_AT_ONCE: Duration = secs(10);
-/// How many daemons run side by side: mostly they wait.
-const SIDE_BY_SIDE: usize = 8;
 
 /// A user's own token.
 const IN_THE_ENVIRONMENT: &str = "ghp_0fTheEnvironment0123456789abcdefghij";
@@ -230,31 +225,6 @@ fn refusal(path: &Path, expected: Errno) -> Errno {
         }
     }
     Errno::ETIMEDOUT
-}
-
-/// Runs all cases, several at a time, and names those that fail.
-fn each<T: Copy + Sync>(cases: &[T], name: impl Fn(T) -> String + Sync, run: impl Fn(T) + Sync) {
-    let left = Mutex::new(cases.iter().copied());
-    let failed = Mutex::new(Vec::new());
-    let test = Adopt::here();
-    thread::scope(|scope| {
-        for _ in 0..SIDE_BY_SIDE {
-            let test = test.clone();
-            let (left, failed, name, run) = (&left, &failed, &name, &run);
-            scope.spawn(move || {
-                test.enter();
-                while let Some(case) = { left.lock().unwrap().next() } {
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(case))) {
-                        let text = panic.downcast_ref::<String>().cloned();
-                        let text = text.unwrap_or_else(|| "see above".to_owned());
-                        failed.lock().unwrap().push(format!("{}: {text}", name(case)));
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// Names are looked up in a file of the test's, and by a server on this machine that is not there.
