@@ -489,13 +489,14 @@ impl Engine {
     }
 
     fn note_failure(&mut self, place: usize, error: FetchError, now: &Now) {
-        let is_alone = place == 0 || self.places.iter().take(place).all(|p| p.failure.is_none());
+        let mut before = self.places.iter().take(place);
+        let is_alone = before.all(|place| place.failure.is_none() && place.in_flight.is_none());
         let Some(state) = self.places.get_mut(place) else { return };
         let earlier = state.failure.take();
         let is_alike = earlier.as_ref().is_some_and(|earlier| earlier.error.kind == error.kind);
         state.alike = if is_alike { state.alike.saturating_add(1) } else { 1 };
         let (source, remedy) = (error.source_name, error.kind.explain().remedy);
-        // That a later source has nothing to give is no news while an earlier one fails.
+        // That a later source has nothing to give is no news while an earlier one fails or hangs.
         let is_quiet = error.kind == FetchErrorKind::NotConfigured && !is_alone;
         if state.alike <= LOUD_FAILURES && !is_quiet {
             tracing::warn!(source, %error, remedy, "no token");
@@ -521,6 +522,9 @@ impl Engine {
         let is_telling = |failure: &&Failure| failure.error.kind != FetchErrorKind::NotConfigured;
         let failures: Vec<Failure> = if all().any(|failure| is_telling(&failure)) {
             all().filter(is_telling).cloned().collect()
+        } else if self.places.iter().any(|place| place.in_flight.is_some()) {
+            // That one has nothing to give is not what is wrong while another has not answered.
+            Vec::new()
         } else {
             all().cloned().collect()
         };

@@ -10,6 +10,7 @@ mod support;
 mod crashes;
 mod lifecycle;
 mod many;
+mod outcome;
 mod readers;
 mod refresh;
 mod write;
@@ -39,6 +40,11 @@ impl Workspace {
         let dir = TestDir::new();
         let demo = Demo::start(setup).expect("the demo platform starts");
         demo.register(&dir.join("configs")).expect("the workspace registers");
+        Self::start_in(dir, demo, change)
+    }
+
+    /// With a platform and a `configs` directory that are there already, in whatever state.
+    fn start_in(dir: TestDir, demo: Demo, change: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Self {
         let daemon = change(
             Daemon::at(&dir)
                 .env("PLATFORM_URL", demo.url())

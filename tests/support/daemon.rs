@@ -27,9 +27,16 @@ pub struct Builder<'a> {
     dir: &'a TestDir,
     mountpoint: PathBuf,
     command: Command,
+    log_level: String,
 }
 
 impl Builder<'_> {
+    /// Logs this instead of all of our own messages.
+    pub fn log_level(mut self, level: &str) -> Self {
+        level.clone_into(&mut self.log_level);
+        self
+    }
+
     /// Mounts there instead of at `token` in the test's directory.
     pub fn mountpoint(mut self, path: impl Into<PathBuf>) -> Self {
         self.mountpoint = path.into();
@@ -48,7 +55,7 @@ impl Builder<'_> {
 
     /// Starts it without waiting for anything: for starts that must fail.
     pub fn spawn(mut self) -> Daemon {
-        self.command.arg(&self.mountpoint);
+        self.command.args(["--log-level", &self.log_level]).arg(&self.mountpoint);
         let name = format!("daemon{}", self.mountpoint.display()).replace('/', "-");
         let process = Process::start(self.command, &name, self.dir);
         Daemon { process, mountpoint: self.mountpoint }
@@ -78,8 +85,8 @@ impl Daemon {
     /// The same, run by this user.
     pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
         let mut command = tokenfs(dir, user);
-        command.args(["mount", "--log-level", "trace"]);
-        Builder { dir, mountpoint: dir.join("token"), command }
+        command.arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
     fn wait_until_it_serves(&mut self) {
