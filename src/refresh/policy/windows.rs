@@ -112,11 +112,16 @@ impl Windows {
 }
 
 /// The time to the next fetch after the same token came again with `left` of its life: when the
-/// platform's cache has let go of it, else soon, always inside its life.
-pub fn after_repeat(left: Duration, rng: &mut impl Rng) -> Duration {
-    match left.checked_sub(PLATFORM_CACHE) {
+/// platform's cache has let go of it, else soon, always inside its life, and at the latest when it
+/// falls under its minimum life: an open must not be refused before the source was asked.
+pub fn after_repeat(left: Duration, min_life: Duration, rng: &mut impl Rng) -> Duration {
+    let delay = match left.checked_sub(PLATFORM_CACHE) {
         Some(cached) if !cached.is_zero() => cached + uniform(rng, REPEAT_SPREAD),
         _ => (left / 4).max(REPEAT_LEAST).min(left / 2),
+    };
+    match left.saturating_sub(min_life) {
+        Duration::ZERO => delay,
+        servable => delay.min(servable),
     }
 }
 
