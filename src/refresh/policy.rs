@@ -149,7 +149,8 @@ impl Policy {
                 policy.rules.sources.iter().position(|rules| rules.rejection_is_final == is_final)
             });
             if let Some(source) = source
-                && let Some(state) = policy.sources.get_mut(source) {
+                && let Some(state) = policy.sources.get_mut(source)
+            {
                 state.rejection =
                     Some(Box::new(Rejection { fingerprint, at, withheld_until, count: 1 }));
             }
@@ -204,7 +205,7 @@ impl Policy {
         }
         if decision.publish.is_some() {
             self.published_offset = offset(now);
-        } else if self.clock_was_set(now, rng) {
+        } else if self.clock_was_set(now) {
             decision.publish = Some(Publish::Again);
         }
         decision.fetch = self.next_fetch(now);
@@ -474,7 +475,7 @@ impl Policy {
     /// Corrects the plan after the wall clock was set, and says whether the token must be published
     /// again. A clock that went forward ages the token; one that went back leaves its age to the
     /// boot clock.
-    fn clock_was_set(&mut self, now: &Now, rng: &mut impl Rng) -> bool {
+    fn clock_was_set(&mut self, now: &Now) -> bool {
         let Some(held) = self.held else { return false };
         let offset = offset(now);
         // The two clocks are not read at one instant, and one of them may be slewed.
@@ -513,8 +514,7 @@ fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
     if said > left {
         // Its whole life stays what it was: the minimum life and the refresh are parts of it.
         let age = life.saturating_sub(said);
-        let issued =
-            Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
+        let issued = Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
         Held { issued, ..held }
     } else {
         let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));
