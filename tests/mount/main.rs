@@ -8,6 +8,7 @@
 mod support;
 
 mod crashes;
+mod interrupt;
 mod lifecycle;
 mod many;
 mod outcome;
