@@ -135,7 +135,7 @@ impl<'a> Broken<'a> {
         // Only for what hangs: a loaded machine may need longer for what does not.
         let patience = if let Wrong::Answer(Fault::Hang) = wrong { "2s" } else { "10s" };
         let limits = ["--open-timeout", "1s", "--request-timeout", patience];
-        let workspace = Workspace::start_in(dir, demo, |builder| {
+        let workspace = Workspace::start_in(dir, demo, |_, builder| {
             change(builder.env("PLATFORM_URL", url).args(limits))
         });
         Self { workspace, wrong, closed, hosts }
