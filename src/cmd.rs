@@ -20,6 +20,7 @@ pub mod setup;
 pub mod status;
 pub mod umount;
 pub mod wait;
+pub mod worker;
 
 /// Something failed, or works in a degraded way.
 pub const EXIT_FAILURE: u8 = 1;

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{ReadError, ReadErrorKind};
 use crate::refresh::{Handle, TooSoon};
 use crate::secret::{Fingerprint, Rendered};
@@ -140,7 +142,7 @@ impl Chunk {
 }
 
 /// How the filesystem behaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FsConfig {
     /// Owner and modes.
     pub access: Access,

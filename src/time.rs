@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// One instant on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Now {
     /// `CLOCK_BOOTTIME`, since boot; it counts suspend and never jumps (`clock_gettime(2)`).
     pub boot: Duration,

@@ -79,7 +79,7 @@ impl Adapter {
     }
 
     /// Enters a request: every handler that answers begins with it. The request is left when its
-    /// reply is answered (or dropped, which fuser answers with EIO).
+    /// reply is answered.
     fn enter<R>(&self, request: &fuser::Request, reply: R) -> (Request, Reply<R>) {
         self.fs.enter();
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
@@ -106,7 +106,9 @@ impl<R> Reply<R> {
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.reply.is_some() {
+            // fuser would answer EIO. A dead worker is better: the next one gets the request again.
             tracing::error!("a request was dropped unanswered: this is a bug, please report it");
+            std::process::abort();
         }
         self.fs.leave();
     }

@@ -80,12 +80,26 @@ pub struct Status {
     pub supervisor_pid: u32,
     /// The process that serves it.
     pub worker_pid: u32,
+    /// How the last upgrade of the worker went, if there was one.
+    #[serde(default)]
+    pub last_upgrade: Option<UpgradeStatus>,
     /// Since when the worker serves; its counters start then.
     pub started_at: Option<Timestamp>,
     /// When this document was written.
     pub written_at: Option<Timestamp>,
     /// The tokens.
     pub tokens: Vec<TokenStatus>,
+}
+
+/// How an upgrade went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// When.
+    pub at: Timestamp,
+    /// Whether the newer worker took over.
+    pub succeeded: bool,
+    /// Why not.
+    pub reason: Option<String>,
 }
 
 /// One token.

@@ -49,6 +49,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Message>,
     places: Vec<Place>,
+    rules: Arc<Rules>,
     policy: Policy,
     rng: StdRng,
     store: Arc<dyn Store>,
@@ -72,9 +73,7 @@ impl Engine {
         timer: Arc<dyn Timer>,
         seed: u64,
     ) -> (Handle, Self) {
-        let now = clock.now();
-        let saved = store.load();
-        let rules = Rules {
+        let rules = Arc::new(Rules {
             windows: windows.clone(),
             sources: sources
                 .iter()
@@ -83,44 +82,57 @@ impl Engine {
                     rejection_is_final: !source.can_replace_rejected(),
                 })
                 .collect(),
-        };
-        // A token of a source that is no longer configured is nobody's to serve.
-        let resumed = saved.token.and_then(|token| {
-            let source = sources.iter().position(|source| source.name() == token.source)?;
-            let Token { issued, life, .. } = token;
-            Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
         });
-        let (held, token) = resumed.unzip();
-        let policy = Policy::resume(Arc::new(rules), held, &saved.progress, &now);
         let final_sources = sources
             .iter()
             .filter(|source| !source.can_replace_rejected())
             .map(|source| source.name())
             .collect();
+        let policy = Policy::new(Arc::clone(&rules), &clock.now());
         let shared = Arc::new(Shared::new(clock, windows, final_sources));
         let (sender, inbox) = mpsc::unbounded_channel();
-        let engine = Self {
+        let mut engine = Self {
             shared: Arc::clone(&shared),
             inbox,
             places: sources
                 .into_iter()
                 .map(|source| Place { source, in_flight: None, failure: None, alike: 0 })
                 .collect(),
+            rules,
             policy,
             rng: StdRng::seed_from_u64(seed),
             store,
-            saved: saved.progress,
+            saved: Progress::default(),
             timer,
-            token,
+            token: None,
             waiters: Vec::new(),
             fetches: JoinSet::new(),
             watchers: JoinSet::new(),
         };
-        engine.show_token();
-        let rejected = engine.policy.rejection().copied();
-        engine.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
-        engine.show(&now);
+        engine.resume();
         (Handle { shared, inbox: sender }, engine)
+    }
+
+    /// Goes on where the last engine on this store stopped. To be called again before [`Engine::run`]
+    /// where another one ran since this one was made.
+    pub fn resume(&mut self) {
+        let now = self.shared.clock.now();
+        let saved = self.store.load();
+        // A token of a source that is no longer configured is nobody's to serve.
+        let resumed = saved.token.and_then(|token| {
+            let is_its_source = |place: &Place| place.source.name() == token.source;
+            let source = self.places.iter().position(is_its_source)?;
+            let Token { issued, life, .. } = token;
+            Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
+        });
+        let (held, token) = resumed.unzip();
+        self.policy = Policy::resume(Arc::clone(&self.rules), held, &saved.progress, &now);
+        self.token = token;
+        self.saved = saved.progress;
+        self.show_token();
+        let rejected = self.policy.rejection().copied();
+        self.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
+        self.show(&now);
     }
 
     /// Runs until all handles are dropped. Dropping the future gives up whatever is in flight, and

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
@@ -39,7 +39,7 @@ const MAX_BEARER_BYTES: usize = 16 * 1024;
 const DATE_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
 /// How to reach the platform.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct PlatformConfig {
     /// `PLATFORM_URL`: base URL, http or https, without a trailing slash.
     pub url: String,

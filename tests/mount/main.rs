@@ -1,5 +1,6 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
+//! tests `through_the_helper` need: host-root
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,6 +10,7 @@ mod support;
 mod tls;
 
 mod certificates;
+mod crashes;
 mod lifecycle;
 mod many;
 mod outcome;
