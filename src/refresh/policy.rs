@@ -149,7 +149,8 @@ impl Policy {
                 policy.rules.sources.iter().position(|rules| rules.rejection_is_final == is_final)
             });
             if let Some(source) = source
-                && let Some(state) = policy.sources.get_mut(source) {
+                && let Some(state) = policy.sources.get_mut(source)
+            {
                 state.rejection =
                     Some(Box::new(Rejection { fingerprint, at, withheld_until, count: 1 }));
             }
@@ -513,8 +514,7 @@ fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
     if said > left {
         // Its whole life stays what it was: the minimum life and the refresh are parts of it.
         let age = life.saturating_sub(said);
-        let issued =
-            Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
+        let issued = Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
         Held { issued, ..held }
     } else {
         let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));
