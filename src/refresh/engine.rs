@@ -436,22 +436,23 @@ impl Engine {
         self.publish(token, EventKind::Republication, reason.to_owned(), now);
     }
 
-    /// The store first: an open that the snapshot wakes must find the generation there.
+    /// Store and snapshot as one step for all who look: an open that the snapshot wakes must find the
+    /// generation in the store, and whoever read the token there may reject it at once.
     fn publish(&mut self, token: Token, kind: EventKind, reason: String, now: &Now) {
-        if let Some(fresh) = token.usable(now, Duration::ZERO) {
-            self.store.publish(&fresh, now);
-        }
         let concerned = Some((token.generation, token.fingerprint()));
         let rejected = self.policy.rejection().copied();
-        self.token = Some(token);
-        self.show_token();
         self.shared.snapshot.send_modify(|snapshot| {
+            if let Some(fresh) = token.usable(now, Duration::ZERO) {
+                self.store.publish(&fresh, now);
+            }
+            snapshot.token = Some(token.clone());
             if kind == EventKind::Rotation {
                 snapshot.fetches += 1;
                 snapshot.rejected = rejected;
             }
             snapshot.remember(Event { at: *now, kind, token: concerned, reason });
         });
+        self.token = Some(token);
     }
 
     fn show_token(&self) {

@@ -205,7 +205,7 @@ impl Policy {
         }
         if decision.publish.is_some() {
             self.published_offset = offset(now);
-        } else if self.clock_was_set(now, rng) {
+        } else if self.clock_was_set(now) {
             decision.publish = Some(Publish::Again);
         }
         decision.fetch = self.next_fetch(now);
@@ -475,7 +475,7 @@ impl Policy {
     /// Corrects the plan after the wall clock was set, and says whether the token must be published
     /// again. A clock that went forward ages the token; one that went back leaves its age to the
     /// boot clock.
-    fn clock_was_set(&mut self, now: &Now, rng: &mut impl Rng) -> bool {
+    fn clock_was_set(&mut self, now: &Now) -> bool {
         let Some(held) = self.held else { return false };
         let offset = offset(now);
         // The two clocks are not read at one instant, and one of them may be slewed.

@@ -51,7 +51,7 @@ impl Driven {
             .log_level(LEVEL)
             .env("PLATFORM_URL", with_password(demo.url()))
             .env("WORKSPACE_ID", &demo.address().workspace_id)
-            .args(["--open-timeout", "1s", "--request-timeout", "1s"]);
+            .args(["--request-timeout", "1s"]);
         let daemon = change(&demo, &dir, builder).start();
         Self { daemon, demo, dir, bearer, texts: Vec::new() }
     }

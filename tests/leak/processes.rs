@@ -9,10 +9,14 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use crate::IN_THE_ENVIRONMENT;
 use crate::support::daemon::{Daemon, tokenfs};
 use crate::support::dir::TestDir;
-use crate::support::leak::find;
+use crate::support::leak::Search;
 use crate::support::namespace::{open_fuse_device, sandboxed};
 use crate::support::process::{ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
+
+fn token() -> Search {
+    Search::new([IN_THE_ENVIRONMENT])
+}
 
 /// Puts a program of this name before the real one in PATH that writes down its arguments and
 /// environment first; gives that PATH and the file that it writes.
@@ -54,7 +58,7 @@ fn nobody_of_the_same_user_looks_into_the_daemon_and_it_leaves_no_core() {
         for name in ["environ", "maps", "auxv"] {
             let refused = look(daemon.pid(), name);
             assert!(!refused.status.success(), "{name}");
-            assert_eq!(find(IN_THE_ENVIRONMENT, refused.stdout.as_bytes()), None);
+            assert_eq!(token().first_in(refused.stdout.as_bytes()), None);
         }
         let owner = |pid, name: &str| fs::metadata(format!("/proc/{pid}/{name}")).unwrap().uid();
         assert_eq!(owner(sleep.pid(), "mem"), ORDINARY);
@@ -85,7 +89,7 @@ fn the_programs_that_it_starts_get_no_token() {
         assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
         let text = fs::read(heard).unwrap();
         assert!(String::from_utf8_lossy(&text).contains("_FUSE_COMMFD"), "it was not asked");
-        assert_eq!(find(IN_THE_ENVIRONMENT, &text), None, "fusermount3 got the token");
+        assert_eq!(token().first_in(&text), None, "fusermount3 got the token");
 
         let (path, heard) = listen(&dir, "git");
         let mut setup = tokenfs(&dir, User::Own);
@@ -97,6 +101,6 @@ fn the_programs_that_it_starts_get_no_token() {
         run(setup, &dir, secs(20)).ok();
         let text = fs::read(heard).unwrap();
         assert!(String::from_utf8_lossy(&text).contains("config"), "it was not asked");
-        assert_eq!(find(IN_THE_ENVIRONMENT, &text), None, "git got the token");
+        assert_eq!(token().first_in(&text), None, "git got the token");
     });
 }

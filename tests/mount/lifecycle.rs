@@ -100,7 +100,9 @@ fn after_a_kill_the_next_start_cleans_up_and_mounts() {
         fs::read(daemon.path("token")).unwrap();
         daemon.process().signal(Signal::SIGKILL);
         daemon.process().wait(secs(5));
-        let error = fs::read(dir.join("token/token")).unwrap_err();
+        let error = eventually("its worker has ended, too", secs(1), || {
+            fs::read(dir.join("token/token")).err()
+        });
         assert_eq!(errno(&error), Some(Errno::ENOTCONN));
         let daemon = Daemon::at(&dir).args(LIFE).start();
         assert!(fs::read(daemon.path("token")).is_ok());

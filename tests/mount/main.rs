@@ -6,8 +6,12 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../sources/tls.rs"]
+mod tls;
 
+mod certificates;
 mod crashes;
+mod interrupt;
 mod lifecycle;
 mod many;
 mod outcome;
@@ -37,6 +41,13 @@ impl Workspace {
     }
 
     fn start_with(setup: Setup, change: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Self {
+        Self::start_over(setup, |_, builder| change(builder))
+    }
+
+    fn start_over(
+        setup: Setup,
+        change: impl for<'a> FnOnce(&Demo, Builder<'a>) -> Builder<'a>,
+    ) -> Self {
         let dir = TestDir::new();
         let demo = Demo::start(setup).expect("the demo platform starts");
         demo.register(&dir.join("configs")).expect("the workspace registers");
@@ -44,8 +55,13 @@ impl Workspace {
     }
 
     /// With a platform and a `configs` directory that are there already, in whatever state.
-    fn start_in(dir: TestDir, demo: Demo, change: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Self {
+    fn start_in(
+        dir: TestDir,
+        demo: Demo,
+        change: impl for<'a> FnOnce(&Demo, Builder<'a>) -> Builder<'a>,
+    ) -> Self {
         let daemon = change(
+            &demo,
             Daemon::at(&dir)
                 .env("PLATFORM_URL", demo.url())
                 .env("WORKSPACE_ID", &demo.address().workspace_id),

@@ -77,7 +77,8 @@ fn histories_of_chance_keep_the_promise() {
         assert_eq!(replay(seed), None);
         return;
     }
-    let (first, count) = (number("SIMULATION_FIRST").unwrap_or(0), number("SIMULATION_SEEDS").unwrap_or(GATE));
+    let (first, count) =
+        (number("SIMULATION_FIRST").unwrap_or(0), number("SIMULATION_SEEDS").unwrap_or(GATE));
     let (figures, violations) = live_through(first, count);
     let json = figures.json((first, count), &violations);
     println!("{json:#}");

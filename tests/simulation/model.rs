@@ -128,7 +128,12 @@ impl Model {
         }
     }
 
-    fn judge_token(&mut self, fresh: &FreshToken, now: &Now, truth: Duration) -> Result<(), String> {
+    fn judge_token(
+        &mut self,
+        fresh: &FreshToken,
+        now: &Now,
+        truth: Duration,
+    ) -> Result<(), String> {
         let token = fresh.token();
         let fingerprint = token.fingerprint();
         let Some(entry) = self.ledger.get(&fingerprint) else {
@@ -234,7 +239,11 @@ impl Model {
 
     /// Whether something is overdue.
     pub fn overdue(&self, now: &Now) -> Result<(), String> {
-        if self.is_active(now) { self.pace.overdue(now.boot, self.windows.fetch_timeout) } else { Ok(()) }
+        if self.is_active(now) {
+            self.pace.overdue(now.boot, self.windows.fetch_timeout)
+        } else {
+            Ok(())
+        }
     }
 
     /// A request failed.

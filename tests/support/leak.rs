@@ -32,24 +32,26 @@ impl Form {
     }
 
     fn add(&mut self, secret: usize, part: &[u8]) {
-        let mut part = part[..self.length].to_vec();
+        let mut part = part.iter().copied().take(self.length).collect::<Vec<_>>();
         if self.any_case {
             part.make_ascii_lowercase();
         }
-        self.begins[beginning(&part)] = true;
+        if let Some(begins) = self.begins.get_mut(beginning(&part)) {
+            *begins = true;
+        }
         self.parts.insert(part, secret);
     }
 
     fn first_in(&self, text: &[u8], lower: &[u8]) -> Option<usize> {
         let text = if self.any_case { lower } else { text };
         text.windows(self.length)
-            .filter(|part| self.begins[beginning(part)])
+            .filter(|part| self.begins.get(beginning(part)) == Some(&true))
             .find_map(|part| self.parts.get(part).copied())
     }
 }
 
 fn beginning(part: &[u8]) -> usize {
-    usize::from(part[0]) << 8 | usize::from(part[1])
+    part.first_chunk().map_or(0, |begin| usize::from(u16::from_be_bytes(*begin)))
 }
 
 impl Search {
@@ -86,11 +88,6 @@ impl Search {
         let lower = text.to_ascii_lowercase();
         self.0.iter().find_map(|form| Some((form.first_in(text, &lower)?, form.name)))
     }
-}
-
-/// The form in which a secret stands in a text; `None` where it does not.
-pub fn find(secret: &str, text: &[u8]) -> Option<&'static str> {
-    Search::new([secret]).first_in(text).map(|(_, form)| form)
 }
 
 /// Bytes as hexadecimal digits.

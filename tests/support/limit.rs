@@ -93,9 +93,8 @@ pub fn each<T: Copy + Sync>(
                 test.enter();
                 while let Some(case) = { left.lock().unwrap().next() } {
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(case))) {
-                        let text = panic.downcast_ref::<String>().cloned();
-                        let text = text.unwrap_or_else(|| "see above".to_owned());
-                        failed.lock().unwrap().push(format!("{}: {text}", name(case)));
+                        let why = panic.downcast_ref::<String>().map_or("see above", |why| why);
+                        failed.lock().unwrap().push(format!("{}: {why}", name(case)));
                     }
                 }
             });
