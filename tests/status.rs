@@ -71,8 +71,7 @@ fn promtool_has_nothing_to_say_against_the_metrics() {
         for happened in ["opens_total", "refusals_total", "fetch_failures_total", "rotations_total"]
         {
             let samples = text.lines().filter(|line| {
-                line.starts_with(&format!("molecule_tokenfs_{happened}{{"))
-                    && !line.ends_with(" 0")
+                line.starts_with(&format!("molecule_tokenfs_{happened}{{")) && !line.ends_with(" 0")
             });
             assert!(samples.count() > 0, "{happened} counts nothing:\n{text}");
         }
