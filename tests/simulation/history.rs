@@ -89,9 +89,8 @@ impl History {
         } else {
             SECOND.mul_f64(2.0 * 1800_f64.powf(chance.random_range(0.0..1.0)))
         };
-        let keeps = chance
-            .random_bool(0.5)
-            .then(|| if life > 10 * MINUTE { 5 * MINUTE } else { life / 8 });
+        let keeps =
+            chance.random_bool(0.5).then(|| if life > 10 * MINUTE { 5 * MINUTE } else { life / 8 });
         let behind =
             if hourly && chance.random_bool(0.4) { chance.random_range(-600..=600) } else { 0 };
         let windows = Windows {
@@ -174,7 +173,8 @@ impl History {
         let world = Arc::clone(&self.world);
         let life = world.inner().platform.life;
         let chance = &mut self.chance;
-        let some = |chance: &mut StdRng, most: Duration| most.mul_f64(chance.random_range(0.0..=1.0));
+        let some =
+            |chance: &mut StdRng, most: Duration| most.mul_f64(chance.random_range(0.0..=1.0));
         let event = match chance.random_range(0..100) {
             0..=24 => return self.reads(Manner::Reads),
             25..=27 => {
@@ -203,7 +203,8 @@ impl History {
                 "bearer"
             }
             70..=73 => {
-                let most = *[10 * SECOND, 2 * life, HOUR, 5 * 24 * HOUR].choose(chance).expect("some");
+                let most =
+                    *[10 * SECOND, 2 * life, HOUR, 5 * 24 * HOUR].choose(chance).expect("some");
                 world.suspend(some(chance, most));
                 "suspend"
             }

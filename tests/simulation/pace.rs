@@ -224,13 +224,7 @@ impl Pace {
     }
 
     /// One clock was set. `hand` is the token, if it is this source's.
-    pub fn clock_set(
-        &mut self,
-        hand: Option<&Hand>,
-        repeats: bool,
-        windows: &Windows,
-        now: &Now,
-    ) {
+    pub fn clock_set(&mut self, hand: Option<&Hand>, repeats: bool, windows: &Windows, now: &Now) {
         if let Some(hand) = hand.filter(|_| self.streak == 0) {
             let left = hand.left(now);
             let latest = latest_refresh(windows, hand.life, repeats);

@@ -177,7 +177,11 @@ impl World {
         }
         if let Some(trace) = &mut inner.trace {
             let Now { boot, wall } = now;
-            trace.push(format!("boot {:.3} wall {:.3} {line}", boot.as_secs_f64(), wall.as_secs_f64()));
+            trace.push(format!(
+                "boot {:.3} wall {:.3} {line}",
+                boot.as_secs_f64(),
+                wall.as_secs_f64()
+            ));
         }
         if let Err(violation) = verdict {
             inner.violation.get_or_insert(format!("{violation}: {line}"));
@@ -264,7 +268,11 @@ impl World {
         let bytes = format!("ghs_{}", platform.minted);
         // Issuers write whole seconds.
         let end = truth + platform.life.mul_f64(part);
-        let end = if platform.life > Duration::from_secs(20) { Duration::from_secs(end.as_secs()) } else { end };
+        let end = if platform.life > Duration::from_secs(20) {
+            Duration::from_secs(end.as_secs())
+        } else {
+            end
+        };
         let entry = Entry { end, asked: Vec::new(), lied_about: false };
         model.ledger.insert(Fingerprint::of(bytes.as_bytes()), entry);
         platform.cached = Some((bytes.clone(), end));
@@ -329,7 +337,11 @@ impl Drop for Request<'_> {
         let now = self.world.now().boot;
         let since = self.world.inner().model.pace.in_flight.unwrap_or_default();
         let limit = self.world.inner().model.windows.fetch_timeout;
-        let verdict = if now < since + limit { Err("gave a request up too early".to_owned()) } else { Ok(()) };
+        let verdict = if now < since + limit {
+            Err("gave a request up too early".to_owned())
+        } else {
+            Ok(())
+        };
         self.world.note(verdict, || "a request is given up".to_owned());
         let error = Err(FetchError::new("platform", FetchErrorKind::TimedOut, ""));
         self.world.ended(PLATFORM, &error, false);
@@ -353,9 +365,8 @@ impl Source for PlatformSource {
             let request = Request { world, settled: false };
             let (fault, latency) = world.inner().fate();
             tokio::time::sleep(latency).await;
-            let fail = |kind, wish| {
-                Err(FetchError::new("platform", kind, "by chance").retry_after(wish))
-            };
+            let fail =
+                |kind, wish| Err(FetchError::new("platform", kind, "by chance").retry_after(wish));
             let part = match fault {
                 None => 1.0,
                 Some(Fault::Short(part)) => part,
