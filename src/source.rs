@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::FetchError;
 use crate::secret::Secret;
 use crate::time::{Clock, Now};
@@ -23,7 +25,7 @@ macro_rules! sources {
         $(pub mod $module;)*
 
         /// The configuration of any source.
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Serialize, Deserialize)]
         pub enum SourceConfig {
             $(
                 #[doc = concat!("See [`", stringify!($module), "`].")]

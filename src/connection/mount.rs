@@ -546,6 +546,13 @@ fn classic(
     })
 }
 
+/// The setuid helper, without the tokens that our environment may hold: it needs none.
+fn helper() -> Command {
+    let mut command = Command::new(HELPER);
+    command.env_remove("GITHUB_TOKEN").env_remove("GH_TOKEN");
+    command
+}
+
 /// Mounts through the setuid helper, which sends the device back over a socket
 /// (`fusermount3(1)`). `refused` is why we could not do it ourselves.
 fn by_helper(target: &Path, refused: MountError) -> Result<OwnedFd, MountError> {
@@ -555,7 +562,7 @@ fn by_helper(target: &Path, refused: MountError) -> Result<OwnedFd, MountError> 
             .map_err(|error| MountError::system("make a socket pair", from_rustix(error)))?;
     // Standard input is the one descriptor that a child gets without unsafe code.
     let options = format!("nosuid,nodev,noexec,default_permissions,fsname={NAME},subtype={NAME}");
-    let output = Command::new(HELPER)
+    let output = helper()
         .args(["-o", &options, "--"])
         .arg(target)
         .env("_FUSE_COMMFD", "0")
@@ -591,7 +598,7 @@ fn receive_device(socket: &OwnedFd) -> Result<OwnedFd, MountError> {
 }
 
 fn unmount_by_helper(target: &Path, lazy: bool) -> Result<(), MountError> {
-    let mut command = Command::new(HELPER);
+    let mut command = helper();
     command.arg("-u");
     if lazy {
         command.arg("-z");

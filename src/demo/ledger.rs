@@ -239,6 +239,12 @@ impl Ledger {
         self.mint(&mut self.state(), Duration::ZERO)
     }
 
+    /// Every token so far, the bytes themselves: what a search for leaks looks for.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Vec<u8>> {
+        self.state().by_token.keys().cloned().collect()
+    }
+
     /// What the ledger says of these bytes now, without counting it.
     #[must_use]
     pub fn verdict(&self, token: &[u8]) -> Verdict {

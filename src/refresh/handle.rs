@@ -134,14 +134,13 @@ impl Handle {
             match answered.await {
                 Err(_) => return Err(self.engine_ended()),
                 Ok(Err(error)) => return Err(error),
-                // The process may have been stopped since: what was fresh then is judged again.
+                // The process may have been stopped since, or another reader may have rejected it:
+                // what was fresh then is judged again.
                 Ok(Ok(fresh)) => {
-                    let now = self.shared.clock.now();
-                    let least = self.min_life_of(fresh.token().life);
-                    if let Some(fresh) = fresh.token().usable(&now, least) {
+                    if self.accepts(fresh.token()) {
                         return Ok(fresh);
                     }
-                    if now.boot >= deadline {
+                    if self.shared.clock.now().boot >= deadline {
                         return Err(ReadError { kind: ReadErrorKind::TimedOut, cause: None });
                     }
                 }

@@ -141,8 +141,15 @@ impl Policy {
             policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
-            if let (Some((fingerprint, at, withheld_until)), Some(state)) =
-                (saved.rejected, policy.sources.get_mut(held.source))
+        }
+        if let Some((fingerprint, at, withheld_until)) = saved.rejected {
+            let of_held = held.filter(|held| held.fingerprint == fingerprint);
+            let is_final = withheld_until == Duration::MAX;
+            let source = of_held.map(|held| held.source).or_else(|| {
+                policy.rules.sources.iter().position(|rules| rules.rejection_is_final == is_final)
+            });
+            if let Some(source) = source
+                && let Some(state) = policy.sources.get_mut(source)
             {
                 state.rejection =
                     Some(Box::new(Rejection { fingerprint, at, withheld_until, count: 1 }));
@@ -159,7 +166,11 @@ impl Policy {
             strikes: first.map_or(0, |state| state.strikes),
             not_before: first.map_or(Duration::ZERO, |state| state.not_before),
             next_refresh: self.held.map(|_| self.renew_at),
-            rejected: self.rejection().map(|r| (r.fingerprint, r.at, r.withheld_until)),
+            // Another source may insist on a token that was rejected while this one was not at hand.
+            rejected: self
+                .rejection()
+                .or_else(|| self.sources.iter().find_map(|state| state.rejection.as_deref()))
+                .map(|r| (r.fingerprint, r.at, r.withheld_until)),
             skew: self.skew,
             repeats: self.repeats,
             last_open: self.last_open.filter(|_| self.asked),
@@ -194,7 +205,7 @@ impl Policy {
         }
         if decision.publish.is_some() {
             self.published_offset = offset(now);
-        } else if self.clock_was_set(now, rng) {
+        } else if self.clock_was_set(now) {
             decision.publish = Some(Publish::Again);
         }
         decision.fetch = self.next_fetch(now);
@@ -247,7 +258,8 @@ impl Policy {
         self.plan = Plan::Asked;
         if let Some(state) = self.sources.get_mut(held.source) {
             state.rejection = Some(Box::new(rejection));
-            state.not_before = state.not_before.max(earliest);
+            let back_off = state.failure.map_or(Duration::ZERO, |_| state.not_before);
+            state.not_before = back_off.max(earliest);
         }
     }
 
@@ -448,15 +460,24 @@ impl Policy {
 
     fn plan_repeat(&mut self, now: &Now, rng: &mut impl Rng) {
         let Some(held) = self.held else { return };
-        self.renew_at = now.boot.saturating_add(windows::after_repeat(held.left(now), rng));
+        let delay = windows::after_repeat(held.left(now), self.min_life(), rng);
+        self.renew_repeated(held.source, now.boot.saturating_add(delay));
         self.plan = Plan::Repeat;
         self.planned_offset = offset(now);
+    }
+
+    /// Also if a later source stands in meanwhile, because too little is left of the token.
+    fn renew_repeated(&mut self, source: usize, at: Duration) {
+        self.renew_at = at;
+        if let Some(state) = self.sources.get_mut(source) {
+            state.not_before = at;
+        }
     }
 
     /// Corrects the plan after the wall clock was set, and says whether the token must be published
     /// again. A clock that went forward ages the token; one that went back leaves its age to the
     /// boot clock.
-    fn clock_was_set(&mut self, now: &Now, rng: &mut impl Rng) -> bool {
+    fn clock_was_set(&mut self, now: &Now) -> bool {
         let Some(held) = self.held else { return false };
         let offset = offset(now);
         // The two clocks are not read at one instant, and one of them may be slewed.
@@ -464,9 +485,10 @@ impl Policy {
             self.planned_offset = offset;
             let left = held.left(now);
             if self.plan == Plan::Repeat {
-                let planned = self.renew_at.saturating_sub(now.boot);
-                if planned >= left {
-                    self.plan_repeat(now, rng);
+                let servable = left.saturating_sub(self.min_life());
+                let calm = self.sources.get(held.source).is_some_and(|s| s.failure.is_none());
+                if calm && self.renew_at > now.boot.saturating_add(servable) {
+                    self.renew_repeated(held.source, now.boot.saturating_add(servable));
                 }
             } else {
                 let age = now.elapsed_since(&held.issued);
@@ -492,8 +514,10 @@ fn confirmed(held: Held, offer: Held, now: &Now) -> Held {
     let by_boot = life.saturating_sub(now.boot.saturating_sub(held.issued.boot));
     let (left, said) = (held.left(now), offer.left(now).min(by_boot));
     if said > left {
-        let age = now.elapsed_since(&offer.issued);
-        Held { issued: offer.issued, life: Life::Known(said.saturating_add(age)), ..held }
+        // Its whole life stays what it was: the minimum life and the refresh are parts of it.
+        let age = life.saturating_sub(said);
+        let issued = Now { boot: now.boot.saturating_sub(age), wall: now.wall.saturating_sub(age) };
+        Held { issued, ..held }
     } else {
         let life = Life::Known(life.saturating_sub(left.saturating_sub(said)));
         Held { life, ..held }

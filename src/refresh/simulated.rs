@@ -47,6 +47,11 @@ impl SimulatedTime {
     pub fn set_wall_back(&self, by: Duration) {
         self.origin.send_modify(|origin| origin.wall = origin.wall.saturating_sub(by));
     }
+
+    /// The boot clock counts more than went by.
+    pub fn set_boot_forward(&self, by: Duration) {
+        self.origin.send_modify(|origin| origin.boot = origin.boot.saturating_add(by));
+    }
 }
 
 impl Default for SimulatedTime {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
@@ -43,7 +43,7 @@ const DATE_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 const NO_DATE: i64 = i64::MIN;
 
 /// How to reach the platform.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct PlatformConfig {
     /// `PLATFORM_URL`: base URL, http or https, without a trailing slash.
     pub url: String,

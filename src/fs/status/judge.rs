@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Backend, FailureStatus, HistoryEntry, Layout, RejectedStatus, State, Status, TokenStatus,
 };
+use serde::{Deserialize, Serialize};
+
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::counters::Counters;
 use crate::refresh::{Event, EventKind, Failure, Snapshot};
@@ -22,7 +24,7 @@ const NOTED_SECONDS: u64 = 30;
 const MAX_DETAIL: usize = 300;
 
 /// What is the same in every document of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Identity {
     /// The name of the token.
     pub name: String,
@@ -60,6 +62,7 @@ pub fn document(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         supervisor_pid: identity.supervisor_pid,
         worker_pid: identity.worker_pid,
+        last_upgrade: None,
         started_at: Some(wall(identity.started.boot, now)),
         written_at: Some(now.timestamp()),
         tokens: vec![token],

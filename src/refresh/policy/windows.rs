@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 /// First back-off after a transient failure; doubled with every further one.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -38,7 +39,7 @@ pub const MIN_LIFE: Duration = Duration::from_mins(1);
 pub const WALL_JUMP: Duration = Duration::from_secs(5);
 
 /// What can be configured. The defaults are those of the existing workspaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Windows {
     /// `TOKEN_REFRESH_INTERVAL_SEC`: time from a fetch to the next in the background. Tokens that
     /// live shorter are refreshed within their life.
@@ -103,22 +104,29 @@ impl Windows {
     }
 
     /// The age at which a token is refreshed that came after a start or a streak of failures:
-    /// anywhere between half of `latest` and `latest` (40–80 % of its life), so that a fleet that
-    /// starts or recovers together does not come back together. The interval cuts what it may not
+    /// anywhere between a quarter of `latest` and `latest` (20–80 % of its life), so that a fleet that
+    /// starts or recovers together does not come back together. The wider the range, the flatter the
+    /// wave that the interval then repeats for ever: from a half on it would be half as high again,
+    /// and higher where it meets those that the outage spared. The interval cuts what it may not
     /// exceed off the range, and not each draw to it: that would make an echo of its own.
     pub fn spread(&self, latest: Duration, rng: &mut impl Rng) -> Duration {
         let most = latest.min(self.interval.saturating_add(self.jitter));
-        let least = if most >= latest / 10 * 9 { latest / 2 } else { most / 2 };
+        let least = if most >= latest / 10 * 9 { latest / 4 } else { most / 4 };
         least.saturating_add(uniform(rng, most.saturating_sub(least)))
     }
 }
 
 /// The time to the next fetch after the same token came again with `left` of its life: when the
-/// platform's cache has let go of it, else soon, always inside its life.
-pub fn after_repeat(left: Duration, rng: &mut impl Rng) -> Duration {
-    match left.checked_sub(PLATFORM_CACHE) {
+/// platform's cache has let go of it, else soon, always inside its life, and at the latest when it
+/// falls under its minimum life: an open must not be refused before the source was asked.
+pub fn after_repeat(left: Duration, min_life: Duration, rng: &mut impl Rng) -> Duration {
+    let delay = match left.checked_sub(PLATFORM_CACHE) {
         Some(cached) if !cached.is_zero() => cached + uniform(rng, REPEAT_SPREAD),
         _ => (left / 4).max(REPEAT_LEAST).min(left / 2),
+    };
+    match left.saturating_sub(min_life) {
+        Duration::ZERO => delay,
+        servable => delay.min(servable),
     }
 }
 

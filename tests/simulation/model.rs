@@ -1,0 +1,417 @@
+//! What a right engine would do, as far as readers and sources can tell: a small second opinion that
+//! shares no code with the engine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use molecule_tokenfs::error::{FetchErrorKind, ReadError, ReadErrorKind};
+use molecule_tokenfs::refresh::Windows;
+use molecule_tokenfs::secret::Fingerprint;
+use molecule_tokenfs::time::Now;
+use molecule_tokenfs::token::{FreshToken, Life};
+
+use crate::pace::{Pace, SLACK, least_life};
+
+/// The platform's place in the chain; the environment comes after it.
+pub const PLATFORM: usize = 0;
+
+/// The longest life that the issuer gives.
+pub const LONGEST_LIFE: Duration = Duration::from_hours(1);
+
+/// The token that a right engine has in hand.
+#[derive(Debug, Clone)]
+pub struct Hand {
+    pub fingerprint: Fingerprint,
+    pub source: usize,
+    pub issued: Now,
+    pub life: Duration,
+    /// True time at which it came.
+    since: Duration,
+}
+
+impl Hand {
+    pub fn left(&self, now: &Now) -> Duration {
+        self.life.saturating_sub(now.elapsed_since(&self.issued))
+    }
+}
+
+/// What only the issuer knows of a token.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// True time of its end.
+    pub end: Duration,
+    /// The requests that brought it: when each was sent by both clocks, and true time.
+    pub asked: Vec<(Now, Duration)>,
+    /// It was given under a clock that nobody could see through.
+    pub lied_about: bool,
+}
+
+/// An open that ended.
+pub struct Open<'a> {
+    pub asked: Duration,
+    pub deadline: Duration,
+    pub answer: &'a Result<FreshToken, ReadError>,
+}
+
+/// See the module.
+pub struct Model {
+    pub windows: Windows,
+    pub hand: Option<Hand>,
+    pub pace: Pace,
+    pub ledger: BTreeMap<Fingerprint, Entry>,
+    pub repeats: bool,
+    /// What the answers' own way may hide of the platform's clock error.
+    pub tolerance: Duration,
+    skew: Duration,
+    last_open: Option<Duration>,
+    /// The last rejection of each source's token, and when it was.
+    rejections: [Option<(Fingerprint, Duration)>; 2],
+    env: EnvPace,
+    /// Boot time of the last move of a clock, to which an answer may be late.
+    moved: Duration,
+    pub judged: u64,
+    pub unjudged: u64,
+}
+
+#[derive(Default)]
+struct EnvPace {
+    in_flight: bool,
+    not_before: Duration,
+}
+
+impl Model {
+    pub fn new(windows: Windows, now: &Now) -> Self {
+        let earliest =
+            if windows.prefetch { now.boot + windows.initial_delay } else { Duration::ZERO };
+        Self {
+            last_open: windows.prefetch.then_some(now.boot),
+            windows,
+            hand: None,
+            pace: Pace::new(earliest),
+            ledger: BTreeMap::new(),
+            repeats: false,
+            tolerance: Duration::ZERO,
+            skew: Duration::ZERO,
+            rejections: [None; 2],
+            env: EnvPace::default(),
+            moved: now.boot,
+            judged: 0,
+            unjudged: 0,
+        }
+    }
+
+    // === opens ===
+
+    /// Somebody opens.
+    pub fn opened(&mut self, now: &Now) {
+        let was_active = self.is_active(now);
+        self.last_open = self.last_open.max(Some(now.boot));
+        if !was_active {
+            self.pace.awake(now.boot);
+        }
+        if self.windows.prefetch && self.hand.is_none() && self.pace.streak == 0 {
+            self.pace.window = (Duration::ZERO, now.boot);
+        }
+        if let Some(hand) = self.hand.as_ref().filter(|hand| hand.source == PLATFORM) {
+            self.pace.opened(hand.left(now), hand.life, now.boot);
+        }
+    }
+
+    /// An open ended. This is the promise, as written.
+    pub fn judge(&mut self, open: &Open, now: &Now, truth: Duration) -> Result<(), String> {
+        if now.boot > open.deadline.max(open.asked).max(self.moved) + SLACK {
+            return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
+        }
+        match open.answer {
+            Ok(fresh) => self.judge_token(fresh, now, truth),
+            Err(error) => self.judge_refusal(open, error, now, truth),
+        }
+    }
+
+    fn judge_token(
+        &mut self,
+        fresh: &FreshToken,
+        now: &Now,
+        truth: Duration,
+    ) -> Result<(), String> {
+        let token = fresh.token();
+        let fingerprint = token.fingerprint();
+        let Some(entry) = self.ledger.get(&fingerprint) else {
+            return Err("served what nobody issued".to_owned());
+        };
+        for (source, rejection) in self.rejections.iter().enumerate() {
+            if rejection.is_some_and(|(rejected, at)| {
+                rejected == fingerprint && (source != PLATFORM || is_withheld(at, now))
+            }) {
+                return Err("served a token that a consumer just rejected".to_owned());
+            }
+        }
+        // Where both clocks went slow, or the platform's was wrong and nobody could know, only the
+        // issuer can tell.
+        let can_know = !entry.lied_about
+            && entry
+                .asked
+                .iter()
+                .all(|(asked, truly)| now.elapsed_since(asked) + SLACK >= truth - *truly);
+        if !can_know {
+            self.unjudged += 1;
+            return Ok(());
+        }
+        self.judged += 1;
+        let left = entry.end.saturating_sub(truth);
+        let least = least_life(&self.windows, token.life.duration(), self.repeats);
+        if left.is_zero() {
+            return Err("served a dead token".to_owned());
+        }
+        if left + self.tolerance < least {
+            return Err(format!("served a token with {left:?} left, less than {least:?}"));
+        }
+        Ok(())
+    }
+
+    fn judge_refusal(
+        &self,
+        open: &Open,
+        error: &ReadError,
+        now: &Now,
+        truth: Duration,
+    ) -> Result<(), String> {
+        if let Some(hand) = self.hand.as_ref().filter(|_| self.is_usable(now))
+            && truth > hand.since + SLACK
+            && !self.withheld_within(now, SLACK)
+        {
+            return Err(format!("refused ({error}) with {:?} left in hand", hand.left(now)));
+        }
+        let timed_out = error.kind == ReadErrorKind::TimedOut;
+        if timed_out && now.boot < open.deadline {
+            return Err("timed out before the deadline".to_owned());
+        }
+        let had_time = open.deadline > open.asked + SLACK;
+        if had_time && !timed_out && !self.pace.fruitless && !self.withheld_within(now, SLACK) {
+            return Err(format!("refused ({error}), though no request has failed"));
+        }
+        Ok(())
+    }
+
+    // === the token in hand ===
+
+    fn is_alive(&self, hand: &Hand, now: &Now) -> bool {
+        let left = hand.left(now);
+        !left.is_zero() && left >= least_life(&self.windows, hand.life, self.repeats)
+    }
+
+    fn is_usable(&self, now: &Now) -> bool {
+        !self.withheld_within(now, Duration::ZERO)
+            && self.hand.as_ref().is_some_and(|hand| self.is_alive(hand, now))
+    }
+
+    fn withheld_within(&self, now: &Now, slack: Duration) -> bool {
+        self.hand.as_ref().is_some_and(|hand| {
+            self.rejections[hand.source].is_some_and(|(rejected, at)| {
+                rejected == hand.fingerprint
+                    && (hand.source != PLATFORM || is_withheld(at + slack, now))
+            })
+        })
+    }
+
+    // === requests ===
+
+    /// A source is asked.
+    pub fn started(&mut self, source: usize, now: &Now) -> Result<(), String> {
+        if !self.is_active(now) {
+            return Err("asked for a token that nobody wants".to_owned());
+        }
+        if source == PLATFORM {
+            return self.pace.started(now.boot);
+        }
+        if std::mem::replace(&mut self.env.in_flight, true) {
+            return Err("two requests of the environment".to_owned());
+        }
+        if now.boot < self.env.not_before {
+            return Err("the environment was asked too early".to_owned());
+        }
+        let better = self.hand.as_ref().is_some_and(|hand| hand.source == PLATFORM);
+        if better && self.is_usable(now) {
+            return Err("the environment was asked beside the platform's live token".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether something is overdue.
+    pub fn overdue(&self, now: &Now) -> Result<(), String> {
+        if self.is_active(now) {
+            self.pace.overdue(now.boot, self.windows.fetch_timeout)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A request failed.
+    pub fn failed(
+        &mut self,
+        source: usize,
+        kind: FetchErrorKind,
+        retry_after: Option<Duration>,
+        now: &Now,
+    ) {
+        if source != PLATFORM {
+            self.env.in_flight = false;
+            if !kind.is_transient() {
+                self.env.not_before = now.boot + Duration::from_secs(45);
+            }
+            return;
+        }
+        let is_mine = |hand: &&Hand| hand.source == PLATFORM;
+        let live = self.hand.as_ref().filter(is_mine).filter(|_| self.is_usable(now));
+        self.pace.failed(kind, retry_after, live.map(|hand| hand.left(now)), now.boot);
+    }
+
+    /// A request brought a token.
+    pub fn delivered(
+        &mut self,
+        source: usize,
+        fingerprint: Fingerprint,
+        issued: Now,
+        life: Life,
+        now: &Now,
+        truth: Duration,
+    ) {
+        if source != PLATFORM {
+            self.env.in_flight = false;
+        }
+        let said = life.duration();
+        let life_known = matches!(life, Life::Known(_));
+        let mut judged = said;
+        if source == PLATFORM {
+            self.skew = self.skew.max(said.saturating_sub(LONGEST_LIFE));
+            judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);
+        }
+        let mut offer = Hand { fingerprint, source, issued, life: judged, since: truth };
+        let same = self.hand.clone().filter(|h| h.fingerprint == fingerprint && h.source <= source);
+        let rejection = self
+            .rejections
+            .iter_mut()
+            .flatten()
+            .find(|(rejected, _)| *rejected == fingerprint)
+            .copied();
+        let Some(hand) = same else {
+            if !self.is_alive(&offer, now) {
+                return self.failed(source, FetchErrorKind::BornExpired, None, now);
+            }
+            if let Some(rejection) = rejection {
+                self.failed(source, FetchErrorKind::Rejected, None, now);
+                if !self.is_usable(now) && source == PLATFORM {
+                    self.rejections[source] = Some(rejection);
+                    self.hand = Some(offer);
+                }
+                return;
+            }
+            self.rejections[source] = None;
+            let better = self.hand.as_ref().is_none_or(|hand| hand.source >= source);
+            if better || !self.is_usable(now) {
+                self.hand = Some(offer.clone());
+            }
+            if source == PLATFORM {
+                self.pace.repeat = false;
+                self.env.not_before = Duration::ZERO;
+                self.pace.succeeded(&offer, self.repeats, &self.windows, now);
+            }
+            return;
+        };
+        if life_known {
+            // The new word can shorten what is left. It can lengthen it only where the wall clock
+            // had cut it, and never beyond the first word and the boot clock.
+            let by_boot = hand.life.saturating_sub(now.boot.saturating_sub(hand.issued.boot));
+            let (left, said) = (hand.left(now), offer.left(now).min(by_boot));
+            (offer.issued, offer.life) = (hand.issued, hand.life - left.saturating_sub(said));
+            if said > left {
+                let age = hand.life - said;
+                offer.issued.boot = now.boot.saturating_sub(age);
+                offer.issued.wall = now.wall.saturating_sub(age);
+            }
+        }
+        offer.source = hand.source;
+        if self.is_alive(&hand, now) {
+            offer.since = hand.since;
+        }
+        let dead = offer.left(now).is_zero();
+        if life_known || source == hand.source {
+            self.hand = Some(offer.clone());
+        }
+        if rejection.is_some() {
+            self.failed(source, FetchErrorKind::Rejected, None, now);
+        } else if dead {
+            self.failed(source, FetchErrorKind::BornExpired, None, now);
+        } else if source == PLATFORM {
+            self.repeats = true;
+            self.pace.repeat = true;
+            self.env.not_before = Duration::ZERO;
+            self.pace.succeeded(&offer, self.repeats, &self.windows, now);
+        }
+    }
+
+    // === what else happens ===
+
+    /// A consumer rejects this token, whichever it is.
+    pub fn rejected(&mut self, fingerprint: Fingerprint, now: &Now) {
+        let Some(hand) = self.hand.as_ref().filter(|hand| hand.fingerprint == fingerprint) else {
+            return;
+        };
+        let source = hand.source;
+        let quiet = Duration::from_mins(1);
+        let is_old = self.rejections[source].is_some_and(|(rejected, at)| {
+            rejected == fingerprint && (source != PLATFORM || now.boot.saturating_sub(at) < quiet)
+        });
+        if !is_old {
+            self.last_open = self.last_open.max(Some(now.boot));
+            self.rejections[source] = Some((fingerprint, now.boot));
+            if source == PLATFORM {
+                self.pace.rejected(now.boot);
+            }
+        }
+    }
+
+    /// A forced fetch was accepted.
+    pub fn forced(&mut self, now: &Now) -> Result<(), String> {
+        self.opened(now);
+        let first = self.hand.as_ref().is_some_and(|hand| hand.source == PLATFORM);
+        self.pace.forced(first, now.boot)
+    }
+
+    /// The machine slept, which both clocks count.
+    pub fn slept(&mut self, now: &Now) {
+        self.moved = now.boot;
+        self.pace.awake(now.boot);
+    }
+
+    /// One clock was set.
+    pub fn clock_set(&mut self, now: &Now) {
+        self.moved = now.boot;
+        let hand = self.hand.as_ref().filter(|hand| hand.source == PLATFORM);
+        self.pace.clock_set(hand, self.repeats, &self.windows, now);
+    }
+
+    /// Another engine goes on.
+    pub fn restarted(&mut self, now: &Now) {
+        self.env = EnvPace::default();
+        // The store has room for one rejection.
+        let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);
+        if self.rejections[of_hand].is_none_or(|(rejected, _)| {
+            self.hand.as_ref().is_none_or(|hand| hand.fingerprint != rejected)
+        }) && self.rejections[PLATFORM].is_some()
+        {
+            self.rejections[1] = None;
+        } else if self.rejections[of_hand].is_some() {
+            self.rejections[1 - of_hand] = None;
+        }
+        self.pace.restarted(now.boot);
+    }
+
+    pub fn is_active(&self, now: &Now) -> bool {
+        self.last_open.is_some_and(|at| now.boot.saturating_sub(at) <= self.windows.idle)
+    }
+}
+
+fn is_withheld(rejected_at: Duration, now: &Now) -> bool {
+    now.boot < rejected_at + Duration::from_secs(15)
+}

@@ -1,0 +1,458 @@
+//! The world around an engine: an issuer and its ledger, a platform that fails in every way, the
+//! environment, and clocks that go wrong. All chance comes from the seed.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use molecule_tokenfs::error::{FetchError, FetchErrorKind};
+use molecule_tokenfs::refresh::simulated::SimulatedTime;
+use molecule_tokenfs::secret::{Fingerprint, Secret};
+use molecule_tokenfs::source::env::{Env, EnvConfig};
+use molecule_tokenfs::source::{BoxFuture, Fetched, Source};
+use molecule_tokenfs::time::{Clock as _, Now};
+use molecule_tokenfs::token::Life;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::figures::Figures;
+use crate::model::{Entry, LONGEST_LIFE, Model, PLATFORM};
+
+/// How it goes with the platform.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Health {
+    Well,
+    /// Some answers fail, each in another way.
+    Flaky,
+    /// All requests fail in the same way.
+    Down(Fault),
+}
+
+/// What can be wrong with one request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    Error(FetchErrorKind),
+    /// The error comes with a `Retry-After`.
+    RetryAfter(FetchErrorKind, Duration),
+    Hang,
+    Panic,
+    /// The token has this part of its life left, or less than none.
+    Short(f64),
+    BornExpired,
+}
+
+/// What a source's own code can say. The rest is the engine's judgement.
+const ERRORS: [FetchErrorKind; 13] = [
+    FetchErrorKind::NotConfigured,
+    FetchErrorKind::NotRegistered,
+    FetchErrorKind::BearerUnusable,
+    FetchErrorKind::Unreachable,
+    FetchErrorKind::TimedOut,
+    FetchErrorKind::ServerError,
+    FetchErrorKind::RateLimited,
+    FetchErrorKind::Unauthorized,
+    FetchErrorKind::Forbidden,
+    FetchErrorKind::NotFound,
+    FetchErrorKind::BadAnswer,
+    FetchErrorKind::Redirected,
+    FetchErrorKind::NoCertificates,
+];
+
+/// The platform and what it caches.
+pub struct Platform {
+    pub health: Health,
+    /// What the issuer gives.
+    pub life: Duration,
+    /// It gives the same token until this much is left, by its own clock.
+    pub keeps: Option<Duration>,
+    /// How far its clock is behind (positive) or ahead of the issuer's, in seconds.
+    pub behind: i64,
+    cached: Option<(String, Duration)>,
+    /// A token came straight from the issuer since its clock was last set.
+    fresh_seen: bool,
+    minted: u64,
+}
+
+impl Platform {
+    pub fn new(life: Duration, keeps: Option<Duration>, behind: i64) -> Self {
+        Self {
+            health: Health::Well,
+            life,
+            keeps,
+            behind,
+            cached: None,
+            fresh_seen: false,
+            minted: 0,
+        }
+    }
+
+    /// All that was wrong is put right.
+    pub fn heal(&mut self) {
+        self.health = Health::Well;
+        self.set_clock(0);
+        (self.cached, self.keeps) = (None, None);
+    }
+
+    pub fn set_clock(&mut self, behind: i64) {
+        (self.behind, self.fresh_seen) = (behind, false);
+    }
+}
+
+/// What everything shares. One lock: a simulation has one thread.
+pub struct World {
+    pub time: SimulatedTime,
+    start: Instant,
+    inner: Mutex<Inner>,
+    bearer: Notify,
+}
+
+pub struct Inner {
+    pub chance: StdRng,
+    pub model: Model,
+    pub platform: Platform,
+    pub figures: Figures,
+    /// The first thing that went against the model.
+    pub violation: Option<String>,
+    /// What happened, if anybody wants to know.
+    pub trace: Option<Vec<String>>,
+    /// Every line of the trace, hashed: the same for the same seed.
+    pub hash: u64,
+    /// The engine is being killed.
+    pub killing: bool,
+    /// True time that passed while nothing ran.
+    pub slept: Duration,
+}
+
+impl World {
+    pub fn new(
+        time: SimulatedTime,
+        model: Model,
+        platform: Platform,
+        seed: u64,
+        trace: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            time,
+            start: Instant::now(),
+            inner: Mutex::new(Inner {
+                chance: StdRng::seed_from_u64(!seed),
+                model,
+                platform,
+                figures: Figures::default(),
+                violation: None,
+                trace: trace.then(Vec::new),
+                hash: 0,
+                killing: false,
+                slept: Duration::ZERO,
+            }),
+            bearer: Notify::new(),
+        })
+    }
+
+    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    pub fn now(&self) -> Now {
+        self.time.now()
+    }
+
+    /// The issuer's time, which never goes wrong.
+    pub fn truth(&self) -> Duration {
+        self.start.elapsed() + self.inner().slept
+    }
+
+    /// Notes something that the model has judged.
+    pub fn note(&self, verdict: Result<(), String>, what: impl FnOnce() -> String) {
+        let line = format!("{:>14.3} {}", self.truth().as_secs_f64(), what());
+        let now = self.now();
+        let mut inner = self.inner();
+        if inner.violation.is_some() {
+            return;
+        }
+        for byte in line.bytes() {
+            inner.hash = (inner.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if let Some(trace) = &mut inner.trace {
+            let Now { boot, wall } = now;
+            trace.push(format!(
+                "boot {:.3} wall {:.3} {line}",
+                boot.as_secs_f64(),
+                wall.as_secs_f64()
+            ));
+        }
+        if let Err(violation) = verdict {
+            inner.violation.get_or_insert(format!("{violation}: {line}"));
+        }
+    }
+
+    /// The machine sleeps.
+    pub fn suspend(&self, length: Duration) {
+        self.inner().slept += length;
+        self.time.suspend(length);
+        let now = self.now();
+        self.inner().model.slept(&now);
+    }
+
+    /// One of the clocks is set, in whatever way.
+    pub fn set_clock(&self, set: impl FnOnce(&SimulatedTime)) {
+        set(&self.time);
+        let now = self.now();
+        self.inner().model.clock_set(&now);
+    }
+
+    /// Somebody writes the bearer file.
+    pub fn write_bearer(&self) {
+        let now = self.now().boot;
+        self.inner().model.pace.source_changed(now);
+        self.bearer.notify_one();
+    }
+
+    fn started(&self, source: usize) {
+        let now = self.now();
+        let verdict = self.inner().model.started(source, &now);
+        self.inner().figures.requests += 1;
+        self.note(verdict, || format!("source {source} is asked"));
+    }
+
+    fn ended(&self, source: usize, result: &Result<Fetched, FetchError>, fresh: bool) {
+        let (now, truth) = (self.now(), self.truth());
+        let mut inner = self.inner();
+        let Inner { model, platform, figures, .. } = &mut *inner;
+        match result {
+            Ok(Fetched { secret, issued, life }) => {
+                let fingerprint = secret.fingerprint();
+                if source == PLATFORM {
+                    platform.fresh_seen |= fresh;
+                    let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
+                    entry.asked.push((*issued, truth));
+                    entry.lied_about |= platform.behind > 0 && !platform.fresh_seen;
+                }
+                figures.answers += 1;
+                model.delivered(source, fingerprint, *issued, *life, &now, truth);
+            }
+            Err(error) => {
+                *figures.failures.entry(error.kind.name()).or_default() += 1;
+                model.failed(source, error.kind, error.retry_after, &now);
+            }
+        }
+        let window = model.pace.window;
+        drop(inner);
+        self.note(Ok(()), || match result {
+            Ok(fetched) => format!(
+                "source {source} gave {} for {:?}; next {window:?}",
+                fetched.secret.fingerprint(),
+                fetched.life
+            ),
+            Err(error) => format!("source {source} failed: {:?}; next {window:?}", error.kind),
+        });
+    }
+
+    /// A token with its true end, and whether it is new.
+    fn mint(&self, part: f64) -> (String, Duration, bool) {
+        let truth = self.truth();
+        let mut inner = self.inner();
+        let Inner { platform, model, chance, .. } = &mut *inner;
+        let by_its_clock = truth.as_secs_f64() - platform.behind as f64;
+        if let (Some(keeps), Some((bytes, end))) = (platform.keeps, &platform.cached)
+            && end.as_secs_f64() - by_its_clock > keeps.as_secs_f64()
+        {
+            return (bytes.clone(), *end, false);
+        }
+        // A platform that caches may have got its token for another workspace, a while ago.
+        let shared = platform.keeps.is_some() && part >= 1.0 && chance.random_bool(0.3);
+        let part = if shared { chance.random_range(0.1..1.0) } else { part };
+        platform.minted += 1;
+        let bytes = format!("ghs_{}", platform.minted);
+        // Issuers write whole seconds.
+        let end = truth + platform.life.mul_f64(part);
+        let end = if platform.life > Duration::from_secs(20) {
+            Duration::from_secs(end.as_secs())
+        } else {
+            end
+        };
+        let entry = Entry { end, asked: Vec::new(), lied_about: false };
+        model.ledger.insert(Fingerprint::of(bytes.as_bytes()), entry);
+        platform.cached = Some((bytes.clone(), end));
+        (bytes, end, part >= 1.0)
+    }
+}
+
+impl Inner {
+    /// What becomes of a request, and how long it takes.
+    fn fate(&mut self) -> (Option<Fault>, Duration) {
+        let chance = &mut self.chance;
+        let fault = match self.platform.health {
+            Health::Well => None,
+            Health::Flaky if chance.random_bool(0.4) => None,
+            Health::Flaky => Some(fault(chance)),
+            Health::Down(fault) => Some(fault),
+        };
+        let slow = self.platform.health != Health::Well && chance.random_bool(0.2);
+        let most = if slow { 8000 } else { 150 };
+        (fault, Duration::from_millis(chance.random_range(0..most)))
+    }
+}
+
+/// Any fault.
+pub fn fault(chance: &mut StdRng) -> Fault {
+    let error = *ERRORS.choose(chance).expect("there are some");
+    match chance.random_range(0..20) {
+        0..=8 => Fault::Error(error),
+        9..=11 => {
+            let most = *[5, 60, 600, 7200].choose(chance).expect("there are some");
+            let kind = if chance.random_bool(0.7) { FetchErrorKind::RateLimited } else { error };
+            Fault::RetryAfter(kind, Duration::from_secs(chance.random_range(0..most)))
+        }
+        12..=14 => Fault::Hang,
+        15 => Fault::Panic,
+        16..=18 => Fault::Short(chance.random_range(0.0..0.3)),
+        _ => Fault::BornExpired,
+    }
+}
+
+/// The platform, as the engine sees it.
+pub struct PlatformSource(pub Arc<World>);
+
+/// A request that nobody has settled yet.
+struct Request<'a> {
+    world: &'a World,
+    settled: bool,
+}
+
+impl Request<'_> {
+    fn settle(mut self, result: &Result<Fetched, FetchError>, fresh: bool) {
+        self.settled = true;
+        self.world.ended(PLATFORM, result, fresh);
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        if self.settled || self.world.inner().killing {
+            return;
+        }
+        let now = self.world.now().boot;
+        let since = self.world.inner().model.pace.in_flight.unwrap_or_default();
+        let limit = self.world.inner().model.windows.fetch_timeout;
+        let verdict = if now < since + limit {
+            Err("gave a request up too early".to_owned())
+        } else {
+            Ok(())
+        };
+        self.world.note(verdict, || "a request is given up".to_owned());
+        let error = Err(FetchError::new("platform", FetchErrorKind::TimedOut, ""));
+        self.world.ended(PLATFORM, &error, false);
+    }
+}
+
+impl Source for PlatformSource {
+    fn name(&self) -> &'static str {
+        "platform"
+    }
+
+    fn max_life(&self) -> Option<Duration> {
+        Some(LONGEST_LIFE)
+    }
+
+    fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
+        let world = &self.0;
+        Box::pin(async move {
+            let issued = world.now();
+            world.started(PLATFORM);
+            let request = Request { world, settled: false };
+            let (fault, latency) = world.inner().fate();
+            tokio::time::sleep(latency).await;
+            let fail =
+                |kind, wish| Err(FetchError::new("platform", kind, "by chance").retry_after(wish));
+            let part = match fault {
+                None => 1.0,
+                Some(Fault::Short(part)) => part,
+                Some(Fault::BornExpired) => 0.0,
+                Some(Fault::Hang) => std::future::pending().await,
+                Some(Fault::Panic) => {
+                    request.settle(&fail(FetchErrorKind::Panicked, None), false);
+                    // Unlike `panic!` it says nothing on stderr.
+                    std::panic::resume_unwind(Box::new("by chance"));
+                }
+                Some(Fault::Error(kind)) => {
+                    let result = fail(kind, None);
+                    request.settle(&result, false);
+                    return result;
+                }
+                Some(Fault::RetryAfter(kind, wish)) => {
+                    let result = fail(kind, Some(wish));
+                    request.settle(&result, false);
+                    return result;
+                }
+            };
+            let (bytes, end, fresh) = world.mint(part);
+            let result = match said(end, world.truth(), world.inner().platform.behind) {
+                Some(life) => Ok(Fetched {
+                    secret: Secret::new(bytes.into_bytes()).expect("a token"),
+                    issued,
+                    life: Life::Known(life),
+                }),
+                None => fail(FetchErrorKind::BornExpired, None),
+            };
+            request.settle(&result, fresh);
+            result
+        })
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.bearer.notified())
+    }
+}
+
+/// The life as the answer tells it: `expires_at` minus `Date`, which is cut to seconds, minus one
+/// second. Lives of seconds are told exactly, or nothing would be left of them.
+fn said(end: Duration, truth: Duration, behind: i64) -> Option<Duration> {
+    if end < Duration::from_secs(20) + truth && behind == 0 {
+        return end.checked_sub(truth).filter(|life| !life.is_zero());
+    }
+    let date = i64::try_from(truth.as_secs()).ok()? - behind + 1;
+    let left = end.as_secs_f64() - date as f64;
+    (left > 0.0).then(|| Duration::from_secs_f64(left))
+}
+
+/// The environment: the real source, watched.
+pub struct EnvSource {
+    world: Arc<World>,
+    env: Env,
+}
+
+impl EnvSource {
+    pub fn new(world: Arc<World>, token: Option<&str>) -> Self {
+        let token = token.map(|token| Secret::new(token.as_bytes().to_vec()).expect("a token"));
+        if let Some(token) = &token {
+            // Its end is outside the promise.
+            let entry = Entry { end: Duration::MAX, asked: Vec::new(), lied_about: true };
+            world.inner().model.ledger.insert(token.fingerprint(), entry);
+        }
+        let config = EnvConfig { token, assumed_life: LONGEST_LIFE, start: None };
+        let env = Env::new(config, Arc::new(world.time.clone()));
+        Self { world, env }
+    }
+}
+
+impl Source for EnvSource {
+    fn name(&self) -> &'static str {
+        self.env.name()
+    }
+
+    fn can_replace_rejected(&self) -> bool {
+        self.env.can_replace_rejected()
+    }
+
+    fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
+        Box::pin(async move {
+            self.world.started(1);
+            let result = self.env.fetch().await;
+            self.world.ended(1, &result, false);
+            result
+        })
+    }
+}
