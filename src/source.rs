@@ -83,6 +83,13 @@ pub trait Source: Send + Sync + 'static {
         true
     }
 
+    /// How far the clock of whoever answers was ahead of this machine's wall clock at the last
+    /// answer, in seconds, to a second or two; negative where it was behind. Lives are reckoned
+    /// without this machine's clock, so it only explains what people see.
+    fn clock_ahead(&self) -> Option<i64> {
+        None
+    }
+
     /// Asks for a token. Dropping the future gives the request up.
     ///
     /// # Errors

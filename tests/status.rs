@@ -1,7 +1,12 @@
 //! What a real mount says of itself: `metrics.prom` to Prometheus, `status` to a person.
 //! needs: root, fuse, fusermount3, promtool
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "support/mod.rs"]
 mod support;

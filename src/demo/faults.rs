@@ -16,7 +16,7 @@ pub enum Fault {
     Status(u16),
     /// 429 with `Retry-After` in seconds.
     RetryAfter(u64),
-    /// 429 with `Retry-After` as a date, this many seconds ahead by the issuer's clock.
+    /// 429 with `Retry-After` as a date, this many seconds ahead by the service's clock.
     RetryAfterDate(u64),
     /// 403 as GitHub's rate limit gives it, with a reset this many seconds ahead.
     RateLimit(u64),

@@ -61,7 +61,7 @@ pub(super) struct Shared {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DateHeader {
     Missing,
-    /// Seconds ahead of the issuer's clock.
+    /// Seconds ahead of the platform's clock.
     Off(i64),
 }
 
@@ -176,14 +176,17 @@ impl Shared {
         reset: &AtomicBool,
     ) -> Result<Response<Body>, Abort> {
         if elsewhere {
-            return Ok(self.dated(self.strays.answer(request.headers())));
+            let date = self.ledger.issuer_time();
+            return Ok(dated(self.strays.answer(request.headers()), date));
         }
         let path = request.uri().path().to_owned();
         if path.starts_with("/demo/") {
-            return Ok(self.dated(self.admin(request).await));
+            let response = self.admin(request).await;
+            return Ok(dated(response, self.ledger.issuer_time()));
         }
         if path.starts_with(consumers::PREFIX) {
-            return Ok(self.dated(self.consumers.answer(&self.ledger, request).await));
+            let response = self.consumers.answer(&self.ledger, request).await;
+            return Ok(dated(response, self.ledger.issuer_time()));
         }
         let service = service_of(&path);
         let (latency, fault) = if path.starts_with(platform::MOVED) {
@@ -219,14 +222,14 @@ impl Shared {
             }
             Some(Fault::RetryAfterDate(seconds)) => {
                 let mut response = error(StatusCode::TOO_MANY_REQUESTS);
-                if let Some(date) = http_date(self.issuer_time_in(seconds)) {
+                if let Some(date) = http_date(self.time_in(service, seconds)) {
                     response.headers_mut().insert(RETRY_AFTER, date);
                 }
                 response
             }
             Some(Fault::RateLimit(seconds)) => {
                 let mut response = error(StatusCode::FORBIDDEN);
-                let reset = self.issuer_time_in(seconds).as_second();
+                let reset = self.time_in(service, seconds).as_second();
                 let headers = response.headers_mut();
                 headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
                 headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
@@ -238,11 +241,15 @@ impl Shared {
             }
             fault => self.route(service, &path, request, fault).await,
         };
-        Ok(self.dated(response))
+        Ok(dated(response, self.time_in(service, 0)))
     }
 
-    fn issuer_time_in(&self, seconds: u64) -> Timestamp {
-        let now = self.ledger.issuer_time();
+    /// So many seconds from now by the clock of a service: git and REST are the issuer's own.
+    fn time_in(&self, service: Service, seconds: u64) -> Timestamp {
+        let now = match service {
+            Service::Platform => self.ledger.platform_time(),
+            Service::Git | Service::Rest => self.ledger.issuer_time(),
+        };
         now.checked_add(Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     }
 
@@ -303,23 +310,21 @@ impl Shared {
             _ => plain(StatusCode::NOT_FOUND, "not found"),
         }
     }
+}
 
-    /// Sets `Date` by the issuer's clock, cut to seconds (RFC 9110 §5.6.7), unless ordered
-    /// otherwise.
-    fn dated(&self, mut response: Response<Body>) -> Response<Body> {
-        let mut date = self.ledger.issuer_time();
-        match response.extensions_mut().remove::<DateHeader>() {
-            Some(DateHeader::Missing) => return response,
-            Some(DateHeader::Off(seconds)) => {
-                date = date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
-            }
-            None => {}
+/// Sets `Date`, cut to seconds (RFC 9110 §5.6.7), unless ordered otherwise.
+fn dated(mut response: Response<Body>, mut date: Timestamp) -> Response<Body> {
+    match response.extensions_mut().remove::<DateHeader>() {
+        Some(DateHeader::Missing) => return response,
+        Some(DateHeader::Off(seconds)) => {
+            date = date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
         }
-        if let Some(date) = http_date(date) {
-            response.headers_mut().insert(DATE, date);
-        }
-        response
+        None => {}
     }
+    if let Some(date) = http_date(date) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 fn service_of(path: &str) -> Service {

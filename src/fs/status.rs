@@ -156,6 +156,10 @@ pub struct TokenStatus {
     /// How much the platform's clock was seen to run behind the issuer's.
     #[serde(default)]
     pub clock_skew_seconds: u64,
+    /// How far the platform's clock was ahead of this machine's at its last answer; negative where
+    /// it was behind, `null` while it has not told its time.
+    #[serde(default)]
+    pub platform_clock_ahead_seconds: Option<i64>,
     /// The platform was seen to give the same token twice.
     #[serde(default)]
     pub platform_repeats_tokens: bool,
@@ -344,6 +348,7 @@ mod tests {
               ],
               "notes": [],
               "clock_skew_seconds": 0,
+              "platform_clock_ahead_seconds": null,
               "platform_repeats_tokens": false,
               "opens": 2,
               "refusals": {
@@ -396,6 +401,7 @@ mod tests {
             "advice",
             "notes",
             "clock_skew_seconds",
+            "platform_clock_ahead_seconds",
             "platform_repeats_tokens",
         ] {
             token.remove(key);

@@ -461,10 +461,12 @@ impl Engine {
 
     fn show(&self, now: &Now) {
         let policy = &self.policy;
+        let clock_ahead = self.places.iter().find_map(|place| place.source.clock_ahead());
         self.shared.snapshot.send_modify(|snapshot| {
             snapshot.next = policy.next(now);
             snapshot.fetching = policy.fetching();
             snapshot.skew = policy.skew();
+            snapshot.clock_ahead = clock_ahead;
             snapshot.repeats = policy.repeats();
             snapshot.fallback = policy.held().is_some_and(|held| held.source > 0);
             snapshot.min_life = policy.min_life();

@@ -308,7 +308,9 @@ impl Policy {
         };
         match life {
             Life::Known(said) => {
-                self.skew = self.skew.max(said.saturating_sub(max));
+                if let Some(excess) = said.checked_sub(max).filter(|excess| !excess.is_zero()) {
+                    self.skew = self.skew.max(excess.saturating_add(windows::SKEW_MARGIN));
+                }
                 Life::Known(said.saturating_sub(self.skew).min(max))
             }
             Life::Assumed(_) => life.at_most(max),

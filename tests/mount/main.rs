@@ -2,7 +2,12 @@
 //! needs: root, fuse, fusermount3, busybox
 //! tests `through_the_helper` need: host-root
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,6 +15,7 @@ mod support;
 mod tls;
 
 mod certificates;
+mod clocks;
 mod crashes;
 mod interrupt;
 mod lifecycle;

@@ -30,6 +30,9 @@ pub const REPEAT_SPREAD: Duration = Duration::from_mins(2);
 pub const REPEAT_LEAST: Duration = Duration::from_secs(5);
 /// The largest minimum life where the platform repeats tokens: it cannot give fresher ones.
 pub const REPEAT_MIN_LIFE: Duration = Duration::from_mins(2);
+/// How much further than the excess of a life the platform's clock may run behind the issuer's: the
+/// expiry is cut to a second, the platform's `Date` too, and its answer takes a moment.
+pub const SKEW_MARGIN: Duration = Duration::from_secs(3);
 /// The default minimum life of a long-lived token.
 pub const MIN_LIFE: Duration = Duration::from_mins(1);
 /// A wall clock set by more than this makes a new generation, because views show local time.
