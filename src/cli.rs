@@ -43,6 +43,8 @@ pub enum Command {
     /// Serve a mount for the process that started it
     #[command(hide = true)]
     Worker(Box<cmd::worker::WorkerArgs>),
+    /// Let the program that is on disk now take the mount over, without an unmount
+    Upgrade(cmd::upgrade::UpgradeArgs),
     /// Unmount the tokens; the daemon that serves them then ends
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
@@ -85,6 +87,7 @@ impl Command {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Worker(args) => cmd::worker::run(&args),
+            Self::Upgrade(args) => cmd::upgrade::run(&args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
             Self::Status(args) => cmd::status::run(&args),

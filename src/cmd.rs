@@ -19,6 +19,7 @@ pub mod refresh;
 pub mod setup;
 pub mod status;
 pub mod umount;
+pub mod upgrade;
 pub mod wait;
 pub mod worker;
 

@@ -35,6 +35,7 @@ pub mod access;
 pub mod counters;
 pub mod fuse;
 pub mod generations;
+mod interrupt;
 pub mod metrics;
 pub mod node;
 pub mod pages;
@@ -566,6 +567,8 @@ impl Fs {
         let waiting = &self.state.shared().waiting;
         let first_seen = waiting.first_seen(&self.writers, request.unique, now);
         Open::Wait(Box::pin(async move {
+            // Also where the wait is given up.
+            let _waiting = Waits { fs: &fs, request: request.unique };
             let deadline = first_seen.saturating_add(fs.config.open_timeout);
             let opened = loop {
                 match fs.token.token(deadline).await {
@@ -578,7 +581,6 @@ impl Fs {
                 }
             };
             let waited = fs.clock.now().boot.saturating_sub(first_seen);
-            fs.state.shared().waiting.done(&fs.writers, request.unique);
             if opened.is_ok() {
                 fs.counters.opened(waited);
             }
@@ -596,6 +598,18 @@ impl Fs {
         let Caller { uid, thread, .. } = request.caller;
         tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
         self.refuse(error.kind)
+    }
+}
+
+/// A request that waits; dropping it says that it does so no longer.
+struct Waits<'a> {
+    fs: &'a Fs,
+    request: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.fs.state.shared().waiting.done(&self.fs.writers, self.request);
     }
 }
 

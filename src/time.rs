@@ -47,6 +47,13 @@ pub fn timestamp(wall: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
+/// A wall-clock reading as a timestamp, to the nanosecond.
+#[must_use]
+pub fn exact_timestamp(wall: Duration) -> Timestamp {
+    let nanos = i128::try_from(wall.as_nanos()).unwrap_or(i128::MAX);
+    Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
+}
+
 /// Where time comes from. Injected everywhere, so that tests decide what time it is.
 pub trait Clock: Send + Sync + 'static {
     /// Both clocks, read together.

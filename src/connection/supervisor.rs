@@ -48,6 +48,8 @@ const PROBATION: Duration = Duration::from_secs(1);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// The longest that a worker may take to end when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// The longest to wait for the end of a worker that was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
 const INIT_BUFFER: usize = 64 * 1024;
 /// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
@@ -204,6 +206,13 @@ impl Worker {
     fn kill(&self) {
         let signal = rustix::process::Signal::KILL;
         rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
+    }
+
+    /// Waits until it has ended, for a limited time. What it reads from the connection until then is
+    /// lost unless the kernel is asked to deliver again afterwards.
+    fn wait_for_end(&self, limit: Duration) {
+        let limit = Timespec::try_from(limit).ok();
+        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
     }
 }
 
@@ -409,9 +418,7 @@ impl Supervisor {
         self.drop_candidate();
         let Some(mut worker) = self.worker.take() else { return };
         if worker.channel.send(Message::Stop).is_ok() {
-            let limit = Timespec::try_from(STOP_LIMIT).ok();
-            let mut ended = [PollFd::new(&worker.pidfd, PollFlags::IN)];
-            poll(&mut ended, limit.as_ref()).ok();
+            worker.wait_for_end(STOP_LIMIT);
         }
         worker.kill();
         worker.child.wait().ok();
@@ -450,7 +457,8 @@ impl Supervisor {
             self.setup.state.memory(),
             self.setup.config.as_fd(),
         ];
-        channel.send_with(Message::Handover, &descriptors)?;
+        // One that has ended already is heard of by its death.
+        channel.send_with(Message::Handover, &descriptors).ok();
         Ok(Worker { child, pidfd, channel, init, started: now, serving: None })
     }
 
@@ -546,7 +554,8 @@ impl Supervisor {
             Health::Stuck => {
                 tracing::error!("the worker does not answer: it is killed");
                 worker.kill();
-                // A process in an uninterruptible sleep would keep everybody waiting.
+                // No longer: in an uninterruptible sleep it would keep everybody waiting.
+                worker.wait_for_end(KILL_LIMIT);
                 if let Some(worker) = self.worker.take() {
                     self.dying.push(worker.child);
                     self.restart_at = now;
@@ -591,6 +600,7 @@ impl Supervisor {
         }
         if let Some(mut old) = self.worker.take() {
             old.kill();
+            old.wait_for_end(KILL_LIMIT);
             if !matches!(old.child.try_wait(), Ok(Some(_))) {
                 self.dying.push(old.child);
             }

@@ -85,7 +85,8 @@ impl Pages {
         let snapshot = token.snapshot();
         let mut document = status::document(&self.identity, &snapshot, counters, now);
         document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
-            at: time::timestamp(at),
+            // Exact: whoever asked for an upgrade tells its outcome from an earlier one by it.
+            at: time::exact_timestamp(at),
             succeeded: outcome.is_ok(),
             reason: outcome.err(),
         });

@@ -52,12 +52,6 @@ impl SimulatedTime {
     pub fn set_boot_forward(&self, by: Duration) {
         self.origin.send_modify(|origin| origin.boot = origin.boot.saturating_add(by));
     }
-
-    /// The machine is frozen and thawed from outside: the boot clock does not count it, and the host
-    /// puts the wall clock right.
-    pub fn freeze(&self, length: Duration) {
-        self.set_wall_forward(length);
-    }
 }
 
 impl Default for SimulatedTime {

@@ -139,7 +139,10 @@ mod tests {
     fn env(token: Option<&str>) -> (Env, Arc<SetClock>) {
         let clock = Arc::new(SetClock(Mutex::new(Now { boot: MINUTE, wall: MINUTE * 1_000_000 })));
         let token = token.map(|t| Secret::new(t.into()).unwrap());
-        (Env::new(EnvConfig { token, assumed_life: MINUTE * 60, start: None }, clock.clone()), clock)
+        (
+            Env::new(EnvConfig { token, assumed_life: MINUTE * 60, start: None }, clock.clone()),
+            clock,
+        )
     }
 
     #[tokio::test]

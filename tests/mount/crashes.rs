@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, PROGRAM, tokenfs_run};
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::{eventually, millis, secs};
@@ -242,5 +242,48 @@ fn a_worker_that_cannot_come_up_ends_the_mount_with_an_error() {
         assert!(daemon.log().contains("times in a row"), "{}", daemon.log());
         assert!(read(&path).is_err());
         assert_eq!(crate::support::dir::mounts_below(dir.path()).len(), 0);
+    });
+}
+
+#[test]
+fn upgrades_under_load_are_not_noticed() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let daemon = rotating(&dir, "30ms", "1s");
+        let readers = Readers::start(&daemon, 4);
+        let path = daemon.mountpoint().to_str().unwrap();
+        for _ in 0..5 {
+            let old = worker(&daemon);
+            let said = tokenfs_run(&dir, &["upgrade", path]).ok();
+            assert!(said.contains("serves now"), "{said}");
+            assert_ne!(worker(&daemon), old);
+        }
+        readers.end();
+    });
+}
+
+#[test]
+fn an_upgrade_that_cannot_work_says_why_and_changes_nothing() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        // The program on disk is a copy, which then becomes something else.
+        let program = dir.join("molecule-tokenfs");
+        std::fs::copy(PROGRAM, &program).unwrap();
+        let daemon = Daemon::of_copy(&dir, &program).args(["--made-up", "1h"]).start();
+        let token = read(&daemon.path("token")).unwrap().bytes;
+        let old = worker(&daemon);
+        std::fs::remove_file(&program).unwrap();
+        std::fs::copy("/bin/false", &program).unwrap();
+        let path = daemon.mountpoint().to_str().unwrap();
+        let refused = tokenfs_run(&dir, &["upgrade", path]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.stderr.contains("it ended before it was ready"), "{refused:?}");
+        assert_eq!(worker(&daemon), old);
+        assert_eq!(read(&daemon.path("token")).unwrap().bytes, token);
+        let upgrade = status(&daemon.path("status.json"))["last_upgrade"].clone();
+        assert_eq!(upgrade["succeeded"], false);
+        // A crash after that starts the program that was there at the beginning.
+        kill_worker(&daemon, Signal::SIGKILL);
+        assert_eq!(read(&daemon.path("live/token")).unwrap().bytes, token);
     });
 }

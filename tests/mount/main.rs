@@ -11,6 +11,7 @@ mod tls;
 
 mod certificates;
 mod crashes;
+mod interrupt;
 mod lifecycle;
 mod many;
 mod outcome;

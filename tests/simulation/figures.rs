@@ -51,9 +51,8 @@ impl Figures {
         }
     }
 
-    pub fn json(&self, seeds: (u64, u64), violations: &[u64]) -> serde_json::Value {
+    pub fn json(&self, violations: &[u64]) -> serde_json::Value {
         serde_json::json!({
-            "first_seed": seeds.0,
             "histories": self.histories,
             "violations": violations.len(),
             "failing_seeds": violations,

@@ -89,8 +89,9 @@ impl History {
         } else {
             SECOND.mul_f64(2.0 * 1800_f64.powf(chance.random_range(0.0..1.0)))
         };
-        let keeps =
-            chance.random_bool(0.5).then(|| if life > 10 * MINUTE { 5 * MINUTE } else { life / 8 });
+        let keeps = chance
+            .random_bool(0.5)
+            .then(|| if life > 10 * MINUTE { 5 * MINUTE } else { life / 8 });
         let behind =
             if hourly && chance.random_bool(0.4) { chance.random_range(-600..=600) } else { 0 };
         let windows = Windows {
@@ -173,8 +174,7 @@ impl History {
         let world = Arc::clone(&self.world);
         let life = world.inner().platform.life;
         let chance = &mut self.chance;
-        let some =
-            |chance: &mut StdRng, most: Duration| most.mul_f64(chance.random_range(0.0..=1.0));
+        let some = |chance: &mut StdRng, most: Duration| most.mul_f64(chance.random_range(0.0..=1.0));
         let event = match chance.random_range(0..100) {
             0..=24 => return self.reads(Manner::Reads),
             25..=27 => {
@@ -203,40 +203,40 @@ impl History {
                 "bearer"
             }
             70..=73 => {
-                let most =
-                    *[10 * SECOND, 2 * life, HOUR, 5 * 24 * HOUR].choose(chance).expect("some");
-                world.sleep(some(chance, most), true);
+                let most = *[10 * SECOND, 2 * life, HOUR, 5 * 24 * HOUR].choose(chance).expect("some");
+                world.suspend(some(chance, most));
                 "suspend"
             }
             74..=75 => {
-                world.sleep(some(chance, 2 * life), false);
+                // The boot clock does not count it; the host puts the wall clock right.
+                let length = some(chance, 2 * life);
+                world.inner().slept += length;
+                world.set_clock(|time| time.set_wall_forward(length));
                 "freeze"
             }
-            76..=79 => {
-                world.time.set_wall_forward(SECOND * 2 + some(chance, 2 * life));
-                world.clocks_moved();
-                "wall clock forward"
-            }
-            80..=83 => {
-                world.time.set_wall_back(SECOND * 2 + some(chance, 2 * life));
-                world.clocks_moved();
-                "wall clock back"
-            }
-            84 => {
-                world.time.set_boot_forward(SECOND * 2 + some(chance, 2 * life));
-                world.clocks_moved();
-                "boot clock forward"
-            }
-            85 => {
-                // To what lives on it, the boot clock of a frozen machine went back. Nothing tells
-                // it so until the wall clock is put right.
+            76 => {
+                // Nothing tells the machine so until the wall clock is put right.
                 let length = SECOND * 2 + some(chance, life);
                 world.inner().slept += length;
                 world.note(Ok(()), || format!("frozen for {length:?}"));
                 self.busy(2).await;
-                world.time.set_wall_forward(length);
-                world.clocks_moved();
-                "boot clock back"
+                world.set_clock(|time| time.set_wall_forward(length));
+                "freeze that is noticed late"
+            }
+            77..=79 => {
+                let by = SECOND * 2 + some(chance, 2 * life);
+                world.set_clock(|time| time.set_wall_forward(by));
+                "wall clock forward"
+            }
+            80..=83 => {
+                let by = SECOND * 2 + some(chance, 2 * life);
+                world.set_clock(|time| time.set_wall_back(by));
+                "wall clock back"
+            }
+            84..=85 => {
+                let by = SECOND * 2 + some(chance, 2 * life);
+                world.set_clock(|time| time.set_boot_forward(by));
+                "boot clock forward"
             }
             86..=90 => {
                 let accepted = self.handle.refresh();

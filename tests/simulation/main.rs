@@ -24,17 +24,21 @@ const GATE: u64 = 3000;
 /// How many lines of a failed history are printed.
 const LAST_LINES: usize = 40;
 
-/// A number from the environment: `SIMULATION_SEED` replays one history, `SIMULATION_SEEDS` says how
-/// many are lived through.
+/// How a test is asked for more: `SIMULATION_SEED` replays one history and prints all of it,
+/// `SIMULATION_SEEDS` says how many are lived through, `SIMULATION_JSON` where the figures go.
+fn setting(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "only the command line of a test can ask it")]
+    std::env::var(name).ok()
+}
+
 fn number(name: &str) -> Option<u64> {
-    #[expect(clippy::disallowed_methods, reason = "how a test is asked for more")]
-    let text = std::env::var(name).ok()?;
+    let text = setting(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
-/// Lives through the histories of these seeds on all processors, until one fails.
-fn live_through(first: u64, count: u64) -> (Figures, Vec<u64>) {
-    let next = AtomicU64::new(first);
+/// Lives through the histories of so many seeds on all processors, until one fails.
+fn live_through(count: u64) -> (Figures, Vec<u64>) {
+    let next = AtomicU64::new(0);
     let result = Mutex::new((Figures::default(), Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -43,7 +47,7 @@ fn live_through(first: u64, count: u64) -> (Figures, Vec<u64>) {
                 let mut mine = Figures::default();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count || !result.lock().unwrap().1.is_empty() {
+                    if seed >= count || !result.lock().unwrap().1.is_empty() {
                         break;
                     }
                     let outcome = history::run(seed, false);
@@ -77,15 +81,15 @@ fn histories_of_chance_keep_the_promise() {
         assert_eq!(replay(seed), None);
         return;
     }
-    let (first, count) =
-        (number("SIMULATION_FIRST").unwrap_or(0), number("SIMULATION_SEEDS").unwrap_or(GATE));
-    let (figures, violations) = live_through(first, count);
-    let json = figures.json((first, count), &violations);
-    println!("{json:#}");
+    let (figures, violations) = live_through(number("SIMULATION_SEEDS").unwrap_or(GATE));
+    if let Some(path) = setting("SIMULATION_JSON") {
+        std::fs::write(path, format!("{:#}\n", figures.json(&violations))).unwrap();
+    }
     if let Some(&seed) = violations.first() {
         let violation = replay(seed).unwrap_or_else(|| "it does not replay".to_owned());
         panic!(
-            "seed {seed}: {violation}\nreplay: SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture"
+            "seed {seed}: {violation}\nreplay: SIMULATION_SEED={seed} cargo test --test simulation \
+             histories -- --nocapture"
         );
     }
 }

@@ -378,11 +378,17 @@ impl Model {
         self.pace.forced(first, now.boot)
     }
 
-    /// A clock was set or the machine slept.
-    pub fn clocks_moved(&mut self, now: &Now) {
+    /// The machine slept, which both clocks count.
+    pub fn slept(&mut self, now: &Now) {
+        self.moved = now.boot;
+        self.pace.awake(now.boot);
+    }
+
+    /// One clock was set.
+    pub fn clock_set(&mut self, now: &Now) {
         self.moved = now.boot;
         let hand = self.hand.as_ref().filter(|hand| hand.source == PLATFORM);
-        self.pace.clocks_moved(hand, self.repeats, &self.windows, now);
+        self.pace.clock_set(hand, self.repeats, &self.windows, now);
     }
 
     /// Another engine goes on.

@@ -191,9 +191,7 @@ impl Pace {
         if now < self.wish {
             return Err("forced against the source's wish".to_owned());
         }
-        if first || self.streak > 0 {
-            self.act(now);
-        }
+        self.act(now);
         if first {
             self.repeat = false;
         }
@@ -225,8 +223,8 @@ impl Pace {
         }
     }
 
-    /// A clock was set or the machine slept. `hand` is the token, if it is this source's.
-    pub fn clocks_moved(
+    /// One clock was set. `hand` is the token, if it is this source's.
+    pub fn clock_set(
         &mut self,
         hand: Option<&Hand>,
         repeats: bool,

@@ -17,7 +17,11 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
 
 /// A command of the program under test, with `HOME` in the test's directory.
 pub fn tokenfs(dir: &TestDir, user: User) -> Command {
-    let mut command = command(PROGRAM, user);
+    copy_of_tokenfs(dir, user, Path::new(PROGRAM))
+}
+
+fn copy_of_tokenfs(dir: &TestDir, user: User, program: &Path) -> Command {
+    let mut command = command(program, user);
     command.env("HOME", dir.path()).env("CONFIGS_DIR", dir.join("configs"));
     command
 }
@@ -80,6 +84,13 @@ impl Daemon {
     /// A daemon that mounts at `token` in this directory, logs everything and knows no platform.
     pub fn at(dir: &TestDir) -> Builder<'_> {
         Self::of(dir, User::Own)
+    }
+
+    /// The same from a copy of the program.
+    pub fn of_copy<'a>(dir: &'a TestDir, program: &Path) -> Builder<'a> {
+        let mut command = copy_of_tokenfs(dir, User::Own, program);
+        command.arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
     /// The same, run by this user.

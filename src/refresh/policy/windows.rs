@@ -101,12 +101,14 @@ impl Windows {
     }
 
     /// The age at which a token is refreshed that came after a start or a streak of failures:
-    /// anywhere between half of `latest` and `latest` (40–80 % of its life), so that a fleet that
-    /// starts or recovers together does not come back together. The interval cuts what it may not
+    /// anywhere between a quarter of `latest` and `latest` (20–80 % of its life), so that a fleet that
+    /// starts or recovers together does not come back together. The wider the range, the flatter the
+    /// wave that the interval then repeats for ever: from a half on it would be half as high again,
+    /// and higher where it meets those that the outage spared. The interval cuts what it may not
     /// exceed off the range, and not each draw to it: that would make an echo of its own.
     pub fn spread(&self, latest: Duration, rng: &mut impl Rng) -> Duration {
         let most = latest.min(self.interval.saturating_add(self.jitter));
-        let least = if most >= latest / 10 * 9 { latest / 2 } else { most / 2 };
+        let least = if most >= latest / 10 * 9 { latest / 4 } else { most / 4 };
         least.saturating_add(uniform(rng, most.saturating_sub(least)))
     }
 }
