@@ -125,7 +125,7 @@ fn status_tells_a_person_all_there_is_to_tell() {
         if token["next_refresh_at"].is_null() {
             lines.push("next refresh  under way".to_owned());
         } else {
-            lines.push(format!("next refresh  {}, in ", said("next_refresh_at")));
+            lines.push(format!("next refresh  {}, ", said("next_refresh_at")));
             lines.push(format!("({})", said("next_refresh_reason")));
         }
         for event in history {

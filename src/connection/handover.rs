@@ -78,6 +78,13 @@ impl Channel {
         self.send_with(message, &[])
     }
 
+    /// Says something if there is room for it: for what is said again anyway, by somebody who must not
+    /// wait.
+    pub fn send_if_room(&self, message: Message) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::send(&self.0, &[message as u8], flags).ok();
+    }
+
     /// Says something and hands descriptors over.
     ///
     /// # Errors

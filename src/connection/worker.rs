@@ -85,7 +85,7 @@ pub fn serve(
     let state = Arc::new(State::adopt(handover.state, names, views)?);
     let rotations = channel.try_clone()?;
     // Where it cannot be said, the patience below makes the generation visible.
-    state.rotate_with(move || drop(rotations.send(Message::Rotate)));
+    state.rotate_with(move || rotations.send_if_room(Message::Rotate));
 
     let timer = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let (token, mut engine) = Engine::new(

@@ -16,12 +16,12 @@ const BEFORE: Duration = Duration::from_hours(4);
 /// few minutes, which a short outage can miss: at this moment half an hour meets both.
 const COMPARED: Duration = Duration::from_mins(35);
 
+/// And it is watched for this long after: three lives of a token, four echoes.
+const AFTER: Duration = Duration::from_hours(3);
+
 /// The wave of a common start comes again after this long: how an outage ends depends on where in it
 /// the outage begins.
 const WAVE: Duration = Duration::from_mins(45);
-
-/// The fleet is looked at for this long after what happened to it: longer than the echo one life later.
-const AFTER: Duration = Duration::from_hours(3);
 
 /// The background refreshes of a fleet in its stride, were they spread evenly.
 pub fn uniform_rate(workspaces: u32) -> f64 {

@@ -165,9 +165,9 @@ fn when_the_supervisor_is_killed_readers_get_an_error_and_nothing_is_left() {
 struct Watched(Arc<Mutex<BTreeMap<String, u64>>>);
 
 impl Watched {
-    fn start(watches: &[(PathBuf, AddWatchFlags)]) -> Self {
+    fn start(paths: &[(PathBuf, AddWatchFlags)]) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
-        for (path, events) in watches {
+        for (path, events) in paths {
             inotify.add_watch(path, *events).unwrap();
         }
         let watched = Self::default();
