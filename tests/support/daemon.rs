@@ -171,12 +171,13 @@ impl Drop for Paused {
     }
 }
 
-/// Whether every thread of a process is stopped (`proc_pid_stat(5)`).
+/// Whether every thread of a process is stopped (`proc_pid_stat(5)`), or will be before it runs on:
+/// the supervisor's helper sleeps in a request to the mount until the worker goes on.
 fn stands_still(process: Pid) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
     threads.flatten().all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'D']))
     })
 }
 
