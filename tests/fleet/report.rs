@@ -23,9 +23,6 @@ const AFTER: Duration = Duration::from_hours(3);
 /// the outage begins.
 const WAVE: Duration = Duration::from_mins(45);
 
-/// The fleet is looked at for this long after what happened to it: longer than the echo one life later.
-const AFTER: Duration = Duration::from_hours(3);
-
 /// The background refreshes of a fleet in its stride, were they spread evenly.
 pub fn uniform_rate(workspaces: u32) -> f64 {
     f64::from(workspaces) / (45.0 * 60.0)
