@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub token: Option<Token>,
     /// The fingerprint that a consumer rejected, while the source has not given another token.
     pub rejected: Option<Rejection>,
+    /// The last rejection of all, also after another token took the rejected one's place: an open
+    /// of an earlier generation must not get it.
+    pub last_rejected: Option<Rejection>,
     /// The last failure of each source that failed since its last success, in chain order.
     pub failures: Vec<Failure>,
     /// When the next attempt is made, and why then; `None` while idle or never asked.

@@ -108,9 +108,10 @@ impl Handle {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         let least = self.shared.windows.min_life_of(token.life.duration(), snapshot.repeats);
-        let is_withheld = snapshot.rejected.is_some_and(|rejection| {
-            rejection.fingerprint == token.fingerprint() && now.boot < rejection.withheld_until
-        });
+        let is_withheld =
+            snapshot.rejected.iter().chain(&snapshot.last_rejected).any(|rejection| {
+                rejection.fingerprint == token.fingerprint() && now.boot < rejection.withheld_until
+            });
         !is_withheld && token.usable(&now, least).is_some()
     }
 
@@ -136,14 +137,7 @@ impl Handle {
                 Ok(Err(error)) => return Err(error),
                 // The process may have been stopped since, or another reader may have rejected it:
                 // what was fresh then is judged again.
-                Ok(Ok(fresh)) => {
-                    if self.accepts(fresh.token()) {
-                        return Ok(fresh);
-                    }
-                    if self.shared.clock.now().boot >= deadline {
-                        return Err(ReadError { kind: ReadErrorKind::TimedOut, cause: None });
-                    }
-                }
+                Ok(Ok(_)) => {}
             }
         }
     }
@@ -164,6 +158,7 @@ impl Handle {
                 Rejection::of(snapshot.rejected, fingerprint, is_final, &now);
             let concerned = Some((token.generation, fingerprint));
             snapshot.rejected = Some(rejection);
+            snapshot.last_rejected = Some(rejection);
             if is_news {
                 news = Some(rejection);
                 snapshot.remember(Event {

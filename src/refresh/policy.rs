@@ -127,18 +127,20 @@ impl Policy {
         if let Some(at) = saved.last_open {
             policy.note_open(at);
         }
-        if let Some(first) = policy.sources.first_mut()
-            && saved.strikes > 0
-        {
+        if let Some(first) = policy.sources.first_mut() {
+            first.not_before = saved.not_before.min(now.boot.saturating_add(windows::LONGEST_WISH));
             first.strikes = saved.strikes;
             // Which failure it was is not kept, only that it was one.
-            first.failure = Some(FetchErrorKind::Unreachable);
-            first.not_before = saved.not_before.min(now.boot.saturating_add(windows::LONGEST_WISH));
+            first.failure = (saved.strikes > 0).then_some(FetchErrorKind::Unreachable);
         }
         if let Some(held) = held.filter(|held| held.source < policy.sources.len()) {
             policy.held = Some(held);
             policy.started = false;
             policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
+            // Only such a plan also keeps its source from being asked sooner.
+            if saved.repeats && saved.strikes == 0 && saved.next_refresh == Some(saved.not_before) {
+                policy.plan = Plan::Repeat;
+            }
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
         }

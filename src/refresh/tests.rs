@@ -18,7 +18,6 @@ use crate::token::FreshToken;
 mod chain;
 mod clocks;
 mod failures;
-mod histories;
 mod rejection;
 mod schedule;
 mod waiting;

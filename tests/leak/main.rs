@@ -77,10 +77,14 @@ impl Driven {
             self.keep(name, text);
         }
         let status = tokenfs_run(&self.dir, &["status", &self.mountpoint()]);
-        assert!(status.stdout.contains("\nserved by") || status.stdout.contains("served by"));
+        assert!(status.stdout.contains("served by"), "{status:?}");
         self.keep("the output of status", status.stdout + &status.stderr);
-        let cmdline = fs::read(format!("/proc/{}/cmdline", self.daemon.pid())).unwrap();
-        self.keep("the daemon's arguments", cmdline);
+        let status = fs::read(self.path("status.json")).unwrap();
+        for pid in pids(&status) {
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            assert!(!cmdline.is_empty());
+            self.keep("the daemon's arguments", cmdline);
+        }
     }
 
     /// Ends the daemon and searches everything. Gives the log.
@@ -105,6 +109,13 @@ impl Driven {
         }
         log
     }
+}
+
+/// The processes that this `status.json` names.
+fn pids(status: &[u8]) -> Vec<u64> {
+    let status: serde_json::Value = serde_json::from_slice(status).unwrap();
+    let pid = |key| status.pointer(key).and_then(serde_json::Value::as_u64).unwrap();
+    vec![pid("/supervisor_pid"), pid("/worker_pid")]
 }
 
 fn with_password(url: &str) -> String {

@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-use crate::IN_THE_ENVIRONMENT;
 use crate::support::daemon::{Daemon, tokenfs};
 use crate::support::dir::TestDir;
 use crate::support::leak::Search;
 use crate::support::namespace::{open_fuse_device, sandboxed};
 use crate::support::process::{ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
+use crate::{IN_THE_ENVIRONMENT, pids};
 
 fn token() -> Search {
     Search::new([IN_THE_ENVIRONMENT])
@@ -46,28 +46,33 @@ fn nobody_of_the_same_user_looks_into_the_daemon_and_it_leaves_no_core() {
         let daemon = Daemon::of(&dir, user).env("GITHUB_TOKEN", IN_THE_ENVIRONMENT).start();
         let mut sleep = command("sleep", user);
         sleep.arg("100").env("GITHUB_TOKEN", IN_THE_ENVIRONMENT);
-        let sleep = Process::start(sleep, "sleep", &dir);
-        let look = |pid, name: &str| {
+        let sleeper = Process::start(sleep, "sleep", &dir);
+        let cat = |path: &Path| {
             let mut cat = command("cat", user);
-            cat.arg(format!("/proc/{pid}/{name}"));
+            cat.arg(path);
             run(cat, &dir, secs(5))
         };
+        let file = |pid: u64, name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        let owner = |pid, name: &str| fs::metadata(file(pid, name)).unwrap().uid();
+        let sleep = u64::try_from(sleeper.pid().as_raw()).unwrap();
 
-        let other = look(sleep.pid(), "environ").ok();
-        assert!(other.contains(IN_THE_ENVIRONMENT), "any other process is open to its user");
-        for name in ["environ", "maps", "auxv"] {
-            let refused = look(daemon.pid(), name);
-            assert!(!refused.status.success(), "{name}");
-            assert_eq!(token().first_in(refused.stdout.as_bytes()), None);
+        // Once it is `sleep`, and not the program that changed the user.
+        eventually("any other process is open to its user", secs(5), || {
+            cat(&file(sleep, "environ")).stdout.contains(IN_THE_ENVIRONMENT).then_some(())
+        });
+        assert_eq!(owner(sleep, "mem"), ORDINARY);
+        for pid in pids(cat(&daemon.path("status.json")).ok().as_bytes()) {
+            for name in ["environ", "maps", "auxv"] {
+                let refused = cat(&file(pid, name));
+                assert!(!refused.status.success(), "{name}");
+                assert_eq!(token().first_in(refused.stdout.as_bytes()), None);
+            }
+            assert_eq!(owner(pid, "mem"), 0, "it is dumpable");
+            let limits = fs::read_to_string(file(pid, "limits")).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            let core = core.split_whitespace().collect::<Vec<_>>();
+            assert_eq!(core[4..6], ["0", "0"], "{limits}");
         }
-        let owner = |pid, name: &str| fs::metadata(format!("/proc/{pid}/{name}")).unwrap().uid();
-        assert_eq!(owner(sleep.pid(), "mem"), ORDINARY);
-        assert_eq!(owner(daemon.pid(), "mem"), 0, "it is dumpable");
-
-        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        let core = core.split_whitespace().collect::<Vec<_>>();
-        assert_eq!(core[4..6], ["0", "0"], "{limits}");
     });
 }
 

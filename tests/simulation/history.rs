@@ -25,9 +25,8 @@ const HOUR: Duration = Duration::from_hours(1);
 /// What became of a history.
 pub struct Outcome {
     pub figures: Figures,
-    /// The same for the same seed.
-    pub hash: u64,
     pub violation: Option<String>,
+    /// What happened, the same for the same seed.
     pub trace: Vec<String>,
 }
 
@@ -54,7 +53,6 @@ pub fn run(seed: u64, trace: bool) -> Outcome {
     figures.unjudged = inner.model.unjudged;
     Outcome {
         figures,
-        hash: inner.hash,
         violation: inner.violation.take(),
         trace: inner.trace.take().unwrap_or_default(),
     }

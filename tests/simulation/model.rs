@@ -67,6 +67,11 @@ pub struct Model {
     /// The last rejection of each source's token, and when it was.
     rejections: [Option<(Fingerprint, Duration)>; 2],
     env: EnvPace,
+    /// The token in hand came more than once.
+    came_again: bool,
+    /// An engine was restarted since, and what it had learnt of the token by that is lost, unless it
+    /// was much.
+    blurred: bool,
     /// Boot time of the last move of a clock, to which an answer may be late.
     moved: Duration,
     pub judged: u64,
@@ -94,6 +99,8 @@ impl Model {
             skew: Duration::ZERO,
             rejections: [None; 2],
             env: EnvPace::default(),
+            came_again: false,
+            blurred: false,
             moved: now.boot,
             judged: 0,
             unjudged: 0,
@@ -113,7 +120,7 @@ impl Model {
             self.pace.window = (Duration::ZERO, now.boot);
         }
         if let Some(hand) = self.hand.as_ref().filter(|hand| hand.source == PLATFORM) {
-            self.pace.opened(hand.left(now), hand.life, now.boot);
+            self.pace.opened(hand, now);
         }
     }
 
@@ -123,7 +130,10 @@ impl Model {
             return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
         }
         match open.answer {
-            Ok(fresh) => self.judge_token(fresh, now, truth),
+            Ok(fresh) => {
+                self.last_open = self.last_open.max(Some(now.boot));
+                self.judge_token(fresh, now, truth)
+            }
             Err(error) => self.judge_refusal(open, error, now, truth),
         }
     }
@@ -176,6 +186,9 @@ impl Model {
         now: &Now,
         truth: Duration,
     ) -> Result<(), String> {
+        if self.blurred {
+            return Ok(());
+        }
         if let Some(hand) = self.hand.as_ref().filter(|_| self.is_usable(now))
             && truth > hand.since + SLACK
             && !self.withheld_within(now, SLACK)
@@ -217,7 +230,7 @@ impl Model {
     // === requests ===
 
     /// A source is asked.
-    pub fn started(&mut self, source: usize, now: &Now) -> Result<(), String> {
+    pub fn started(&mut self, source: usize, now: &Now, truth: Duration) -> Result<(), String> {
         if !self.is_active(now) {
             return Err("asked for a token that nobody wants".to_owned());
         }
@@ -230,8 +243,9 @@ impl Model {
         if now.boot < self.env.not_before {
             return Err("the environment was asked too early".to_owned());
         }
-        let better = self.hand.as_ref().is_some_and(|hand| hand.source == PLATFORM);
-        if better && self.is_usable(now) {
+        let settled = |hand: &Hand| hand.source == PLATFORM && truth > hand.since + SLACK;
+        let better = self.hand.as_ref().is_some_and(settled);
+        if better && self.is_usable(now) && !self.blurred {
             return Err("the environment was asked beside the platform's live token".to_owned());
         }
         Ok(())
@@ -310,6 +324,8 @@ impl Model {
             let better = self.hand.as_ref().is_none_or(|hand| hand.source >= source);
             if better || !self.is_usable(now) {
                 self.hand = Some(offer.clone());
+                self.came_again = false;
+                self.blur(false);
             }
             if source == PLATFORM {
                 self.pace.repeat = false;
@@ -338,6 +354,7 @@ impl Model {
         if life_known || source == hand.source {
             self.hand = Some(offer.clone());
         }
+        self.came_again = true;
         if rejection.is_some() {
             self.failed(source, FetchErrorKind::Rejected, None, now);
         } else if dead {
@@ -348,6 +365,10 @@ impl Model {
             self.env.not_before = Duration::ZERO;
             self.pace.succeeded(&offer, self.repeats, &self.windows, now);
         }
+    }
+
+    fn blur(&mut self, blurred: bool) {
+        (self.blurred, self.pace.blurred) = (blurred, blurred);
     }
 
     // === what else happens ===
@@ -394,6 +415,9 @@ impl Model {
     /// Another engine goes on.
     pub fn restarted(&mut self, now: &Now) {
         self.env = EnvPace::default();
+        if self.came_again {
+            self.blur(true);
+        }
         // The store has room for one rejection.
         let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);
         if self.rejections[of_hand].is_none_or(|(rejected, _)| {

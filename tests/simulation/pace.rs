@@ -9,7 +9,7 @@ use molecule_tokenfs::error::FetchErrorKind;
 use molecule_tokenfs::refresh::Windows;
 use molecule_tokenfs::time::Now;
 
-use crate::model::Hand;
+use crate::model::{Hand, LONGEST_LIFE};
 
 /// What timers and the clocks' resolution may add.
 pub const SLACK: Duration = Duration::from_millis(10);
@@ -28,6 +28,8 @@ pub struct Pace {
     pub repeat: bool,
     /// The last answer brought nothing that could be served.
     pub fruitless: bool,
+    /// See [`crate::model::Model`]: only failures are certain.
+    pub blurred: bool,
     /// The next request comes in this window.
     pub window: (Duration, Duration),
     /// The source asked to be left alone until then.
@@ -79,7 +81,7 @@ impl Pace {
             return Err("two requests in flight".to_owned());
         }
         self.changed = false;
-        if now + SLACK < self.window.0 {
+        if self.is_certain() && now + SLACK < self.window.0 {
             return Err(format!("asked {:?} too early", self.window.0 - now));
         }
         self.back_off.ended(now)
@@ -91,11 +93,15 @@ impl Pace {
             Some(since) if now > since + fetch_timeout + SLACK => {
                 Err("a request hangs beyond its time-out".to_owned())
             }
-            None if now > self.window.1.saturating_add(SLACK) => {
+            None if self.is_certain() && now > self.window.1.saturating_add(SLACK) => {
                 Err(format!("a request is {:?} overdue", now - self.window.1))
             }
             _ => Ok(()),
         }
+    }
+
+    fn is_certain(&self) -> bool {
+        !self.blurred || self.streak > 0
     }
 
     /// A request failed; `live` is what was left of a usable token.
@@ -110,9 +116,11 @@ impl Pace {
         self.fruitless = true;
         self.streak += 1;
         let longest = live.map_or(30 * SECOND, |left| (left / 8).max((left / 4).min(30 * SECOND)));
+        // Nothing that it can have in hand allows more.
+        let longest = if self.blurred { LONGEST_LIFE / 8 } else { longest };
         let doubled = Duration::from_millis(250) * (1 << (self.streak - 1).min(20));
         let (least, most) = if kind.is_transient() {
-            self.back_off.wait = Some((now, doubled.min(longest).as_secs_f64()));
+            self.back_off.wait = (!self.blurred).then(|| (now, doubled.min(longest).as_secs_f64()));
             (Duration::ZERO, doubled.min(longest))
         } else {
             self.back_off.wait = None;
@@ -168,16 +176,17 @@ impl Pace {
         self.spread = false;
     }
 
-    /// An open of the token in hand, of which this much is left, was told to the engine.
-    pub fn opened(&mut self, left: Duration, life: Duration, now: Duration) {
+    /// An open of the token in hand, which is this source's.
+    pub fn opened(&mut self, hand: &Hand, now: &Now) {
         if self.streak > 0 || self.repeat || self.in_flight.is_some() {
             return;
         }
-        if left <= life / 5 + SECOND {
-            self.window.0 = self.window.0.min(now);
+        let left = hand.left(now);
+        if left <= hand.life / 5 + SECOND {
+            self.window.0 = self.window.0.min(now.boot);
         }
-        if left + SECOND <= life / 5 {
-            self.window.1 = self.window.1.min(now);
+        if left + SECOND <= hand.life / 5 {
+            self.window.1 = self.window.1.min(now.boot);
         }
     }
 
@@ -255,8 +264,8 @@ impl Pace {
         if self.in_flight.take().is_some() {
             self.window = (self.window.0.min(now), now);
         }
-        if std::mem::take(&mut self.repeat) {
-            // That the source repeats its token is kept, but not that the plan says so.
+        if self.repeat {
+            // It looks at the clocks anew, which may have been set since the token came.
             self.window.0 = self.window.0.min(now);
         }
         (self.accepted, self.last_forced) = (None, None);

@@ -117,8 +117,6 @@ pub struct Inner {
     pub violation: Option<String>,
     /// What happened, if anybody wants to know.
     pub trace: Option<Vec<String>>,
-    /// Every line of the trace, hashed: the same for the same seed.
-    pub hash: u64,
     /// The engine is being killed.
     pub killing: bool,
     /// True time that passed while nothing ran.
@@ -143,7 +141,6 @@ impl World {
                 figures: Figures::default(),
                 violation: None,
                 trace: trace.then(Vec::new),
-                hash: 0,
                 killing: false,
                 slept: Duration::ZERO,
             }),
@@ -166,25 +163,24 @@ impl World {
 
     /// Notes something that the model has judged.
     pub fn note(&self, verdict: Result<(), String>, what: impl FnOnce() -> String) {
-        let line = format!("{:>14.3} {}", self.truth().as_secs_f64(), what());
-        let now = self.now();
+        let (now, truth) = (self.now(), self.truth());
         let mut inner = self.inner();
-        if inner.violation.is_some() {
+        if inner.violation.is_some() || (verdict.is_ok() && inner.trace.is_none()) {
             return;
         }
-        for byte in line.bytes() {
-            inner.hash = (inner.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        drop(inner);
+        let line = what();
+        inner = self.inner();
         if let Some(trace) = &mut inner.trace {
-            let Now { boot, wall } = now;
             trace.push(format!(
-                "boot {:.3} wall {:.3} {line}",
-                boot.as_secs_f64(),
-                wall.as_secs_f64()
+                "true {:>14.3}  boot {:>14.3}  wall {:.3}  {line}",
+                truth.as_secs_f64(),
+                now.boot.as_secs_f64(),
+                now.wall.as_secs_f64()
             ));
         }
         if let Err(violation) = verdict {
-            inner.violation.get_or_insert(format!("{violation}: {line}"));
+            inner.violation = Some(format!("{violation}: {line}"));
         }
     }
 
@@ -211,8 +207,8 @@ impl World {
     }
 
     fn started(&self, source: usize) {
-        let now = self.now();
-        let verdict = self.inner().model.started(source, &now);
+        let (now, truth) = (self.now(), self.truth());
+        let verdict = self.inner().model.started(source, &now, truth);
         self.inner().figures.requests += 1;
         self.note(verdict, || format!("source {source} is asked"));
     }

@@ -57,6 +57,8 @@ pub struct Done {
     pub stopped: Vec<Span>,
     /// When its wall clock was set forward: no token from before may be served after.
     pub set_forward: Vec<Duration>,
+    /// While the platform was slow, or gave a token again, which can only shorten its life.
+    pub doubtful: Vec<Span>,
     /// How often its wall clock was set, in either direction.
     pub clock_sets: u64,
 }
@@ -78,9 +80,15 @@ pub const TOLERANCE: Duration = millis(100);
 /// `Date` is cut to seconds, so that the daemon takes a token to end up to this much early.
 const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
-/// How long a request may have been on its way before its token was issued; the daemon counts a
-/// life from there.
+/// How long a request may have been on its way before its token was issued, while the platform is
+/// slow; else it is [`TOLERANCE`].
 pub const LONGEST_WAY: Duration = millis(400);
+
+/// By when the daemon must have seen an open.
+const SEEN_WITHIN: Duration = millis(250);
+
+/// A token issued so shortly before a second's end may have been sent with the next second's `Date`.
+const BOUNDARY: Duration = millis(50);
 
 /// The counts. All but the first three must be zero (late: no more than the control's).
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -107,12 +115,15 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
         issued.entry(entry.fingerprint).or_default().push(entry);
     }
     let mut verdict = Verdict::default();
-    let mut in_hand: HashMap<Fingerprint, Duration> = HashMap::new();
+    // The open that got each token first.
+    let mut in_hand: HashMap<Fingerprint, Span> = HashMap::new();
     for served in seen.iter().flat_map(|seen| &seen.served) {
         verdict.opens += 1;
         verdict.late += u64::from(is_late(served.open, done, promise));
-        let since = in_hand.entry(served.fingerprint).or_insert(served.open.end);
-        *since = served.open.end.min(*since);
+        let first = in_hand.entry(served.fingerprint).or_insert(served.open);
+        if served.open.end < first.end {
+            *first = served.open;
+        }
         match issued.get(&served.fingerprint) {
             None => verdict.torn += 1,
             Some(entries) => {
@@ -126,9 +137,10 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
     // When each token was in hand for certain, and usable.
     let usable: Vec<Span> = in_hand
         .iter()
-        .filter_map(|(fingerprint, &since)| {
+        .filter_map(|(fingerprint, first)| {
             let entry = issued.get(fingerprint)?.first()?;
-            Some(Span { start: since, end: certainly_usable_until(entry, done, promise)? })
+            let end = certainly_usable_until(entry, *first, done, promise)?;
+            Some(Span { start: first.end, end })
         })
         .collect();
     for refused in seen.iter().flat_map(|seen| &seen.refused) {
@@ -136,8 +148,12 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
         *verdict.refusals.entry(format!("{:?}", refused.errno)).or_default() += 1;
         verdict.unnamed += u64::from(!NAMED.contains(&refused.errno));
         verdict.late += u64::from(is_late(refused.open, done, promise));
+        // A token that is usable when the open begins must be served at once.
+        let judged = refused.open.end.min(refused.open.start + SEEN_WITHIN);
+        let stands = Span { start: refused.open.start, end: judged };
+        let stood = done.stopped.iter().any(|stop| !stop.overlap(stands).is_zero());
         let within =
-            |usable: &Span| usable.start < refused.open.start && refused.open.end < usable.end;
+            |usable: &Span| usable.start < refused.open.start && judged < usable.end && !stood;
         verdict.wrongly_refused += u64::from(usable.iter().any(within));
     }
     verdict
@@ -150,18 +166,34 @@ fn was_fresh(entry: &Entry, open: Span, promise: Promise) -> bool {
     instant <= open.end && entry.live_at(instant + promise.min_life)
 }
 
-/// Until when a token that was served once was usable by the daemon's own reckoning, at least.
+/// Until when a token, once an open got it, was usable by the daemon's own reckoning, at least.
 /// `None` where that cannot be told: its request may have been on its way while the daemon stood.
-fn certainly_usable_until(entry: &Entry, done: &Done, promise: Promise) -> Option<Duration> {
+fn certainly_usable_until(
+    entry: &Entry,
+    first: Span,
+    done: &Done,
+    promise: Promise,
+) -> Option<Duration> {
     let issued = Duration::from_millis(entry.issued_ms);
-    let asked = issued.saturating_sub(LONGEST_WAY);
-    let way = Span { start: asked, end: issued + LONGEST_WAY };
+    let dead = Duration::from_millis(entry.expires_ms);
+    let way = Span { start: issued.saturating_sub(LONGEST_WAY), end: issued + LONGEST_WAY };
     if done.stopped.iter().any(|stop| !stop.overlap(way).is_zero()) {
         return None;
     }
-    let end = Duration::from_millis(entry.expires_ms)
-        .saturating_sub(DATE_RESOLUTION + LONGEST_WAY + promise.min_life);
-    let forward = done.set_forward.iter().filter(|at| **at >= asked).min();
+    // The daemon counts from when it asked, and takes the answer's `Date` for a second later.
+    let life = Span { start: way.start, end: dead };
+    let is_doubtful = done.doubtful.iter().any(|doubt| !doubt.overlap(life).is_zero());
+    let real = Span { start: issued, end: dead }.length();
+    let cut = Duration::from_millis(u64::from(real.subsec_millis()));
+    let end = if is_doubtful || cut < BOUNDARY {
+        dead.saturating_sub(DATE_RESOLUTION + LONGEST_WAY)
+    } else {
+        // Issued in the middle of a second, as is seen from what is left of it at the end.
+        dead.saturating_sub(cut + TOLERANCE)
+    };
+    let end = end.saturating_sub(promise.min_life);
+    // A clock that was set before that open was known when the token was served.
+    let forward = done.set_forward.iter().filter(|at| **at >= first.start).min();
     Some(forward.map_or(end, |&at| end.min(at)))
 }
 
@@ -185,11 +217,11 @@ mod tests {
         Fingerprint::of(b"ghs_token")
     }
 
-    /// Issued at 100 s, dead at 104 s.
+    /// Issued at 100.1 s, dead at 104 s.
     fn entry() -> Entry {
         Entry {
             fingerprint: token(),
-            issued_ms: 100_000,
+            issued_ms: 100_100,
             expires_ms: 104_000,
             revoked_ms: None,
             accepted: 0,
@@ -219,7 +251,7 @@ mod tests {
         let dead = |start, end| judged(&[served(start, end)], &Done::default()).dead;
         assert_eq!((dead(103_699, 103_900), dead(103_700, 103_900)), (0, 1));
         // It was issued while the open waited for it; or only after its end.
-        assert_eq!((dead(99_500, 100_000), dead(99_500, 99_999)), (0, 1));
+        assert_eq!((dead(99_500, 100_100), dead(99_500, 100_099)), (0, 1));
     }
 
     #[test]
@@ -238,12 +270,22 @@ mod tests {
         };
         let calm = Done::default();
         assert_eq!((wrong(101_000, 101_001, &calm), wrong(100_400, 100_600, &calm)), (1, 0));
-        // The daemon may count it as over: cut seconds, the way, the minimum life.
-        assert_eq!((wrong(102_290, 102_299, &calm), wrong(102_290, 102_300, &calm)), (1, 0));
-        let forward = Done { set_forward: vec![millis(100_700)], ..Done::default() };
-        assert_eq!(wrong(101_000, 101_001, &forward), 0);
-        let stopped = Done { stopped: vec![span(99_000, 99_900)], ..Done::default() };
-        assert_eq!(wrong(101_000, 101_001, &stopped), 0);
+        // The daemon may count it as over: a second cut off, the way, the minimum life. Here three
+        // seconds from 100.1 s on, less 100 ms and 300 ms.
+        assert_eq!((wrong(102_600, 102_699, &calm), wrong(102_600, 102_700, &calm)), (1, 0));
+        let doubtful = Done { doubtful: vec![span(100_600, 100_700)], ..Done::default() };
+        assert_eq!(wrong(102_290, 102_299, &doubtful), 1);
+        assert_eq!(wrong(102_290, 102_300, &doubtful), 0);
+        // An open that waits all its time although a token was there when it began.
+        assert_eq!((wrong(102_400, 103_400, &calm), wrong(102_450, 103_450, &calm)), (1, 0));
+        for (at, wrongs) in [(100_499, 1), (100_700, 0)] {
+            let forward = Done { set_forward: vec![millis(at)], ..Done::default() };
+            assert_eq!(wrong(101_000, 101_001, &forward), wrongs);
+        }
+        for stop in [span(99_000, 99_900), span(100_900, 102_900)] {
+            let stopped = Done { stopped: vec![stop], ..Done::default() };
+            assert_eq!(wrong(101_000, 103_001, &stopped), 0);
+        }
     }
 
     #[test]

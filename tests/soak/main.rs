@@ -70,7 +70,7 @@ fn under_every_fault_no_open_gives_a_dead_or_torn_token_and_none_is_refused_with
             .log_level("off")
             .env("PLATFORM_URL", &platform.address.url)
             .env("WORKSPACE_ID", &platform.address.workspace_id)
-            .args(["--min-life", "300ms", "--open-timeout", "1s", "--request-timeout", "1s"]);
+            .args(["--min-life", "300ms", "--open-timeout", "1s", "--request-timeout", "3s"]);
         for (name, value) in clock.environment() {
             builder = builder.env(name, value);
         }

@@ -1,12 +1,14 @@
 //! What is done to the platform and to the daemon while readers read.
 
+use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::judge::{Done, Span};
+use crate::judge::{Done, LONGEST_WAY, Span};
 use crate::platform::Platform;
 use crate::readers::boot;
 use crate::support::daemon::Daemon;
@@ -27,11 +29,13 @@ pub enum Step {
     Stop(u64),
     /// The daemon's wall clock is set to so many seconds ahead of the right time.
     Wall(i64),
+    /// A consumer asks for another token at once.
+    Refresh,
     /// The workspace registers anew, which ends the wait after a refused bearer.
     Register,
 }
 
-use Step::{Heal, Register, Script, Stick, Stop, Wait, Wall};
+use Step::{Heal, Refresh, Register, Script, Stick, Stop, Wait, Wall};
 
 pub type Scene = &'static [Step];
 
@@ -56,9 +60,10 @@ const SCENES: &[Scene] = &[
         Wait(2000),
     ],
     // Platforms that are gone for shorter and for longer than a life.
-    &[Stick("status:500"), Wait(1500), Heal, Wait(2500)],
-    &[Stick("status:502"), Wait(6000), Heal, Wait(3000)],
-    &[Stick("hang"), Wait(6000), Heal, Wait(3000)],
+    &[Stick("status:500"), Wait(100), Refresh, Wait(1400), Heal, Wait(2500)],
+    &[Stick("status:502"), Wait(6000), Heal, Refresh, Wait(3000)],
+    &[Stick("hang"), Wait(100), Refresh, Wait(6000), Heal, Wait(3000)],
+    &[Wait(1100), Refresh, Wait(1100), Refresh, Refresh, Wait(1100)],
     &[Stick("slow:300"), Wait(4000), Heal, Wait(1000)],
     &[Stick("slow:5000"), Wait(5000), Heal, Wait(2000)],
     // Platforms that say no, or wait, or give what they gave before.
@@ -80,21 +85,24 @@ const SCENES: &[Scene] = &[
 ];
 
 /// A bit of everything, for the gate.
-pub static SHORT: [Step; 14] = [
+pub static SHORT: [Step; 17] = [
     Wait(500),
     Script(&["status:503", "reset", "html"]),
     Wall(3600),
-    Wait(1500),
+    Wait(1000),
     Wall(-3600),
     Stop(4200),
     Wait(500),
     Wall(0),
     Wait(500),
     Stick("status:502"),
-    Wait(3300),
+    Refresh,
+    Wait(1000),
+    Stick("hang"),
+    Wait(3600),
     Heal,
     Register,
-    Wait(1500),
+    Wait(1000),
 ];
 
 /// Who does it.
@@ -106,11 +114,13 @@ pub struct Director<'a> {
     /// How many scenes were played.
     pub scenes: u64,
     ahead: i64,
+    /// Since when what the platform does is [`Done::doubtful`].
+    doubt: Option<Duration>,
 }
 
 impl<'a> Director<'a> {
     pub fn new(platform: &'a Platform, daemon: &'a Daemon, clock: &'a WallClock) -> Self {
-        Self { platform, daemon, clock, done: Done::default(), scenes: 0, ahead: 0 }
+        Self { platform, daemon, clock, done: Done::default(), scenes: 0, ahead: 0, doubt: None }
     }
 
     pub fn play(&mut self, scene: Scene) {
@@ -136,11 +146,22 @@ impl<'a> Director<'a> {
         }
     }
 
+    fn fail(&mut self, script: &[&str], sticky: Option<&str>) {
+        self.platform.fail(script, sticky);
+        if let Some(start) = self.doubt.take() {
+            self.done.doubtful.push(Span { start, end: boot() + LONGEST_WAY });
+        }
+        let is_doubtful = |fault: &str| fault.starts_with("slow") || fault == "repeat";
+        if script.iter().copied().chain(sticky).any(is_doubtful) {
+            self.doubt = Some(boot());
+        }
+    }
+
     fn step(&mut self, step: Step) {
         match step {
-            Script(faults) => self.platform.fail(faults, None),
-            Stick(fault) => self.platform.fail(&[], Some(fault)),
-            Heal => self.platform.fail(&[], None),
+            Script(faults) => self.fail(faults, None),
+            Stick(fault) => self.fail(&[], Some(fault)),
+            Heal => self.fail(&[], None),
             Wait(time) => thread::sleep(millis(time)),
             Stop(time) => {
                 let start = boot();
@@ -159,6 +180,8 @@ impl<'a> Director<'a> {
                 self.done.clock_sets += 1;
                 self.ahead = ahead;
             }
+            // EAGAIN, sooner than a second after the last one, is an answer as well.
+            Refresh => drop(fs::write(self.daemon.path("refresh"), "now")),
             Register => self.platform.register_anew(),
         }
     }

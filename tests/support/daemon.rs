@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
@@ -123,6 +123,26 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// Stops all that serves the mount with SIGSTOP, until the value is dropped. No thread of it runs
+    /// any more when this returns.
+    pub fn pause(&self) -> Paused {
+        let status = std::fs::read(self.path("status.json")).expect("status.json is read");
+        let status: serde_json::Value = serde_json::from_slice(&status).expect("JSON");
+        let mut processes = ["supervisor_pid", "worker_pid"]
+            .map(|key| status.get(key).and_then(serde_json::Value::as_i64).expect(key))
+            .map(|process| Pid::from_raw(process.try_into().expect("a process id")))
+            .to_vec();
+        processes.dedup();
+        for &process in &processes {
+            kill(process, Signal::SIGSTOP).expect("stopping a daemon");
+        }
+        let paused = Paused(processes);
+        eventually("the daemon stands still", secs(5), || {
+            paused.0.iter().all(|&process| stands_still(process)).then_some(())
+        });
+        paused
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -138,6 +158,26 @@ impl Daemon {
         self.process.signal(Signal::SIGTERM);
         self.process.wait(secs(5))
     }
+}
+
+/// A daemon that is stopped. Dropping it lets the daemon go on.
+pub struct Paused(Vec<Pid>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for &process in &self.0 {
+            let _ = kill(process, Signal::SIGCONT);
+        }
+    }
+}
+
+/// Whether every thread of a process is stopped (`proc_pid_stat(5)`).
+fn stands_still(process: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Runs one command of the program under test to its end.

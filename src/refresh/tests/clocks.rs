@@ -68,6 +68,32 @@ async fn a_forward_jump_is_forgiven_when_the_source_confirms_the_token_but_no_fu
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forward_jump_under_the_minimum_life_of_a_repeated_token_asks_the_source_at_once() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.handle.refresh().unwrap();
+    pass(SECOND).await;
+    assert!(world.handle.snapshot().repeats);
+    world.platform().always(Scripted::NewToken(HOUR).after(SECOND));
+    world.time.set_wall_forward(59 * MINUTE + 30 * SECOND);
+    assert_eq!(world.bytes().await, "ghs_platform_0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmed_token_keeps_the_minimum_life_of_its_whole_life() {
+    let world = World::of(token("same", 10 * MINUTE));
+    world.open_ok().await;
+    pass(4 * MINUTE).await;
+    world.platform().always(token("same", 6 * MINUTE));
+    world.time.set_wall_forward(9 * MINUTE);
+    pass(SECOND).await;
+    let snapshot = world.handle.snapshot();
+    let left = snapshot.token.expect("the confirmed one").left(&world.now());
+    assert!(left > 5 * MINUTE, "{left:?}");
+    assert_eq!(snapshot.min_life, MINUTE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wall_clock_set_back_never_lengthens_a_life() {
     let world = World::of(Scripted::NewToken(HOUR));
     world.open_ok().await;

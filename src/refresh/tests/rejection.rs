@@ -132,8 +132,10 @@ async fn a_rejected_platform_token_lets_the_environment_serve_and_does_not_come_
     let world =
         World::with(Windows::default(), &[("platform", token("ghs_dead", HOUR)), ("env", env)]);
     world.open_ok().await;
+    let dead = world.open_ok().await;
     world.handle.reject(fingerprint("ghs_dead"));
     assert_eq!(world.bytes().await, "ghp_own");
+    assert!(!world.handle.accepts(dead.token()), "an earlier generation");
     pass(MINUTE).await;
     assert_eq!(world.bytes().await, "ghp_own");
     assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
@@ -207,4 +209,41 @@ async fn a_token_that_is_rejected_the_moment_it_is_published_is_rejected() {
     let snapshot = handle.snapshot();
     assert_eq!(snapshot.token.unwrap().generation, 2);
     assert!(snapshot.history.iter().any(|event| event.kind == EventKind::Reject));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_outlives_the_engine_while_another_sources_token_is_at_hand() {
+    let env = Scripted::AssumedToken("ghp_own".to_owned(), HOUR);
+    let chain = [("platform", token("ghs_dead", HOUR)), ("env", env)];
+    let mut world = World::with(Windows::default(), &chain);
+    world.open_ok().await;
+    world.handle.reject(fingerprint("ghs_dead"));
+    assert_eq!(world.bytes().await, "ghp_own");
+    world.restart().await;
+    pass(MINUTE).await;
+    // The platform insists on it, which is no success.
+    assert_eq!(world.bytes().await, "ghp_own");
+    assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_was_answered_in_the_instant_of_a_reject_waits_for_another_token() {
+    let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
+    let deadline = world.now().boot + 5 * SECOND;
+    let handles = [world.handle.clone(), world.handle.clone()];
+    let readers = handles.map(|handle| {
+        tokio::spawn(async move {
+            let fresh = handle.token(deadline).await.expect("a token");
+            // The first one to run rejects what the other was answered with, too.
+            if bytes(&fresh) == "ghs_platform_0" {
+                handle.reject(fresh.token().fingerprint());
+            }
+            bytes(&fresh)
+        })
+    });
+    let mut got = Vec::new();
+    for reader in readers {
+        got.push(reader.await.unwrap());
+    }
+    assert_eq!(got, ["ghs_platform_0", "ghs_platform_1"]);
 }

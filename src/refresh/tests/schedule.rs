@@ -147,6 +147,39 @@ async fn a_repeated_token_past_the_platforms_cache_time_is_asked_for_after_a_qua
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeated_token_is_asked_for_again_before_it_is_refused() {
+    let windows = Windows { min_life: Some(2 * MINUTE), ..Windows::default() };
+    let world = World::with(windows, &[("platform", token("same", 4 * MINUTE))]);
+    world.open_ok().await;
+    pass(MINUTE).await;
+    let left = |world: &World| {
+        world.handle.snapshot().token.expect("one").left(&world.now()).as_secs_f64()
+    };
+    world.platform().always(token("same", 3 * MINUTE));
+    world.handle.refresh().unwrap();
+    pass(Duration::from_millis(1)).await;
+    // A quarter of what is left would be 45 s, too.
+    assert!((world.next_in() - 45.0).abs() < 0.1, "{}", world.next_in());
+    world.platform().always(token("same", 135 * SECOND));
+    pass(45 * SECOND).await;
+    // Here it would be 34 s, and for 19 of them there was nothing to serve.
+    assert!((world.next_in() - (left(&world) - 120.0)).abs() < 0.1, "{}", world.next_in());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_repeats_too_short_a_token_is_left_alone_while_another_stands_in() {
+    let windows = Windows { min_life: Some(2 * MINUTE), ..Windows::default() };
+    let env = Scripted::AssumedToken("ghp_own".to_owned(), HOUR);
+    let world = World::with(windows, &[("platform", token("same", 4 * MINUTE)), ("env", env)]);
+    world.open_ok().await;
+    pass(125 * SECOND).await;
+    let requests = world.requests();
+    assert_eq!(world.bytes().await, "ghp_own");
+    pass(20 * SECOND).await;
+    assert_eq!(world.requests(), requests);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_advisory_open_never_brings_the_refresh_of_a_repeated_token_forward() {
     let world = World::of(token("same", HOUR));
     world.open_ok().await;
