@@ -177,10 +177,7 @@ fn the_windows_in_freshness_are_those_of_the_code() {
                 seconds(permanent + windows::PERMANENT_SPREAD)
             ),
         ),
-        (
-            "one request",
-            format!("10 s, counted as hung after {} s |", seconds(wins.fetch_timeout)),
-        ),
+        ("one request", format!("10 s, counted as hung after {} s |", seconds(wins.fetch_timeout))),
         (
             "earlier source of the chain",
             format!(
