@@ -4,12 +4,7 @@
 //! `scripts/evidence fleet` runs every scenario, with a million workspaces too, beside the rules of
 //! the scripts that this project replaces and of kubelet, and draws the picture.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::missing_panics_doc,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod picture;
 mod report;

@@ -18,30 +18,34 @@ const HEIGHT: f64 = 618.0;
 const LEAST: f64 = 0.1;
 const MOST: f64 = 1000.0;
 
+/// Without variables, which not every renderer knows.
 const STYLE: &str = "
-  svg { --page: #ffffff; --ink: #1f2328; --soft: #59636e; --grid: #d8dee4; --shade: #eaeef2;
-        --tokenfs: #0969da; --old: #cf222e; --kubelet: #9a6700; }
-  @media (prefers-color-scheme: dark) {
-    svg { --page: #0d1117; --ink: #e6edf3; --soft: #9198a1; --grid: #30363d; --shade: #1c2330;
-          --tokenfs: #58a6ff; --old: #ff7b72; --kubelet: #d9a521; }
-  }
-  text { font: 13px system-ui, sans-serif; fill: var(--soft); }
-  .title { font-size: 16px; font-weight: 600; fill: var(--ink); }
-  .panel { font-weight: 600; fill: var(--ink); }
-  .page { fill: var(--page); } .shade { fill: var(--shade); }
-  .grid { stroke: var(--grid); } .axis { stroke: var(--soft); }
-  .even { stroke: var(--soft); stroke-dasharray: 2 3; }
+  text { font: 13px system-ui, sans-serif; fill: #59636e; }
+  .title { font-size: 16px; font-weight: 600; }
+  .panel { font-weight: 600; }
+  .title, .panel { fill: #1f2328; }
+  .page { fill: #ffffff; } .shade { fill: #eaeef2; }
+  .grid { stroke: #d8dee4; } .axis { stroke: #59636e; }
+  .even { stroke: #59636e; stroke-dasharray: 2 3; }
   .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-  .tokenfs { stroke: var(--tokenfs); stroke-width: 2.4; }
-  .old { stroke: var(--old); stroke-dasharray: 7 3; }
-  .kubelet { stroke: var(--kubelet); stroke-dasharray: 2 2; }
+  .tokenfs { stroke: #0969da; stroke-width: 2.4; }
+  .old { stroke: #cf222e; stroke-dasharray: 7 3; }
+  .kubelet { stroke: #9a6700; stroke-dasharray: 2 2; }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #9198a1; }
+    .title, .panel { fill: #e6edf3; }
+    .page { fill: #0d1117; } .shade { fill: #1c2330; }
+    .grid { stroke: #30363d; } .axis, .even { stroke: #9198a1; }
+    .tokenfs { stroke: #58a6ff; } .old { stroke: #ff7b72; } .kubelet { stroke: #d9a521; }
+  }
 ";
 
 /// Draws the curves, ours first, of an outage of so many minutes.
 pub fn draw(curves: &[Curve], workspaces: u32, outage: Duration, uniform_rate: f64) -> String {
     let classes = ["tokenfs", "old", "kubelet"];
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
+         viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
          <title>{workspaces} workspaces live through an outage of {} minutes</title>\n\
          <style>{STYLE}</style>\n\
          <rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n\
@@ -50,7 +54,7 @@ pub fn draw(curves: &[Curve], workspaces: u32, outage: Duration, uniform_rate: f
         grouped(workspaces),
         minutes(outage),
     );
-    legend(&mut svg, curves, &classes);
+    legend(&mut svg, curves, &classes, uniform_rate);
     for (top, height) in [UPPER, LOWER] {
         let (from, to) = (x(0.0), x(minutes(outage)));
         line(
@@ -76,7 +80,7 @@ pub fn draw(curves: &[Curve], workspaces: u32, outage: Duration, uniform_rate: f
     svg + "</svg>\n"
 }
 
-fn legend(svg: &mut String, curves: &[Curve], classes: &[&str]) {
+fn legend(svg: &mut String, curves: &[Curve], classes: &[&str], uniform_rate: f64) {
     let mut at = LEFT;
     for (curve, class) in curves.iter().zip(classes) {
         line(
@@ -87,8 +91,16 @@ fn legend(svg: &mut String, curves: &[Curve], classes: &[&str]) {
                 curve.rule
             ),
         );
-        at += 210.0;
+        at += 168.0;
     }
+    line(
+        svg,
+        &format!(
+            "<path class=\"even\" d=\"M{at} 55h34\"/><text x=\"{}\" y=\"59\">evenly: {uniform_rate:.1}</text>",
+            at + 42.0
+        ),
+    );
+    at += 168.0;
     line(
         svg,
         &format!(
@@ -108,20 +120,12 @@ fn upper(svg: &mut String, uniform_rate: f64) {
             top - 14.0
         ),
     );
-    for rate in [0.1, 1.0, 10.0, 100.0, 1000.0] {
-        horizontal(svg, "grid", up(rate), &rate.to_string());
+    for (rate, label) in [(0.1, "0.1"), (1.0, "1"), (10.0, "10"), (100.0, "100"), (1000.0, "1,000")]
+    {
+        horizontal(svg, "grid", up(rate), label);
     }
     line(svg, &format!("<path class=\"axis\" d=\"M{LEFT} {top}v{height}\"/>"));
-    let even = up(uniform_rate);
-    horizontal(svg, "even", even, "");
-    line(
-        svg,
-        &format!(
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">spread evenly: {uniform_rate:.1}</text>",
-            WIDTH - RIGHT - 4.0,
-            even - 5.0
-        ),
-    );
+    horizontal(svg, "even", up(uniform_rate), "");
 }
 
 fn lower(svg: &mut String, workspaces: u32) {
@@ -145,11 +149,12 @@ fn time_axis(svg: &mut String, y: f64) {
     let mut at = -minutes(LEAD);
     while at <= minutes(SPAN) - minutes(LEAD) {
         let place = x(at);
+        let label = at.to_string().replace('-', "−");
         line(
             svg,
             &format!(
                 "<path class=\"axis\" d=\"M{place:.1} {y}v5\"/>\
-             <text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{at}</text>",
+             <text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
                 y + 19.0
             ),
         );

@@ -178,7 +178,7 @@ pub fn wherever_in_the_wave<R: Rule>(
     while later < WAVE {
         let plan = scenario.plan_at(workspaces, Minting::Each, later);
         let (mut figures, _) = figures::<R>(scenario, &plan);
-        figures.scenario += &format!(", {} min into the wave", later.as_secs() / 60);
+        let _ = write!(figures.scenario, ", {} min into the wave", later.as_secs() / 60);
         all.push(figures);
         later += step;
     }
@@ -306,15 +306,15 @@ pub fn requests_when_nobody_reads(workspaces: u32) -> u32 {
 /// Something that must hold.
 #[derive(Debug, Clone, Serialize)]
 pub struct Claim {
-    pub claim: String,
+    pub what: String,
     pub measured: f64,
     pub at_most: f64,
     pub holds: bool,
 }
 
 impl Claim {
-    fn new(claim: impl Into<String>, measured: f64, at_most: f64) -> Self {
-        Self { claim: claim.into(), measured, at_most, holds: measured <= at_most }
+    fn new(what: impl Into<String>, measured: f64, at_most: f64) -> Self {
+        Self { what: what.into(), measured, at_most, holds: measured <= at_most }
     }
 }
 
@@ -386,7 +386,7 @@ pub const SPAN: Duration = Duration::from_mins(210);
 
 impl Curve {
     pub fn of(rule: &'static str, plan: &Plan, record: &Record) -> Self {
-        let from = seconds(plan.outage.start - LEAD);
+        let from = seconds(plan.outage.start.saturating_sub(LEAD));
         let until = from + seconds(SPAN);
         let means = |of: &[u32]| {
             let step = f64::from(u32::try_from(STEP).expect("small"));

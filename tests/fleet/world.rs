@@ -134,7 +134,7 @@ fn epochs(plan: &Plan) -> Vec<Duration> {
             at = plan.outage.end;
         }
         epochs.push(at);
-        at += LIFE - PLATFORM_CACHE;
+        at += LIFE.saturating_sub(PLATFORM_CACHE);
     }
     epochs
 }
