@@ -136,8 +136,14 @@ impl Handle {
                 Err(_) => return Err(self.engine_ended()),
                 Ok(Err(error)) => return Err(error),
                 // The process may have been stopped since, or another reader may have rejected it:
-                // what was fresh then is judged again.
-                Ok(Ok(_)) => {}
+                // what was fresh then is judged again. It is no second open.
+                Ok(Ok(_)) => {
+                    let now = self.shared.clock.now();
+                    let fresh = self.shared.snapshot.borrow().usable(&now);
+                    if let Some(fresh) = fresh {
+                        return Ok(fresh);
+                    }
+                }
             }
         }
     }

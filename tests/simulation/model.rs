@@ -130,10 +130,7 @@ impl Model {
             return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
         }
         match open.answer {
-            Ok(fresh) => {
-                self.last_open = self.last_open.max(Some(now.boot));
-                self.judge_token(fresh, now, truth)
-            }
+            Ok(fresh) => self.judge_token(fresh, now, truth),
             Err(error) => self.judge_refusal(open, error, now, truth),
         }
     }
@@ -235,12 +232,16 @@ impl Model {
             return Err("asked for a token that nobody wants".to_owned());
         }
         if source == PLATFORM {
+            // What cannot be served is replaced at once, unless its source repeats it.
+            if self.pace.streak == 0 && !self.pace.repeat && !self.is_usable(now) {
+                self.pace.window.0 = self.pace.window.0.min(now.boot);
+            }
             return self.pace.started(now.boot);
         }
         if std::mem::replace(&mut self.env.in_flight, true) {
             return Err("two requests of the environment".to_owned());
         }
-        if now.boot < self.env.not_before {
+        if now.boot < self.env.not_before && !self.blurred {
             return Err("the environment was asked too early".to_owned());
         }
         let settled = |hand: &Hand| hand.source == PLATFORM && truth > hand.since + SLACK;
@@ -327,7 +328,9 @@ impl Model {
                 self.came_again = false;
                 self.blur(false);
             }
-            if source == PLATFORM {
+            if source != PLATFORM {
+                self.pace.may_spread = true;
+            } else {
                 self.pace.repeat = false;
                 self.env.not_before = Duration::ZERO;
                 self.pace.succeeded(&offer, self.repeats, &self.windows, now);
@@ -388,6 +391,8 @@ impl Model {
             self.rejections[source] = Some((fingerprint, now.boot));
             if source == PLATFORM {
                 self.pace.rejected(now.boot);
+            } else {
+                self.pace.spaced(now.boot);
             }
         }
     }

@@ -38,6 +38,8 @@ pub struct Pace {
     changed: bool,
     /// The next token is the first after a start or a streak of failures.
     spread: bool,
+    /// It may count as such, because another source stood in.
+    pub may_spread: bool,
     /// The last accepted refresh; and what came last of that and a reject.
     accepted: Option<Duration>,
     last_forced: Option<Duration>,
@@ -100,6 +102,14 @@ impl Pace {
         }
     }
 
+    /// What was asked for in the instant of the answer may come before it or after it.
+    fn settled(&mut self, now: Duration) {
+        if self.last_forced.is_some_and(|forced| forced + SLACK >= now) {
+            self.back_off.wait = None;
+            self.window.0 = self.window.0.min(now.max(self.wish));
+        }
+    }
+
     fn is_certain(&self) -> bool {
         !self.blurred || self.streak > 0
     }
@@ -133,6 +143,7 @@ impl Pace {
         if self.changed {
             self.source_changed(now);
         }
+        self.settled(now);
     }
 
     /// A request brought a token, which is now in hand (or the same one again).
@@ -160,6 +171,7 @@ impl Pace {
             let slack = SECOND.min(left / 10);
             let least = least.min(servable).saturating_sub(slack);
             self.window = (after(least), after(most.min(servable) + slack));
+            self.settled(now.boot);
             return;
         }
         let latest = latest_refresh(windows, hand.life, repeats);
@@ -167,13 +179,17 @@ impl Pace {
         let at_least = (left / 4).min(5 * SECOND);
         let by_life = |at: Duration| at.saturating_sub(age).max(at_least);
         let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
+        let most = latest.min(timer.1);
         self.window = if self.spread {
-            let most = latest.min(timer.1);
             (after(by_life(most / 2)), after(by_life(most)))
         } else {
             (after(by_life(latest).min(timer.0)), after(by_life(latest).min(timer.1)))
         };
-        self.spread = false;
+        if self.may_spread {
+            self.window.0 = self.window.0.min(after(by_life(most / 2)));
+        }
+        (self.spread, self.may_spread) = (false, false);
+        self.settled(now.boot);
     }
 
     /// An open of the token in hand, which is this source's.
@@ -209,14 +225,19 @@ impl Pace {
 
     /// A consumer rejected the token in hand, which is this source's.
     pub fn rejected(&mut self, now: Duration) {
-        let spaced = self.last_forced.map_or(now, |last| now.max(last + SECOND));
-        self.last_forced = Some(spaced);
+        let spaced = self.spaced(now);
         self.repeat = false;
         if self.streak == 0 {
             self.window = (self.window.0.min(spaced), spaced);
         } else {
             self.window.1 = self.window.1.max(spaced);
         }
+    }
+
+    /// What a reject of any source's token forces is spaced, too.
+    pub fn spaced(&mut self, now: Duration) -> Duration {
+        let spaced = self.last_forced.map_or(now, |last| now.max(last + SECOND));
+        *self.last_forced.insert(spaced)
     }
 
     /// The bearer file was written.
@@ -264,7 +285,7 @@ impl Pace {
         if self.in_flight.take().is_some() {
             self.window = (self.window.0.min(now), now);
         }
-        if self.repeat {
+        if self.streak == 0 {
             // It looks at the clocks anew, which may have been set since the token came.
             self.window.0 = self.window.0.min(now);
         }
