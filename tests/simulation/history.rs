@@ -334,7 +334,7 @@ impl History {
             let world = Arc::clone(&world);
             async move {
                 let deadline = world.now().boot + 5 * SECOND;
-                open(&world, &handle, deadline, Manner::Reads).await
+                open(&world, &handle, deadline, Manner::Reads).await;
             }
         };
         open(self.handle.clone()).await;

@@ -5,7 +5,15 @@
 //! reject. A model of the promise judges every open and every request. A seed that fails prints
 //! itself, what happened last, and the command that replays it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::print_stdout, reason = "a replay tells its history")]
+#![allow(clippy::cast_precision_loss, reason = "seconds, for a person to read")]
+#![allow(clippy::struct_excessive_bools, reason = "independent properties of a history")]
 
 mod figures;
 mod history;

@@ -127,7 +127,10 @@ impl Model {
     /// An open ended. This is the promise, as written.
     pub fn judge(&mut self, open: &Open, now: &Now, truth: Duration) -> Result<(), String> {
         if now.boot > open.deadline.max(open.asked).max(self.moved) + SLACK {
-            return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
+            return Err(format!(
+                "late: {:?} after its deadline",
+                now.boot.checked_sub(open.deadline).unwrap()
+            ));
         }
         match open.answer {
             Ok(fresh) => self.judge_token(fresh, now, truth),
@@ -156,10 +159,9 @@ impl Model {
         // Where both clocks went slow, or the platform's was wrong and nobody could know, only the
         // issuer can tell.
         let can_know = !entry.lied_about
-            && entry
-                .asked
-                .iter()
-                .all(|(asked, truly)| now.elapsed_since(asked) + SLACK >= truth - *truly);
+            && entry.asked.iter().all(|(asked, truly)| {
+                now.elapsed_since(asked) + SLACK >= truth.checked_sub(*truly).unwrap()
+            });
         if !can_know {
             self.unjudged += 1;
             return Ok(());
@@ -328,12 +330,12 @@ impl Model {
                 self.came_again = false;
                 self.blur(false);
             }
-            if source != PLATFORM {
-                self.pace.may_spread = true;
-            } else {
+            if source == PLATFORM {
                 self.pace.repeat = false;
                 self.env.not_before = Duration::ZERO;
                 self.pace.succeeded(&offer, self.repeats, &self.windows, now);
+            } else {
+                self.pace.may_spread = true;
             }
             return;
         };
@@ -342,9 +344,10 @@ impl Model {
             // had cut it, and never beyond the first word and the boot clock.
             let by_boot = hand.life.saturating_sub(now.boot.saturating_sub(hand.issued.boot));
             let (left, said) = (hand.left(now), offer.left(now).min(by_boot));
-            (offer.issued, offer.life) = (hand.issued, hand.life - left.saturating_sub(said));
+            (offer.issued, offer.life) =
+                (hand.issued, hand.life.checked_sub(left.saturating_sub(said)).unwrap());
             if said > left {
-                let age = hand.life - said;
+                let age = hand.life.checked_sub(said).unwrap();
                 offer.issued.boot = now.boot.saturating_sub(age);
                 offer.issued.wall = now.wall.saturating_sub(age);
             }

@@ -84,7 +84,7 @@ impl Pace {
         }
         self.changed = false;
         if self.is_certain() && now + SLACK < self.window.0 {
-            return Err(format!("asked {:?} too early", self.window.0 - now));
+            return Err(format!("asked {:?} too early", self.window.0.checked_sub(now).unwrap()));
         }
         self.back_off.ended(now)
     }
@@ -96,7 +96,7 @@ impl Pace {
                 Err("a request hangs beyond its time-out".to_owned())
             }
             None if self.is_certain() && now > self.window.1.saturating_add(SLACK) => {
-                Err(format!("a request is {:?} overdue", now - self.window.1))
+                Err(format!("a request is {:?} overdue", now.checked_sub(self.window.1).unwrap()))
             }
             _ => Ok(()),
         }
@@ -159,7 +159,7 @@ impl Pace {
         let after = |delay: Duration| now.boot.saturating_add(delay);
         if self.repeat {
             let least = least_life(windows, hand.life, repeats);
-            let servable = if left > least { left - least } else { left };
+            let servable = if left > least { left.checked_sub(least).unwrap() } else { left };
             let (least, most) = match left.saturating_sub(5 * MINUTE) {
                 Duration::ZERO => {
                     let soon = (left / 4).max(5 * SECOND).min(left / 2);
@@ -178,7 +178,10 @@ impl Pace {
         let age = now.elapsed_since(&hand.issued);
         let at_least = (left / 4).min(5 * SECOND);
         let by_life = |at: Duration| at.saturating_sub(age).max(at_least);
-        let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
+        let timer = (
+            windows.interval.checked_sub(windows.jitter).unwrap(),
+            windows.interval + windows.jitter,
+        );
         let most = latest.min(timer.1);
         self.window = if self.spread {
             (after(by_life(most / 2)), after(by_life(most)))
@@ -210,7 +213,9 @@ impl Pace {
     pub fn forced(&mut self, first: bool, now: Duration) -> Result<(), String> {
         self.last_forced = Some(now);
         let earlier = self.accepted.replace(now);
-        if earlier.is_some_and(|earlier| earlier <= now && now - earlier < SECOND) {
+        if earlier
+            .is_some_and(|earlier| earlier <= now && now.checked_sub(earlier).unwrap() < SECOND)
+        {
             return Err("forced twice within a second".to_owned());
         }
         if now < self.wish {
