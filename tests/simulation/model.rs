@@ -325,7 +325,7 @@ impl Model {
             }
             self.rejections[source] = None;
             let better = self.hand.as_ref().is_none_or(|hand| hand.source >= source);
-            if better || !self.is_usable(now) {
+            if better || !self.is_usable(now) || self.blurred {
                 self.hand = Some(offer.clone());
                 self.came_again = false;
                 self.blur(false);

@@ -104,8 +104,9 @@ impl Pace {
 
     /// What was asked for in the instant of the answer may come before it or after it.
     fn settled(&mut self, now: Duration) {
-        if self.last_forced.is_some_and(|forced| forced + SLACK >= now) {
+        if let Some(forced) = self.last_forced.filter(|&forced| forced + SLACK >= now) {
             self.back_off.wait = None;
+            self.window.1 = self.window.1.max(forced);
             self.window.0 = self.window.0.min(now.max(self.wish));
         }
     }
