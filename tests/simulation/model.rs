@@ -329,6 +329,7 @@ impl Model {
                 self.hand = Some(offer.clone());
                 self.came_again = false;
                 self.blur(false);
+                self.pace.lost = false;
             }
             if source == PLATFORM {
                 self.pace.repeat = false;
@@ -425,6 +426,7 @@ impl Model {
         self.env = EnvPace::default();
         if self.came_again {
             self.blur(true);
+            self.pace.lost = self.rejections.iter().any(Option::is_some);
         }
         // The store has room for one rejection.
         let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);

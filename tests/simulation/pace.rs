@@ -30,6 +30,8 @@ pub struct Pace {
     pub fruitless: bool,
     /// See [`crate::model::Model`]: only failures are certain.
     pub blurred: bool,
+    /// Not even they are: which rejections the store had room for decides what is one.
+    pub lost: bool,
     /// The next request comes in this window.
     pub window: (Duration, Duration),
     /// The source asked to be left alone until then.
@@ -112,7 +114,7 @@ impl Pace {
     }
 
     fn is_certain(&self) -> bool {
-        !self.blurred || self.streak > 0
+        !self.lost && (!self.blurred || self.streak > 0)
     }
 
     /// A request failed; `live` is what was left of a usable token.
