@@ -300,7 +300,10 @@ impl Model {
         let life_known = matches!(life, Life::Known(_));
         let mut judged = said;
         if source == PLATFORM {
-            self.skew = self.skew.max(said.saturating_sub(LONGEST_LIFE));
+            if said > LONGEST_LIFE {
+                self.skew =
+                    self.skew.max(said.saturating_sub(LONGEST_LIFE) + Duration::from_secs(3));
+            }
             judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);
         }
         let mut offer = Hand { fingerprint, source, issued, life: judged, since: truth };
