@@ -39,7 +39,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/source/watch.rs",
     "src/fs/generations.rs",
     "src/connection/rotation.rs",
-    "src/connection/supervisor.rs",
+    "src/connection/supervisor/program.rs",
     "src/connection/worker.rs",
 ];
 
