@@ -30,8 +30,12 @@ pub struct Hand {
 }
 
 impl Hand {
+    pub fn age(&self, now: &Now) -> Duration {
+        elapsed(&self.issued, now)
+    }
+
     pub fn left(&self, now: &Now) -> Duration {
-        self.life.saturating_sub(now.elapsed_since(&self.issued))
+        self.life.saturating_sub(self.age(now))
     }
 }
 
@@ -127,10 +131,7 @@ impl Model {
     /// An open ended. This is the promise, as written.
     pub fn judge(&mut self, open: &Open, now: &Now, truth: Duration) -> Result<(), String> {
         if now.boot > open.deadline.max(open.asked).max(self.moved) + SLACK {
-            return Err(format!(
-                "late: {:?} after its deadline",
-                now.boot.checked_sub(open.deadline).unwrap()
-            ));
+            return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
         }
         match open.answer {
             Ok(fresh) => self.judge_token(fresh, now, truth),
@@ -159,9 +160,10 @@ impl Model {
         // Where both clocks went slow, or the platform's was wrong and nobody could know, only the
         // issuer can tell.
         let can_know = !entry.lied_about
-            && entry.asked.iter().all(|(asked, truly)| {
-                now.elapsed_since(asked) + SLACK >= truth.checked_sub(*truly).unwrap()
-            });
+            && entry
+                .asked
+                .iter()
+                .all(|(asked, truly)| elapsed(asked, now) + SLACK >= truth - *truly);
         if !can_know {
             self.unjudged += 1;
             return Ok(());
@@ -301,8 +303,8 @@ impl Model {
         let mut judged = said;
         if source == PLATFORM {
             if said > LONGEST_LIFE {
-                self.skew =
-                    self.skew.max(said.saturating_sub(LONGEST_LIFE) + Duration::from_secs(3));
+                let excess = said.saturating_sub(LONGEST_LIFE) + Duration::from_secs(3);
+                self.skew = self.skew.max(excess);
             }
             judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);
         }
@@ -332,7 +334,6 @@ impl Model {
                 self.hand = Some(offer.clone());
                 self.came_again = false;
                 self.blur(false);
-                self.pace.lost = false;
             }
             if source == PLATFORM {
                 self.pace.repeat = false;
@@ -348,10 +349,9 @@ impl Model {
             // had cut it, and never beyond the first word and the boot clock.
             let by_boot = hand.life.saturating_sub(now.boot.saturating_sub(hand.issued.boot));
             let (left, said) = (hand.left(now), offer.left(now).min(by_boot));
-            (offer.issued, offer.life) =
-                (hand.issued, hand.life.checked_sub(left.saturating_sub(said)).unwrap());
+            (offer.issued, offer.life) = (hand.issued, hand.life - left.saturating_sub(said));
             if said > left {
-                let age = hand.life.checked_sub(said).unwrap();
+                let age = hand.life - said;
                 offer.issued.boot = now.boot.saturating_sub(age);
                 offer.issued.wall = now.wall.saturating_sub(age);
             }
@@ -429,7 +429,6 @@ impl Model {
         self.env = EnvPace::default();
         if self.came_again {
             self.blur(true);
-            self.pace.lost = self.rejections.iter().any(Option::is_some);
         }
         // The store has room for one rejection.
         let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);
@@ -447,6 +446,11 @@ impl Model {
     pub fn is_active(&self, now: &Now) -> bool {
         self.last_open.is_some_and(|at| now.boot.saturating_sub(at) <= self.windows.idle)
     }
+}
+
+/// By the clock that moved further.
+fn elapsed(from: &Now, to: &Now) -> Duration {
+    to.boot.saturating_sub(from.boot).max(to.wall.saturating_sub(from.wall))
 }
 
 fn is_withheld(rejected_at: Duration, now: &Now) -> bool {

@@ -28,10 +28,8 @@ pub struct Pace {
     pub repeat: bool,
     /// The last answer brought nothing that could be served.
     pub fruitless: bool,
-    /// See [`crate::model::Model`]: only failures are certain.
+    /// See [`crate::model::Model`]: nothing is certain until another token comes.
     pub blurred: bool,
-    /// Not even they are: which rejections the store had room for decides what is one.
-    pub lost: bool,
     /// The next request comes in this window.
     pub window: (Duration, Duration),
     /// The source asked to be left alone until then.
@@ -85,8 +83,8 @@ impl Pace {
             return Err("two requests in flight".to_owned());
         }
         self.changed = false;
-        if self.is_certain() && now + SLACK < self.window.0 {
-            return Err(format!("asked {:?} too early", self.window.0.checked_sub(now).unwrap()));
+        if !self.blurred && now + SLACK < self.window.0 {
+            return Err(format!("asked {:?} too early", self.window.0 - now));
         }
         self.back_off.ended(now)
     }
@@ -97,8 +95,8 @@ impl Pace {
             Some(since) if now > since + fetch_timeout + SLACK => {
                 Err("a request hangs beyond its time-out".to_owned())
             }
-            None if self.is_certain() && now > self.window.1.saturating_add(SLACK) => {
-                Err(format!("a request is {:?} overdue", now.checked_sub(self.window.1).unwrap()))
+            None if !self.blurred && now > self.window.1.saturating_add(SLACK) => {
+                Err(format!("a request is {:?} overdue", now - self.window.1))
             }
             _ => Ok(()),
         }
@@ -111,10 +109,6 @@ impl Pace {
             self.window.1 = self.window.1.max(forced);
             self.window.0 = self.window.0.min(now.max(self.wish));
         }
-    }
-
-    fn is_certain(&self) -> bool {
-        !self.lost && (!self.blurred || self.streak > 0)
     }
 
     /// A request failed; `live` is what was left of a usable token.
@@ -158,11 +152,11 @@ impl Pace {
         self.wish = Duration::ZERO;
         self.heals_by_change = false;
         let left = hand.left(now);
-        self.fruitless = left < least_life(windows, hand.life, repeats);
+        self.fruitless = left <= least_life(windows, hand.life, repeats);
         let after = |delay: Duration| now.boot.saturating_add(delay);
         if self.repeat {
             let least = least_life(windows, hand.life, repeats);
-            let servable = if left > least { left.checked_sub(least).unwrap() } else { left };
+            let servable = if left > least { left - least } else { left };
             let (least, most) = match left.saturating_sub(5 * MINUTE) {
                 Duration::ZERO => {
                     let soon = (left / 4).max(5 * SECOND).min(left / 2);
@@ -178,13 +172,10 @@ impl Pace {
             return;
         }
         let latest = latest_refresh(windows, hand.life, repeats);
-        let age = now.elapsed_since(&hand.issued);
+        let age = hand.age(now);
         let at_least = (left / 4).min(5 * SECOND);
         let by_life = |at: Duration| at.saturating_sub(age).max(at_least);
-        let timer = (
-            windows.interval.checked_sub(windows.jitter).unwrap(),
-            windows.interval + windows.jitter,
-        );
+        let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
         let most = latest.min(timer.1);
         self.window = if self.spread {
             (after(by_life(most / 4)), after(by_life(most)))
@@ -204,11 +195,13 @@ impl Pace {
             return;
         }
         let left = hand.left(now);
+        // What was rejected is replaced when its reject allows.
+        let soonest = self.last_forced.unwrap_or_default().max(now.boot);
         if left <= hand.life / 5 + SECOND {
-            self.window.0 = self.window.0.min(now.boot);
+            self.window.0 = self.window.0.min(soonest);
         }
         if left + SECOND <= hand.life / 5 {
-            self.window.1 = self.window.1.min(now.boot);
+            self.window.1 = self.window.1.min(soonest);
         }
     }
 
@@ -216,9 +209,7 @@ impl Pace {
     pub fn forced(&mut self, first: bool, now: Duration) -> Result<(), String> {
         self.last_forced = Some(now);
         let earlier = self.accepted.replace(now);
-        if earlier
-            .is_some_and(|earlier| earlier <= now && now.checked_sub(earlier).unwrap() < SECOND)
-        {
+        if earlier.is_some_and(|earlier| earlier <= now && now - earlier < SECOND) {
             return Err("forced twice within a second".to_owned());
         }
         if now < self.wish {
@@ -269,7 +260,7 @@ impl Pace {
             let due = if self.repeat {
                 now.boot + left.saturating_sub(least_life(windows, hand.life, repeats))
             } else {
-                now.boot + latest.saturating_sub(now.elapsed_since(&hand.issued))
+                now.boot + latest.saturating_sub(hand.age(now))
             };
             self.window = (self.window.0.min(due), self.window.1.min(due + SECOND));
         }
@@ -291,7 +282,7 @@ impl Pace {
         self.heals_by_change = false;
         self.back_off.wait = None;
         if self.in_flight.take().is_some() {
-            self.window = (self.window.0.min(now), now);
+            self.window = (self.window.0.min(now), now.max(self.last_forced.unwrap_or_default()));
         }
         if self.streak == 0 {
             // It looks at the clocks anew, which may have been set since the token came.
