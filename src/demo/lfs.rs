@@ -3,7 +3,7 @@
 //! `…/REPOSITORY/info/lfs/objects/batch` says where objects are to be had or put: at
 //! `…/objects/OID` of the same server, which checks a token on every request. They are kept under
 //! `lfs/objects` of the repository, as git-lfs itself does. Locks and the `verify` action are not
-//! there. Specification: `docs/api` of git-lfs.
+//! there. Specification: `batch.md` and `basic-transfers.md` of git-lfs.
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
