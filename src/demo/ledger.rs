@@ -143,7 +143,7 @@ pub struct PlatformCounts {
 pub struct Counts {
     /// The token endpoint.
     pub platform: PlatformCounts,
-    /// The services that check tokens, by name (`git`, `rest`).
+    /// The services that check tokens, by name (`git`, `lfs`, `rest`).
     pub services: BTreeMap<String, Verdicts>,
 }
 

@@ -32,7 +32,7 @@ use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
-use crate::demo::{git, rest};
+use crate::demo::{git, lfs, rest};
 use crate::secret::Fingerprint;
 
 /// The body of an answer; an error in it cuts the connection.
@@ -200,9 +200,16 @@ impl Shared {
                 counts.faults += u64::from(fault.is_some());
             });
         }
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
+        let (latency, fault) = match fault {
+            Some(Fault::Slow(by)) => (latency + by, None),
+            fault => (latency, fault),
+        };
+        // A slow platform mints late. A slow service judges a token when it comes, and answers late.
+        let (before, after) = match service {
+            Service::Platform => (latency, Duration::ZERO),
+            Service::Git | Service::Lfs | Service::Rest => (Duration::ZERO, latency),
+        };
+        pause(before).await;
         // What any service can do wrong; what is left is about a token's shape.
         let error = |status| json_body(status, &json!({ "error": "the demo fails on purpose" }));
         let response = match fault {
@@ -235,20 +242,18 @@ impl Shared {
                 headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
                 response
             }
-            Some(Fault::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                self.route(service, &path, request, None).await
-            }
             fault => self.route(service, &path, request, fault).await,
         };
+        pause(after).await;
         Ok(dated(response, self.time_in(service, 0)))
     }
 
-    /// So many seconds from now by the clock of a service: git and REST are the issuer's own.
+    /// So many seconds from now by the clock of a service: all but the platform's are the
+    /// issuer's own.
     fn time_in(&self, service: Service, seconds: u64) -> Timestamp {
         let now = match service {
             Service::Platform => self.ledger.platform_time(),
-            Service::Git | Service::Rest => self.ledger.issuer_time(),
+            Service::Git | Service::Lfs | Service::Rest => self.ledger.issuer_time(),
         };
         now.checked_add(Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     }
@@ -263,6 +268,7 @@ impl Shared {
         match service {
             Service::Platform => platform::answer(self, path, request.headers(), fault).await,
             Service::Git => git::answer(self, request).await,
+            Service::Lfs => lfs::answer(self, request).await,
             Service::Rest => rest::answer(self, request.method(), path, request.headers()),
         }
     }
@@ -331,9 +337,15 @@ fn service_of(path: &str) -> Service {
     if platform::is_endpoint(path) {
         Service::Platform
     } else if path.strip_prefix(git::PREFIX).is_some_and(|rest| rest.starts_with('/')) {
-        Service::Git
+        if lfs::is_endpoint(path) { Service::Lfs } else { Service::Git }
     } else {
         Service::Rest
+    }
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
     }
 }
 
