@@ -40,6 +40,11 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Serve a mount for the process that started it
+    #[command(hide = true)]
+    Worker(Box<cmd::worker::WorkerArgs>),
+    /// Let the program that is on disk now take the mount over, without an unmount
+    Upgrade(cmd::upgrade::UpgradeArgs),
     /// Unmount the tokens; the daemon that serves them then ends
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
@@ -81,6 +86,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Worker(args) => cmd::worker::run(&args),
+            Self::Upgrade(args) => cmd::upgrade::run(&args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),
             Self::Status(args) => cmd::status::run(&args),

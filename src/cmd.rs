@@ -19,7 +19,9 @@ pub mod refresh;
 pub mod setup;
 pub mod status;
 pub mod umount;
+pub mod upgrade;
 pub mod wait;
+pub mod worker;
 
 /// Something failed, or works in a degraded way.
 pub const EXIT_FAILURE: u8 = 1;

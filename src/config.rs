@@ -18,12 +18,18 @@ pub use flags::SettingsArgs;
 pub use key::Key;
 pub use layers::{Origin, Setting};
 pub use mountpoint::{default_mountpoint, find_mountpoint};
-pub use settings::Settings;
+pub use settings::{Settings, TOKEN_VARIABLES};
 
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]
 pub fn env(name: &str) -> Option<OsString> {
     Environment::Process.get(name)
+}
+
+/// All variables of this process's environment, for a child.
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads it")]
+pub fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
 }
 
 /// Where variables are looked up.

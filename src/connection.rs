@@ -1,5 +1,8 @@
 //! Who holds the kernel's connection, and for how long.
 
+pub mod handover;
 pub mod mount;
 pub mod mountinfo;
+pub mod rotation;
+pub mod supervisor;
 pub mod worker;

@@ -1,8 +1,8 @@
 //! The demo platform: everything that a workspace talks to, on loopback.
 //!
 //! One server gives tokens like the Molecule platform and checks them like GitHub: a token endpoint
-//! ([`platform`]), a smart-HTTP git server (`git`) and a GitHub-like REST interface (`rest`), all behind one
-//! [`ledger`], with [`faults`] on demand. The demo, the tests, the soak and the benchmarks use it;
+//! ([`platform`]), a smart-HTTP git server (`git`) with git-lfs (`lfs`) and a GitHub-like REST interface (`rest`),
+//! all behind one [`ledger`], with [`faults`] on demand. The demo, the tests, the soak and the benchmarks use it;
 //! there is no other mock.
 
 use std::io;
@@ -24,6 +24,7 @@ pub mod consumers;
 pub mod faults;
 mod git;
 pub mod ledger;
+mod lfs;
 pub mod platform;
 mod rest;
 mod server;

@@ -210,7 +210,7 @@ impl FetchErrorKind {
             ),
             Self::NoCertificates => (
                 "there are no CA certificates here to check https with",
-                "install them (apt-get install ca-certificates), or use an http:// URL inside a trusted network",
+                "install them (apt-get install ca-certificates), or name a file of them with --ca-file; http:// is for trusted networks only",
             ),
             Self::Panicked => (
                 "the code that fetches tokens failed",

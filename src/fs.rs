@@ -15,26 +15,29 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::error::{ReadError, ReadErrorKind};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ReadErrorKind;
 use crate::refresh::{Handle, TooSoon};
 use crate::secret::{Fingerprint, Rendered};
 use crate::source::BoxFuture;
 use crate::time::Clock;
-use crate::token::FreshToken;
 use crate::view::{self, ViewContext};
 use access::{Access, Caller};
 use counters::Counters;
 use generations::{Generation, State};
 use node::{Node, Tree};
 use pages::Pages;
-use tables::{Mark, Writers};
+use tables::Writers;
 
 pub mod access;
 pub mod counters;
 pub mod fuse;
 pub mod generations;
+mod interrupt;
 pub mod metrics;
 pub mod node;
+mod open;
 pub mod pages;
 pub mod status;
 mod tables;
@@ -140,7 +143,7 @@ impl Chunk {
 }
 
 /// How the filesystem behaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FsConfig {
     /// Owner and modes.
     pub access: Access,
@@ -476,124 +479,6 @@ impl Fs {
     fn render(&self, view: u8, generation: &Generation) -> Result<Rendered, Errno> {
         let view = view::by_id(view).ok_or(Errno::ENOENT)?;
         Ok(view::render(view, &generation.published, &self.config.views))
-    }
-
-    fn open_generation(self: &Arc<Self>, request: &Request, generation: u64, view: u8) -> Open {
-        let mark = self.state.shared().marks.take(&self.writers, request.caller.thread);
-        let fresh = self.token.usable();
-        if generation != 0 && fresh.as_ref().is_some_and(|fresh| self.may_serve(generation, fresh))
-        {
-            let is_current = self.state.current(view) == generation;
-            let is_the_second_look =
-                mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
-            if is_current || is_the_second_look {
-                return Open::Now(Ok(Opened { handle: generation, cache: Cache::Keep }));
-            }
-        }
-        let may_look_again = mark.is_none();
-        if let Some(fresh) = fresh
-            && (!may_look_again || self.shows(view, &fresh))
-        {
-            return Open::Now(self.look_again(request, view, &fresh, may_look_again));
-        }
-        self.wait(request, view, move |fs, request, fresh| {
-            // What the source gave may be the very token that was there.
-            if generation == fresh.token().generation && fs.state.current(view) == generation {
-                return Some(Ok(Opened { handle: generation, cache: Cache::Keep }));
-            }
-            let is_settled = !may_look_again || fs.shows(view, fresh);
-            is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
-        })
-    }
-
-    /// Whether a view already shows the generation of a token.
-    fn shows(&self, view: u8, fresh: &FreshToken) -> bool {
-        self.state.current(view) >= fresh.token().generation
-    }
-
-    /// Whether a generation's own token may be served. It nearly always is the one just judged.
-    fn may_serve(&self, generation: u64, fresh: &FreshToken) -> bool {
-        fresh.token().generation == generation
-            || self
-                .state
-                .generation(generation)
-                .is_some_and(|generation| self.token.accepts(&generation.token))
-    }
-
-    /// The inode is not what its view shows: let the kernel look the name up again, if this thread
-    /// has not just done so; else serve the newest generation through this very handle.
-    fn look_again(
-        &self,
-        request: &Request,
-        view: u8,
-        fresh: &FreshToken,
-        may_look_again: bool,
-    ) -> Result<Opened, Errno> {
-        let mark = Mark { view, generation: self.state.current(view) };
-        let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
-        if may_look_again && marks.set(&self.writers, thread, mark, self.clock.now().boot) {
-            return Err(Errno::ESTALE);
-        }
-        let handle = self.state.prepared().max(fresh.token().generation);
-        Ok(Opened { handle, cache: Cache::Direct })
-    }
-
-    fn open_live(self: &Arc<Self>, request: &Request, view: u8) -> Open {
-        let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
-            let handle = fs.state.prepared().max(fresh.token().generation);
-            fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, handle);
-            Opened { handle, cache: Cache::Direct }
-        };
-        match self.token.usable() {
-            Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
-            None => self
-                .wait(request, view, move |fs, request, fresh| Some(Ok(hand(fs, request, fresh)))),
-        }
-    }
-
-    /// Waits for a usable token until the open's deadline, counted from when the request was first
-    /// seen, and then, where `settle` asks for it, until the view shows it.
-    fn wait(
-        self: &Arc<Self>,
-        request: &Request,
-        view: u8,
-        settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
-    ) -> Open {
-        let (fs, request) = (Arc::clone(self), *request);
-        let now = self.clock.now().boot;
-        let waiting = &self.state.shared().waiting;
-        let first_seen = waiting.first_seen(&self.writers, request.unique, now);
-        Open::Wait(Box::pin(async move {
-            let deadline = first_seen.saturating_add(fs.config.open_timeout);
-            let opened = loop {
-                match fs.token.token(deadline).await {
-                    Ok(fresh) => match settle(&fs, &request, &fresh) {
-                        Some(opened) => break opened,
-                        // Judged anew afterwards: somebody may have stopped us meanwhile.
-                        None => fs.shown(view, fresh.token().generation, deadline).await,
-                    },
-                    Err(error) => break Err(fs.refused_open(&request, &error)),
-                }
-            };
-            let waited = fs.clock.now().boot.saturating_sub(first_seen);
-            fs.state.shared().waiting.done(&fs.writers, request.unique);
-            if opened.is_ok() {
-                fs.counters.opened(waited);
-            }
-            opened
-        }))
-    }
-
-    /// Completes when the view shows the generation, or at the deadline.
-    async fn shown(&self, view: u8, generation: u64, deadline: Duration) {
-        let left = deadline.saturating_sub(self.clock.now().boot);
-        tokio::time::timeout(left, self.state.flipped(view, generation)).await.ok();
-    }
-
-    fn refused_open(&self, request: &Request, error: &ReadError) -> Errno {
-        let Caller { uid, thread, .. } = request.caller;
-        tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
-        self.refuse(error.kind)
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub fetches: u64,
     /// How much the platform's clock was seen to run behind the issuer's.
     pub skew: Duration,
+    /// How far the platform's clock was ahead of this machine's at its last answer, in seconds.
+    pub clock_ahead: Option<i64>,
     /// The platform was seen to give the same token twice: it caches.
     pub repeats: bool,
     /// Whether the token at hand comes from a later source of the chain.

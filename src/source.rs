@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::FetchError;
 use crate::secret::Secret;
 use crate::time::{Clock, Now};
@@ -23,7 +25,7 @@ macro_rules! sources {
         $(pub mod $module;)*
 
         /// The configuration of any source.
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Serialize, Deserialize)]
         pub enum SourceConfig {
             $(
                 #[doc = concat!("See [`", stringify!($module), "`].")]
@@ -79,6 +81,13 @@ pub trait Source: Send + Sync + 'static {
     /// rejection is final.
     fn can_replace_rejected(&self) -> bool {
         true
+    }
+
+    /// How far the clock of whoever answers was ahead of this machine's wall clock at the last
+    /// answer, in seconds, to a second or two; negative where it was behind. Lives are reckoned
+    /// without this machine's clock, so it only explains what people see.
+    fn clock_ahead(&self) -> Option<i64> {
+        None
     }
 
     /// Asks for a token. Dropping the future gives the request up.

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// One instant on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Now {
     /// `CLOCK_BOOTTIME`, since boot; it counts suspend and never jumps (`clock_gettime(2)`).
     pub boot: Duration,
@@ -44,6 +45,13 @@ pub fn timestamp(wall: Duration) -> Timestamp {
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok())
         .unwrap_or(Timestamp::MAX)
+}
+
+/// A wall-clock reading as a timestamp, to the nanosecond.
+#[must_use]
+pub fn exact_timestamp(wall: Duration) -> Timestamp {
+    let nanos = i128::try_from(wall.as_nanos()).unwrap_or(i128::MAX);
+    Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
 }
 
 /// Where time comes from. Injected everywhere, so that tests decide what time it is.

@@ -3,13 +3,15 @@
 //! A view is a pure function of a published token and the configuration. Adding one is a file in
 //! `view/` and a line in the list below.
 
+use serde::{Deserialize, Serialize};
+
 use crate::secret::Rendered;
 use crate::token::Published;
 
 mod escape;
 
 /// What views may know besides the token: the same for every view and every generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewContext {
     /// The hosts that the token is for, at least one; the first is the main one. A host may carry a
     /// port.

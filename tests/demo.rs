@@ -1,6 +1,7 @@
 //! The demo, run as a newcomer runs it: it shows what it claims, in every way in which it can mount,
 //! and leaves nothing behind.
 //! needs: root, fuse, git, gh, fusermount3
+//! tests `through_fusermount3`, `may_not_open_the_device` need: host-root
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

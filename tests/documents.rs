@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::CommandFactory as _;
 use molecule_tokenfs::cli::Cli;
 use molecule_tokenfs::config::Key;
 use molecule_tokenfs::error::ReadErrorKind;
+use molecule_tokenfs::refresh::policy::windows::{self, Windows};
 use molecule_tokenfs::view;
+use serde_json::Value;
 
 /// Folders of the project: a word that starts with one of these is a path in it.
 const FOLDERS: &[&str] = &["src/", "tests/", "scripts/", "docs/", ".ci/"];
@@ -125,6 +128,171 @@ fn the_readme_lists_every_command_setting_view_and_errno() {
         }
     }
     assert!(missing.is_empty(), "not in README.md: {}", missing.join(", "));
+}
+
+fn freshness() -> String {
+    fs::read_to_string(root().join("docs/FRESHNESS.md")).unwrap()
+}
+
+#[test]
+fn the_windows_in_freshness_are_those_of_the_code() {
+    let text = freshness();
+    let wins = Windows::default();
+    let seconds = |time: Duration| time.as_secs();
+    let minutes = |time: Duration| time.as_secs() / 60;
+    let hours = |time: Duration| time.as_secs() / 3600;
+    let permanent = windows::PERMANENT_RETRY;
+    for (window, number) in [
+        (
+            "background refresh",
+            format!("{} min ± {} min |", minutes(wins.interval), minutes(wins.jitter)),
+        ),
+        (
+            "… of a token that came again",
+            format!(
+                "when {} min of it are left, plus 0–{} s |",
+                minutes(windows::PLATFORM_CACHE),
+                seconds(windows::REPEAT_SPREAD)
+            ),
+        ),
+        ("minimum life", format!("{} s, a tenth of a short life |", seconds(windows::MIN_LIFE))),
+        ("deadline of an open", format!("{} s |", seconds(wins.open_timeout))),
+        (
+            "back-off",
+            format!(
+                "{} ms, doubled up to {} s, ",
+                windows::BACK_OFF_FIRST.as_millis(),
+                seconds(windows::BACK_OFF_LONGEST)
+            ),
+        ),
+        (
+            "`Retry-After`, rate-limit reset",
+            format!("as asked, up to {} h, ", hours(windows::LONGEST_WISH)),
+        ),
+        (
+            "permanent failure (401, 403, 404, a bad bearer file)",
+            format!(
+                "{}–{} s |",
+                seconds(permanent),
+                seconds(permanent + windows::PERMANENT_SPREAD)
+            ),
+        ),
+        ("one request", format!("10 s, counted as hung after {} s |", seconds(wins.fetch_timeout))),
+        (
+            "earlier source of the chain",
+            format!(
+                "{} % of an open's deadline |",
+                windows::hold(Duration::ZERO, Duration::from_secs(100)).as_secs()
+            ),
+        ),
+        (
+            "a rejected token that comes again",
+            format!("withheld for {} s |", seconds(windows::WITHHELD)),
+        ),
+        (
+            "further rejects of it",
+            format!("only counted for {} s |", seconds(windows::REJECT_QUIET)),
+        ),
+        ("idle", format!("{} h without an open |", hours(wins.idle))),
+    ] {
+        let row = format!("| {window} | {number}");
+        assert!(text.contains(&row), "FRESHNESS.md has no row that begins with {row:?}");
+    }
+    assert_eq!(windows::FORCED_SPACING, Duration::from_secs(1), "one a second");
+}
+
+/// 12345 as 12,345.
+fn grouped(number: &Value) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number with so many places, with its unit; a dash where there is none.
+fn rounded(number: &Value, places: usize, unit: &str) -> String {
+    number.as_f64().map_or("–".to_owned(), |number| format!("{number:.places$}{unit}"))
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// The rows that the figures of `scripts/evidence fleet` make.
+fn rows_of_the_fleet(figures: &Value) -> Vec<String> {
+    let list = |key: &str| figures[key].as_array().unwrap().iter();
+    let worst = list("worst_wherever_in_the_wave").map(|worst| {
+        let cells = [
+            word(&worst["scenario"]).to_owned(),
+            word(&worst["rule"]).to_owned(),
+            grouped(&worst["most_without_token"]),
+            rounded(&worst["seconds_until_all_have_one"], 0, " s"),
+            rounded(&worst["busiest_minute"], 2, " ×"),
+            rounded(&worst["echo"], 2, " ×"),
+            grouped(&worst["reads_dead"]),
+            grouped(&worst["reads_refused"]),
+        ];
+        format!("| {} |", cells.join(" | "))
+    });
+    let ours = list("compared").filter(|life| word(&life["rule"]) == "molecule-tokenfs");
+    let ours = ours.map(|life| {
+        let cells = [
+            grouped(&life["workspaces"]),
+            word(&life["scenario"]).to_owned(),
+            grouped(&life["without_token_at_recovery"]),
+            grouped(&life["without_token_a_minute_after"]),
+            grouped(&life["most_answered_requests_of_one"]),
+            rounded(&life["busiest_minute"], 2, " ×"),
+            rounded(&life["echo"], 2, " ×"),
+            rounded(&life["seconds_between_attempts_without_token"], 1, " s"),
+            rounded(&life["seconds_between_attempts_with_token"], 0, " s"),
+        ];
+        format!("| {} |", cells.join(" | "))
+    });
+    let days = list("days").map(|day| {
+        let (platform, each) = (word(&day["platform"]), rounded(&day["requests_each"], 1, ""));
+        let busiest = rounded(&day["busiest_minute"], 2, " ×");
+        format!("| {platform} | {each} | {} | {busiest} |", grouped(&day["most_requests_of_one"]))
+    });
+    worst.chain(ours).chain(days).collect()
+}
+
+fn evidence(name: &str) -> Value {
+    let figures = fs::read(root().join("docs/evidence").join(name)).unwrap();
+    serde_json::from_slice(&figures).unwrap()
+}
+
+#[test]
+fn the_figures_of_the_soak_in_freshness_are_those_of_its_evidence() {
+    let figures = evidence("soak.json");
+    let (verdict, control) = (&figures["verdict"], &figures["control"]);
+    let cells = [
+        grouped(&verdict["opens"]),
+        grouped(&figures["opens_with_a_token"]),
+        grouped(&verdict["dead"]),
+        grouped(&verdict["torn"]),
+        grouped(&verdict["wrongly_refused"]),
+        grouped(&verdict["late"]),
+        format!("{} of {}", control["late"], grouped(&control["wake_ups"])),
+    ];
+    let row = format!("| {} |", cells.join(" | "));
+    assert!(freshness().contains(&row), "not in FRESHNESS.md: {row}");
+}
+
+#[test]
+fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
+    let figures = evidence("fleet.json");
+    let (rows, text) = (rows_of_the_fleet(&figures), freshness());
+    assert!(rows.len() > 20);
+    let missing = rows.iter().filter(|row| !text.contains(*row)).collect::<Vec<_>>();
+    assert!(missing.is_empty(), "not in FRESHNESS.md: {missing:#?}");
+    let claims = figures["claims"].as_array().unwrap();
+    assert!(!claims.is_empty() && claims.iter().all(|claim| claim["holds"] == true));
 }
 
 #[test]

@@ -131,7 +131,10 @@ async fn a_token_comes_over_both_paths_with_its_life_by_the_platforms_clock() {
         );
         for id in [Some(WORKSPACE.to_owned()), None] {
             let source = workspace.source_with(|config| config.workspace_id = id);
+            assert_eq!(source.clock_ahead(), None);
             let fetched = workspace.succeeds(&*source).await;
+            let ahead = source.clock_ahead().unwrap();
+            assert!((ahead - clock_offset).abs() <= 2, "{ahead} s ahead");
             let life = fetched.life.duration();
             assert!((3595..3600).contains(&life.as_secs()), "{life:?}");
             // Never longer than the issuer counts.

@@ -257,15 +257,11 @@ fn explain(error: &io::Error) -> String {
 /// Tells the mount that a server refused this token. Best effort: where the mount cannot take it (it
 /// was told already, or has no control file), it fetches by its own clock.
 fn refuse(mountpoint: &Path, fingerprint: Fingerprint) {
-    let control = mountpoint.join("refresh");
-    let told = File::options()
+    let _ = File::options()
         .write(true)
         .truncate(true)
-        .open(&control)
+        .open(mountpoint.join("refresh"))
         .and_then(|mut file| file.write_all(format!("{fingerprint}\n").as_bytes()));
-    if let Err(error) = told {
-        tracing::debug!(%fingerprint, path = %control.display(), %error, "cannot report a refused token");
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,30 @@
 //! `mount`: serves the tokens at a mountpoint until a signal ends it, or until it is unmounted.
 #![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, setsid};
-use tokio::signal::unix::{SignalKind, signal};
+use nix::unistd::{Pid, Uid, setsid};
 
-use crate::cmd::{self, Advise, EXIT_FAILURE};
+use crate::cmd::{self, Advise, EXIT_FAILURE, worker};
 use crate::config::{self, Settings, SettingsArgs};
 use crate::connection::mount::{Mount, MountError};
-use crate::connection::worker::{self, End, WorkerConfig};
-use crate::fs::FsConfig;
-use crate::fs::status::{Backend, Identity, Layout};
+use crate::connection::rotation::Helper;
+use crate::connection::supervisor::{self, End, Newer, Program, Setup};
+use crate::fs::generations::State;
 use crate::observe;
-use crate::source::SourceConfig;
-use crate::source::made_up::MadeUpConfig;
-use crate::time::{Clock, SystemClock};
+use crate::view;
 
 /// What the daemon tells the parent that waits for it.
 const READY: &str = "ready\n";
@@ -60,9 +61,9 @@ pub struct MountArgs {
 ///
 /// # Errors
 /// When the mount cannot be made; the error says what stands in the way and what to do.
-pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.settings)?;
-    let target = args.mountpoint.map_or_else(config::default_mountpoint, Ok)?;
+    let target = args.mountpoint.take().map_or_else(config::default_mountpoint, Ok)?;
     if args.background {
         return in_background();
     }
@@ -77,27 +78,68 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    abort_on_a_panic_that_would_hang_readers();
-    let mut mount = Mount::open(&target, Uid::effective().is_root()).map_err(explained)?;
+    // Both must be got before the process becomes opaque: an ordinary user's then is so to itself.
+    let program = File::open("/proc/self/exe").context("cannot open the program")?;
+    let path = std::env::current_exe().context("cannot find my own executable")?;
+    let mount = Mount::open(&target, Uid::effective().is_root()).map_err(explained)?;
     keep_out_of_core_dumps();
-    let device = mount.take_device().context("the mount has no device")?;
-    let mut config = worker_config(&settings, mount.target());
-    if let Some(life) = args.made_up {
-        config.sources = vec![SourceConfig::MadeUp(MadeUpConfig { life })];
-    }
-    let ready = || {
-        mount.attach().map_err(io::Error::other)?;
-        tracing::info!("serving at {}", mount.target().display());
-        if args.tell_parent {
-            cmd::print(READY.as_bytes()).map_err(io::Error::other)?;
-        }
-        Ok(())
+    let signals = supervisor::take_signals()?;
+    args.mountpoint = Some(mount.target().to_owned());
+    let views = view::ALL.iter().map(|view| view.id()).collect();
+    let state = Arc::new(State::create(Vec::new(), views)?);
+    let helper = Helper::start(mount.target(), Arc::clone(&state), settings.access())?;
+    let helper_thread = helper.thread_id();
+    let config = worker::config(&settings, &args, helper_thread, Pid::this().as_raw());
+    let setup = Setup {
+        mount,
+        state,
+        config: worker::write(&config)?,
+        program: worker_program(program)?,
+        open_timeout: settings.open_timeout.value,
+        helper,
     };
-    match worker::serve(device, config, signals, ready)? {
+    drop(config);
+    let tell_parent = args.tell_parent;
+    let ready = move || {
+        tracing::info!("serving at {}", target.display());
+        if tell_parent && let Err(error) = cmd::print(READY.as_bytes()) {
+            tracing::warn!("nobody hears that the mount serves: {error}");
+        }
+    };
+    let newer = move || newer(&path, helper_thread);
+    match supervisor::supervise(setup, &signals, newer, ready)? {
         End::Stopped => tracing::info!("ended by a signal"),
-        End::Disconnected => tracing::info!("ended: somebody unmounted it"),
+        End::Unmounted => tracing::info!("ended: somebody unmounted it"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn supervisor_argument() -> [Vec<u8>; 2] {
+    [b"--supervisor".to_vec(), Pid::this().to_string().into_bytes()]
+}
+
+/// The worker in this file. It finds its tokens in the configuration and not in its environment.
+fn worker_program(file: File) -> io::Result<Program> {
+    let environment = config::variables().filter(|(name, _)| {
+        config::TOKEN_VARIABLES.iter().all(|token| name.as_encoded_bytes() != token.as_bytes())
+    });
+    Program::worker(file, supervisor_argument(), environment.map(joined))
+}
+
+/// The worker that is on disk now, which reads the settings again.
+fn newer(path: &Path, helper_thread: u32) -> io::Result<Newer> {
+    let file = File::open(path)?;
+    let anew = [b"--anew".to_vec(), helper_thread.to_string().into_bytes()];
+    // What `mount` was given, without the word itself.
+    let given = std::env::args_os().skip(1).skip_while(|word| word != "mount").skip(1);
+    let arguments = supervisor_argument().into_iter().chain(anew);
+    let arguments = arguments.chain(given.map(OsString::into_vec));
+    let candidate = Program::worker(file.try_clone()?, arguments, config::variables().map(joined))?;
+    Ok(Newer { candidate, worker: worker_program(file)? })
+}
+
+fn joined((name, value): (OsString, OsString)) -> Vec<u8> {
+    [name.as_bytes(), b"=", value.as_bytes()].concat()
 }
 
 /// Starts the daemon and returns when it serves. What stands in its way it says itself: the standard
@@ -125,69 +167,16 @@ fn in_background() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code.unwrap_or(EXIT_FAILURE)))
 }
 
-fn worker_config(settings: &Settings, target: &Path) -> WorkerConfig {
-    let own = std::process::id();
-    WorkerConfig {
-        sources: settings.sources(),
-        windows: settings.windows(),
-        fs: FsConfig {
-            access: settings.access(),
-            views: settings.view_context(),
-            open_timeout: settings.open_timeout.value,
-            helper: None,
-        },
-        identity: Identity {
-            name: "default".to_owned(),
-            mountpoint: target.to_owned(),
-            backend: Backend::Fuse,
-            layout: Layout::Directory,
-            supervisor_pid: own,
-            worker_pid: own,
-            started: SystemClock.now(),
-            min_life: settings.min_life.value,
-        },
-    }
-}
-
-/// Completes when a signal asks for the end. SIGHUP does not: it means that a window was closed.
-fn signals() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = hangup.recv() => tracing::debug!("SIGHUP is ignored"),
-            }
-        }
-    })
-}
-
 pub(super) fn explained(error: MountError) -> anyhow::Error {
     let hint = error.hint();
     anyhow::Error::new(error).hint(hint)
 }
 
 /// The daemon's memory holds tokens: no core dumps, no debugger, no `/proc/PID/environ` for others.
-fn keep_out_of_core_dumps() {
+pub(super) fn keep_out_of_core_dumps() {
     if let Err(error) =
         prctl::set_dumpable(false).and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0))
     {
         tracing::warn!("cannot turn core dumps off, and they would hold tokens: {error}");
     }
-}
-
-/// A panic on the thread that answers the kernel would leave every reader hanging. A dead process
-/// gives them an error, and the next start cleans up.
-fn abort_on_a_panic_that_would_hang_readers() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        let name = std::thread::current().name().map(str::to_owned);
-        if name.is_some_and(|name| name.starts_with(worker::THREAD)) {
-            std::process::abort();
-        }
-    }));
 }

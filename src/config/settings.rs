@@ -17,6 +17,7 @@ use crate::secret::Secret;
 use crate::source::SourceConfig;
 use crate::source::env::EnvConfig;
 use crate::source::platform::PlatformConfig;
+use crate::time::{Clock, SystemClock};
 use crate::view::ViewContext;
 
 /// The variables that may hold a token, in the order in which they count.
@@ -183,6 +184,7 @@ impl Settings {
             SourceConfig::Env(EnvConfig {
                 token: self.token.value.clone(),
                 assumed_life: self.assumed_life.value,
+                start: Some(SystemClock.now()),
             }),
         ]
     }

@@ -1,16 +1,21 @@
 //! Serves a connection: one thread for the kernel's requests, one runtime for everything that waits.
 //!
-//! It knows no path and no mount; it ends when the connection does, or when it is told to.
+//! It knows no path and no mount. Its supervisor hands it everything; it ends when the connection
+//! does, when it is told to, or with its supervisor.
+
+#![expect(unsafe_code, reason = "puts the connection in the place of the session's socket")]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::connection::handover::{Channel, Handover, Message};
 use crate::fs::counters::Counters;
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
@@ -24,12 +29,15 @@ use crate::source::SourceConfig;
 use crate::time::{Clock, SystemClock};
 use crate::view;
 
-/// The name of the thread that answers the kernel.
-pub const THREAD: &str = "fuse";
+/// How the threads that answer the kernel are called: this, and fuser's number.
+pub const THREAD: &str = "fuser-";
 /// How long the runtime may take to end what it still does, for example a request on the wire.
 const WIND_DOWN: Duration = Duration::from_millis(100);
+/// A generation that nobody made visible within this is flipped without events.
+const ROTATION_PATIENCE: Duration = Duration::from_millis(250);
 
 /// What a worker needs besides the connection and the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerConfig {
     /// Where tokens come from, in order.
     pub sources: Vec<SourceConfig>,
@@ -39,27 +47,30 @@ pub struct WorkerConfig {
     pub fs: FsConfig,
     /// What status says of the mount.
     pub identity: Identity,
+    /// What is logged.
+    pub log_level: String,
 }
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It was told to.
+    /// It was told to, or its supervisor is gone.
     Stopped,
     /// The connection ended: somebody unmounted the file system.
     Disconnected,
 }
 
-/// Serves until `stop` completes or the connection ends. `ready` is called once INIT was answered and
-/// requests are served; its error ends the worker.
+/// Serves until the supervisor says so, or the connection ends. `config_memory` goes back to the
+/// supervisor with the word that the worker is ready.
 ///
 /// # Errors
-/// Where the state, the runtime, the timers or the session cannot be made, or the connection breaks.
-pub fn serve<Stop: Future<Output = ()>>(
-    device: OwnedFd,
+/// Where the state is not one of ours, the runtime or the session cannot be made, or the connection
+/// breaks.
+pub fn serve(
+    channel: Channel,
+    handover: Handover,
     config: WorkerConfig,
-    stop: impl FnOnce() -> io::Result<Stop>,
-    ready: impl FnOnce() -> io::Result<()>,
+    config_memory: &OwnedFd,
 ) -> io::Result<End> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let runtime =
@@ -71,13 +82,13 @@ pub fn serve<Stop: Future<Output = ()>>(
     let sources: Vec<_> = config.sources.into_iter().map(metered).collect();
     let names = sources.iter().map(|source| source.name()).collect();
     let views = view::ALL.iter().map(|view| view.id()).collect();
-    let state = Arc::new(State::create(names, views)?);
+    let state = Arc::new(State::adopt(handover.state, names, views)?);
+    let rotations = channel.try_clone()?;
+    // Where it cannot be said, the patience below makes the generation visible.
+    state.rotate_with(move || rotations.send_if_room(Message::Rotate));
 
-    let entered = runtime.enter();
-    let stop = stop()?;
-    drop(entered);
     let timer = Arc::new(SystemTimer::new(Arc::clone(&clock)));
-    let (token, engine) = Engine::new(
+    let (token, mut engine) = Engine::new(
         sources,
         config.windows,
         Arc::clone(&state) as _,
@@ -85,25 +96,34 @@ pub fn serve<Stop: Future<Output = ()>>(
         timer,
         rand::random(),
     );
-    let pages = Pages::new(config.identity);
-    let fs = Fs::new(config.fs, state, token, clock, counters, pages);
+    let pages = Pages::new(config.identity, Arc::clone(&state));
+    let fs = Fs::new(config.fs, Arc::clone(&state), token, clock, counters, pages);
     let waiters = Waiters::new(runtime.handle().clone());
     let adapter = Adapter::new(fs, waiters.clone());
-    // Who may open what is the kernel's decision, by owner and mode.
-    let session = Session::from_fd(adapter, device, SessionACL::All, Config::default())?;
+    let session = open_session(adapter, handover.init, &handover.device)?;
+    channel.send_with(Message::Ready, &[config_memory.as_fd()])?;
+    if !matches!(channel.receive(true)?, Some((Message::Go, _))) {
+        return Ok(End::Stopped);
+    }
 
+    // Another worker may have gone on until this moment.
+    engine.resume();
     let (ended, end) = oneshot::channel();
-    thread::Builder::new().name(THREAD.into()).spawn(move || ended.send(session.run()))?;
-    ready()?;
+    thread::Builder::new().name("session".into()).spawn(move || ended.send(session.run()))?;
+    if state.wants_rotation() {
+        channel.send(Message::Rotate)?;
+    }
+    let stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
         let engine = tokio::spawn(engine.run());
         let end = tokio::select! {
-            () = stop => Ok(End::Stopped),
+            _ = stop => Ok(End::Stopped),
             end = end => match end {
                 Ok(Ok(())) => Ok(End::Disconnected),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
+            () = state.flip_what_stays(ROTATION_PATIENCE) => Ok(End::Stopped),
         };
         waiters.dismiss().await;
         engine.abort();
@@ -111,4 +131,32 @@ pub fn serve<Stop: Future<Output = ()>>(
     });
     runtime.shutdown_timeout(WIND_DOWN);
     end
+}
+
+/// Answers INIT from the stand-in socket, then puts the connection in its place: fuser cannot take a
+/// connection over that has had its INIT.
+fn open_session(adapter: Adapter, init: OwnedFd, device: &OwnedFd) -> io::Result<Session<Adapter>> {
+    // Who may open what is the kernel's decision, by owner and mode.
+    let session = Session::from_fd(adapter, init, SessionACL::All, Config::default())?;
+    let place = session.as_fd().as_raw_fd();
+    // SAFETY: both are open descriptors of this process, and no other thread uses the session's yet.
+    if unsafe { libc::dup3(device.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(session)
+}
+
+/// Completes when the supervisor says stop, or is gone.
+fn told_to_stop(channel: Channel) -> io::Result<oneshot::Receiver<()>> {
+    let (tell, told) = oneshot::channel();
+    let listen = move || {
+        while let Ok(Some((message, _))) = channel.receive(true) {
+            if message == Message::Stop {
+                break;
+            }
+        }
+        tell.send(()).ok();
+    };
+    thread::Builder::new().name("supervisor".into()).stack_size(64 * 1024).spawn(listen)?;
+    Ok(told)
 }

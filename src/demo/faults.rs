@@ -16,7 +16,7 @@ pub enum Fault {
     Status(u16),
     /// 429 with `Retry-After` in seconds.
     RetryAfter(u64),
-    /// 429 with `Retry-After` as a date, this many seconds ahead by the issuer's clock.
+    /// 429 with `Retry-After` as a date, this many seconds ahead by the service's clock.
     RetryAfterDate(u64),
     /// 403 as GitHub's rate limit gives it, with a reset this many seconds ahead.
     RateLimit(u64),
@@ -154,6 +154,8 @@ pub enum Service {
     Platform,
     /// The git server.
     Git,
+    /// The large files of the git server (git-lfs).
+    Lfs,
     /// The GitHub-like REST answers.
     Rest,
 }
@@ -165,6 +167,7 @@ impl Service {
         match self {
             Self::Platform => "platform",
             Self::Git => "git",
+            Self::Lfs => "lfs",
             Self::Rest => "rest",
         }
     }
@@ -181,7 +184,7 @@ pub struct Order {
     pub script: Vec<String>,
     /// The fate of all requests after these.
     pub sticky: Option<String>,
-    /// Added to every answer.
+    /// Added to every answer; a token is checked before.
     pub latency_ms: u64,
 }
 
@@ -212,7 +215,7 @@ impl Faults {
         self.plans().entry(service).or_default().sticky = fault;
     }
 
-    /// Every answer of `service` takes this much longer.
+    /// Every answer of `service` takes this much longer. Those that check tokens do so before.
     pub fn latency(&self, service: Service, latency: Duration) {
         self.plans().entry(service).or_default().latency = latency;
     }

@@ -37,10 +37,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Respo
     };
     let password = rest::credential(request.headers());
     if shared.ledger.check(Service::Git.name(), password.as_deref()) != Some(Verdict::Live) {
-        let mut response = plain(StatusCode::UNAUTHORIZED, "a live token is needed\n");
-        let realm = HeaderValue::from_static("Basic realm=\"the demo's git server\"");
-        response.headers_mut().insert(WWW_AUTHENTICATE, realm);
-        return response;
+        return refusal();
     }
     match backend(root, request).await {
         Ok(response) => response,
@@ -49,6 +46,14 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Respo
             plain(StatusCode::INTERNAL_SERVER_ERROR, "git http-backend cannot answer\n")
         }
     }
+}
+
+/// 401 as git and git-lfs understand it: they ask a credential helper.
+pub(super) fn refusal() -> Response<Body> {
+    let mut response = plain(StatusCode::UNAUTHORIZED, "a live token is needed\n");
+    let realm = HeaderValue::from_static("Basic realm=\"the demo's git server\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+    response
 }
 
 async fn backend(root: &Path, request: Request<Incoming>) -> io::Result<Response<Body>> {

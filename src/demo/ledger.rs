@@ -41,8 +41,10 @@ pub struct Minting {
     /// The same token is given again while more than this is left of it, as the real platform does
     /// with 5 minutes. `None`: every request mints.
     pub cache_until: Option<Duration>,
-    /// How far the issuer's clock is ahead of this machine's, in seconds.
+    /// How far the issuer's clock, by which a token dies, is ahead of this machine's, in seconds.
     pub clock_offset: i64,
+    /// How far the platform's clock, which stamps `Date`, is ahead of the issuer's, in seconds.
+    pub platform_offset: i64,
 }
 
 impl Default for Minting {
@@ -52,6 +54,7 @@ impl Default for Minting {
             lengths: 40..=600,
             cache_until: None,
             clock_offset: 0,
+            platform_offset: 0,
         }
     }
 }
@@ -140,7 +143,7 @@ pub struct PlatformCounts {
 pub struct Counts {
     /// The token endpoint.
     pub platform: PlatformCounts,
-    /// The services that check tokens, by name (`git`, `rest`).
+    /// The services that check tokens, by name (`git`, `lfs`, `rest`).
     pub services: BTreeMap<String, Verdicts>,
 }
 
@@ -236,6 +239,12 @@ impl Ledger {
         self.mint(&mut self.state(), Duration::ZERO)
     }
 
+    /// Every token so far, the bytes themselves: what a search for leaks looks for.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Vec<u8>> {
+        self.state().by_token.keys().cloned().collect()
+    }
+
     /// What the ledger says of these bytes now, without counting it.
     #[must_use]
     pub fn verdict(&self, token: &[u8]) -> Verdict {
@@ -318,6 +327,14 @@ impl Ledger {
     #[must_use]
     pub fn issuer_time(&self) -> Timestamp {
         let offset = self.state().minting.clock_offset;
+        timestamp(shift(self.clock.now().wall, offset))
+    }
+
+    /// The platform's clock.
+    #[must_use]
+    pub fn platform_time(&self) -> Timestamp {
+        let minting = self.minting();
+        let offset = minting.clock_offset.saturating_add(minting.platform_offset);
         timestamp(shift(self.clock.now().wall, offset))
     }
 
@@ -509,5 +526,18 @@ mod tests {
         clock.advance(3_999);
         assert_eq!(ledger.verdict(issued.secret.expose()), Verdict::Live);
         assert_eq!(ledger.left(issued.secret.expose()), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn the_platforms_clock_can_be_off_the_issuers_which_alone_ends_a_life() {
+        let minting = Minting { clock_offset: 100, platform_offset: -600, ..four_seconds() };
+        let (ledger, clock) = ledger(minting);
+        let issued = ledger.issue();
+        assert_eq!(issued.expires_at.as_second(), 1_800_000_104);
+        assert_eq!(ledger.platform_time().as_second(), 1_799_999_500);
+        clock.advance(3_999);
+        assert_eq!(ledger.verdict(issued.secret.expose()), Verdict::Live);
+        clock.advance(1);
+        assert_eq!(ledger.verdict(issued.secret.expose()), Verdict::Dead);
     }
 }

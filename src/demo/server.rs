@@ -32,7 +32,7 @@ use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
-use crate::demo::{git, rest};
+use crate::demo::{git, lfs, rest};
 use crate::secret::Fingerprint;
 
 /// The body of an answer; an error in it cuts the connection.
@@ -61,7 +61,7 @@ pub(super) struct Shared {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DateHeader {
     Missing,
-    /// Seconds ahead of the issuer's clock.
+    /// Seconds ahead of the platform's clock.
     Off(i64),
 }
 
@@ -176,14 +176,17 @@ impl Shared {
         reset: &AtomicBool,
     ) -> Result<Response<Body>, Abort> {
         if elsewhere {
-            return Ok(self.dated(self.strays.answer(request.headers())));
+            let date = self.ledger.issuer_time();
+            return Ok(dated(self.strays.answer(request.headers()), date));
         }
         let path = request.uri().path().to_owned();
         if path.starts_with("/demo/") {
-            return Ok(self.dated(self.admin(request).await));
+            let response = self.admin(request).await;
+            return Ok(dated(response, self.ledger.issuer_time()));
         }
         if path.starts_with(consumers::PREFIX) {
-            return Ok(self.dated(self.consumers.answer(&self.ledger, request).await));
+            let response = self.consumers.answer(&self.ledger, request).await;
+            return Ok(dated(response, self.ledger.issuer_time()));
         }
         let service = service_of(&path);
         let (latency, fault) = if path.starts_with(platform::MOVED) {
@@ -197,9 +200,16 @@ impl Shared {
                 counts.faults += u64::from(fault.is_some());
             });
         }
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
+        let (latency, fault) = match fault {
+            Some(Fault::Slow(by)) => (latency + by, None),
+            fault => (latency, fault),
+        };
+        // A slow platform mints late. A slow service judges a token when it comes, and answers late.
+        let (before, after) = match service {
+            Service::Platform => (latency, Duration::ZERO),
+            Service::Git | Service::Lfs | Service::Rest => (Duration::ZERO, latency),
+        };
+        pause(before).await;
         // What any service can do wrong; what is left is about a token's shape.
         let error = |status| json_body(status, &json!({ "error": "the demo fails on purpose" }));
         let response = match fault {
@@ -219,30 +229,32 @@ impl Shared {
             }
             Some(Fault::RetryAfterDate(seconds)) => {
                 let mut response = error(StatusCode::TOO_MANY_REQUESTS);
-                if let Some(date) = http_date(self.issuer_time_in(seconds)) {
+                if let Some(date) = http_date(self.time_in(service, seconds)) {
                     response.headers_mut().insert(RETRY_AFTER, date);
                 }
                 response
             }
             Some(Fault::RateLimit(seconds)) => {
                 let mut response = error(StatusCode::FORBIDDEN);
-                let reset = self.issuer_time_in(seconds).as_second();
+                let reset = self.time_in(service, seconds).as_second();
                 let headers = response.headers_mut();
                 headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
                 headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
                 response
             }
-            Some(Fault::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                self.route(service, &path, request, None).await
-            }
             fault => self.route(service, &path, request, fault).await,
         };
-        Ok(self.dated(response))
+        pause(after).await;
+        Ok(dated(response, self.time_in(service, 0)))
     }
 
-    fn issuer_time_in(&self, seconds: u64) -> Timestamp {
-        let now = self.ledger.issuer_time();
+    /// So many seconds from now by the clock of a service: all but the platform's are the
+    /// issuer's own.
+    fn time_in(&self, service: Service, seconds: u64) -> Timestamp {
+        let now = match service {
+            Service::Platform => self.ledger.platform_time(),
+            Service::Git | Service::Lfs | Service::Rest => self.ledger.issuer_time(),
+        };
         now.checked_add(Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     }
 
@@ -256,6 +268,7 @@ impl Shared {
         match service {
             Service::Platform => platform::answer(self, path, request.headers(), fault).await,
             Service::Git => git::answer(self, request).await,
+            Service::Lfs => lfs::answer(self, request).await,
             Service::Rest => rest::answer(self, request.method(), path, request.headers()),
         }
     }
@@ -303,32 +316,36 @@ impl Shared {
             _ => plain(StatusCode::NOT_FOUND, "not found"),
         }
     }
+}
 
-    /// Sets `Date` by the issuer's clock, cut to seconds (RFC 9110 §5.6.7), unless ordered
-    /// otherwise.
-    fn dated(&self, mut response: Response<Body>) -> Response<Body> {
-        let mut date = self.ledger.issuer_time();
-        match response.extensions_mut().remove::<DateHeader>() {
-            Some(DateHeader::Missing) => return response,
-            Some(DateHeader::Off(seconds)) => {
-                date = date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
-            }
-            None => {}
+/// Sets `Date`, cut to seconds (RFC 9110 §5.6.7), unless ordered otherwise.
+fn dated(mut response: Response<Body>, mut date: Timestamp) -> Response<Body> {
+    match response.extensions_mut().remove::<DateHeader>() {
+        Some(DateHeader::Missing) => return response,
+        Some(DateHeader::Off(seconds)) => {
+            date = date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
         }
-        if let Some(date) = http_date(date) {
-            response.headers_mut().insert(DATE, date);
-        }
-        response
+        None => {}
     }
+    if let Some(date) = http_date(date) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 fn service_of(path: &str) -> Service {
     if platform::is_endpoint(path) {
         Service::Platform
     } else if path.strip_prefix(git::PREFIX).is_some_and(|rest| rest.starts_with('/')) {
-        Service::Git
+        if lfs::is_endpoint(path) { Service::Lfs } else { Service::Git }
     } else {
         Service::Rest
+    }
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
     }
 }
 

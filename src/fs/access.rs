@@ -1,5 +1,7 @@
 //! Who asks, and what belongs to whom.
 
+use serde::{Deserialize, Serialize};
+
 /// The thread that makes a request, as seen from the namespaces of the one who mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -12,7 +14,7 @@ pub struct Caller {
 }
 
 /// Owner and mode of everything in the mount. The kernel enforces them (`default_permissions`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// The owner of every file and directory.
     pub uid: u32,

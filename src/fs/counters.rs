@@ -170,6 +170,10 @@ impl Source for Metered {
         self.source.can_replace_rejected()
     }
 
+    fn clock_ahead(&self) -> Option<i64> {
+        self.source.clock_ahead()
+    }
+
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         Box::pin(async {
             let start = self.clock.now();

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
+use crate::fs::interrupt::Interrupts;
 use crate::fs::{Attributes, Cache, Fs, Open, Opened, Request};
 
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
@@ -31,13 +32,19 @@ pub struct Waiters {
     runtime: runtime::Handle,
     tasks: TaskTracker,
     dismissed: CancellationToken,
+    interrupts: Interrupts,
 }
 
 impl Waiters {
     /// None yet.
     #[must_use]
     pub fn new(runtime: runtime::Handle) -> Self {
-        Self { runtime, tasks: TaskTracker::new(), dismissed: CancellationToken::new() }
+        Self {
+            runtime,
+            tasks: TaskTracker::new(),
+            dismissed: CancellationToken::new(),
+            interrupts: Interrupts::default(),
+        }
     }
 
     /// Answers everybody who waits as an unmounted file system does (ENOTCONN), and comes back when
@@ -50,13 +57,19 @@ impl Waiters {
 
     fn wait(
         &self,
+        thread: u32,
         opened: impl Future<Output = OpenResult> + Send + 'static,
         reply: Reply<ReplyOpen>,
     ) {
-        let dismissed = self.dismissed.clone();
+        let (dismissed, interrupts) = (self.dismissed.clone(), self.interrupts.clone());
         let task = async move {
-            let opened = dismissed.run_until_cancelled(opened).await;
-            let opened = opened.unwrap_or(Err(nix::errno::Errno::ENOTCONN));
+            let watch = interrupts.watch(thread);
+            let opened = tokio::select! {
+                biased;
+                opened = opened => opened,
+                () = dismissed.cancelled() => Err(nix::errno::Errno::ENOTCONN),
+                () = watch.interrupted() => Err(nix::errno::Errno::EINTR),
+            };
             reply.answer(|reply| answer_open(reply, opened));
         };
         self.tasks.spawn_on(task, &self.runtime);
@@ -79,7 +92,7 @@ impl Adapter {
     }
 
     /// Enters a request: every handler that answers begins with it. The request is left when its
-    /// reply is answered (or dropped, which fuser answers with EIO).
+    /// reply is answered.
     fn enter<R>(&self, request: &fuser::Request, reply: R) -> (Request, Reply<R>) {
         self.fs.enter();
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
@@ -106,7 +119,9 @@ impl<R> Reply<R> {
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.reply.is_some() {
+            // fuser would answer EIO. A dead worker is better: the next one gets the request again.
             tracing::error!("a request was dropped unanswered: this is a bug, please report it");
+            std::process::abort();
         }
         self.fs.leave();
     }
@@ -234,7 +249,7 @@ impl Filesystem for Adapter {
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(&request, ino.0, writing) {
             Open::Now(opened) => reply.answer(|reply| answer_open(reply, opened)),
-            Open::Wait(opened) => self.waiters.wait(opened, reply),
+            Open::Wait(opened) => self.waiters.wait(request.caller.thread, opened, reply),
         }
     }
 

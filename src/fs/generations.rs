@@ -10,6 +10,7 @@
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -79,6 +80,7 @@ pub(super) struct Shared {
     /// The supervisor is in a rename: the handler of that rename will flip the view.
     renaming: AtomicU64,
     progress: SavedProgress,
+    last_upgrade: LastUpgrade,
     pub(super) marks: Marks,
     pub(super) handed: Handed,
     pub(super) waiting: Waiting,
@@ -100,6 +102,48 @@ struct SavedProgress {
     skew: AtomicU64,
     repeats: AtomicU64,
     last_open: AtomicU64,
+}
+
+/// How the last upgrade went. Written by the supervisor alone, read for status: a reader that comes in
+/// between may see the texts of two.
+#[repr(C)]
+struct LastUpgrade {
+    /// 0 where there was none.
+    at: AtomicU64,
+    length: AtomicU64,
+    /// Why it failed; empty where it did not.
+    text: [AtomicU64; UPGRADE_TEXT / WORD],
+}
+
+/// The longest reason that is kept, in bytes.
+const UPGRADE_TEXT: usize = 256;
+
+impl LastUpgrade {
+    fn set(&self, at: Duration, outcome: Result<(), String>) {
+        let text = outcome.err().unwrap_or_default();
+        let bytes = text.as_bytes().chunks(WORD).map(|chunk| {
+            let mut padded = [0; WORD];
+            padded.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            u64::from_le_bytes(padded)
+        });
+        for (word, bytes) in self.text.iter().zip(bytes) {
+            word.store(bytes, Ordering::Relaxed);
+        }
+        self.length.store(text.len().min(UPGRADE_TEXT) as u64, Ordering::Relaxed);
+        self.at.store(nanos(at), Ordering::Release);
+    }
+
+    fn get(&self) -> Option<(Duration, Result<(), String>)> {
+        let at = self.at.load(Ordering::Acquire);
+        let length = usize::try_from(self.length.load(Ordering::Relaxed)).ok()?;
+        let words = self.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        let text: Vec<u8> = words.take(length).collect();
+        let outcome = match String::from_utf8_lossy(&text).into_owned() {
+            text if text.is_empty() => Ok(()),
+            text => Err(text),
+        };
+        (at != 0).then(|| (Duration::from_nanos(at), outcome))
+    }
 }
 
 /// A time that is not there.
@@ -402,6 +446,30 @@ impl State {
         let done = self.shared().done.load(Ordering::Acquire);
         let seen = self.shared().seen.load(Ordering::Acquire);
         (seen, seen.saturating_sub(done))
+    }
+
+    /// Whether a request has waited for a time in this range.
+    #[must_use]
+    pub fn any_waited(&self, for_time: Range<Duration>, now: Duration) -> bool {
+        let since = now.saturating_sub(for_time.end)..now.saturating_sub(for_time.start);
+        self.shared().waiting.any_since(since)
+    }
+
+    /// Notes since when a request waits.
+    #[cfg(test)]
+    pub(crate) fn wait_since(&self, request: u64, since: Duration) {
+        self.shared().waiting.first_seen(&crate::fs::tables::Writers::default(), request, since);
+    }
+
+    /// Keeps how the last upgrade went, and when (wall clock).
+    pub fn set_last_upgrade(&self, at: Duration, outcome: Result<(), String>) {
+        self.shared().last_upgrade.set(at, outcome);
+    }
+
+    /// How the last upgrade went, and when (wall clock).
+    #[must_use]
+    pub fn last_upgrade(&self) -> Option<(Duration, Result<(), String>)> {
+        self.shared().last_upgrade.get()
     }
 
     /// Forgets requests that died with an earlier process; the kernel delivers them again.

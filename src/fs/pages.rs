@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fs::counters::Counters;
+use crate::fs::generations::State;
 use crate::fs::metrics;
 use crate::fs::node::Page;
-use crate::fs::status::{self, Identity};
+use crate::fs::status::{self, Identity, UpgradeStatus};
 use crate::refresh::Handle;
-use crate::time::Now;
+use crate::time::{self, Now};
 
 /// Renderings that are kept for open handles. A handle beyond them reads a new rendering.
 const KEPT: usize = 256;
@@ -17,6 +18,7 @@ const KEPT: usize = 256;
 /// The pages of one mount.
 pub struct Pages {
     identity: Identity,
+    state: Arc<State>,
     kept: Mutex<Kept>,
 }
 
@@ -29,8 +31,8 @@ struct Kept {
 impl Pages {
     /// The pages of the mount with this identity.
     #[must_use]
-    pub fn new(identity: Identity) -> Self {
-        Self { identity, kept: Mutex::default() }
+    pub fn new(identity: Identity, state: Arc<State>) -> Self {
+        Self { identity, state, kept: Mutex::default() }
     }
 
     /// The size of a page: fixed, so that `stat` is right without rendering it.
@@ -81,7 +83,13 @@ impl Pages {
 
     fn render(&self, page: Page, token: &Handle, counters: &Counters, now: &Now) -> Arc<[u8]> {
         let snapshot = token.snapshot();
-        let document = status::document(&self.identity, &snapshot, counters, now);
+        let mut document = status::document(&self.identity, &snapshot, counters, now);
+        document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
+            // Exact: whoever asked for an upgrade tells its outcome from an earlier one by it.
+            at: time::exact_timestamp(at),
+            succeeded: outcome.is_ok(),
+            reason: outcome.err(),
+        });
         match page {
             Page::Status => status::padded(&document).into(),
             Page::Metrics => metrics::padded(&document, counters).into(),

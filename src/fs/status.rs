@@ -80,12 +80,26 @@ pub struct Status {
     pub supervisor_pid: u32,
     /// The process that serves it.
     pub worker_pid: u32,
+    /// How the last upgrade of the worker went, if there was one.
+    #[serde(default)]
+    pub last_upgrade: Option<UpgradeStatus>,
     /// Since when the worker serves; its counters start then.
     pub started_at: Option<Timestamp>,
     /// When this document was written.
     pub written_at: Option<Timestamp>,
     /// The tokens.
     pub tokens: Vec<TokenStatus>,
+}
+
+/// How an upgrade went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// When.
+    pub at: Timestamp,
+    /// Whether the newer worker took over.
+    pub succeeded: bool,
+    /// Why not.
+    pub reason: Option<String>,
 }
 
 /// One token.
@@ -142,6 +156,10 @@ pub struct TokenStatus {
     /// How much the platform's clock was seen to run behind the issuer's.
     #[serde(default)]
     pub clock_skew_seconds: u64,
+    /// How far the platform's clock was ahead of this machine's at its last answer; negative where
+    /// it was behind, `null` while it has not told its time.
+    #[serde(default)]
+    pub platform_clock_ahead_seconds: Option<i64>,
     /// The platform was seen to give the same token twice.
     #[serde(default)]
     pub platform_repeats_tokens: bool,
@@ -280,6 +298,7 @@ mod tests {
           "version": "0.1.0",
           "supervisor_pid": 41,
           "worker_pid": 42,
+          "last_upgrade": null,
           "started_at": "2026-04-17T21:20:00Z",
           "written_at": "2026-04-17T22:50:00Z",
           "tokens": [
@@ -329,6 +348,7 @@ mod tests {
               ],
               "notes": [],
               "clock_skew_seconds": 0,
+              "platform_clock_ahead_seconds": null,
               "platform_repeats_tokens": false,
               "opens": 2,
               "refusals": {
@@ -364,10 +384,10 @@ mod tests {
     #[test]
     fn a_document_of_another_version_can_be_read() {
         let mut value = serde_json::to_value(Scene::fresh().document()).unwrap();
-        value["last_upgrade"] = serde_json::json!({"to": "9.9.9"});
+        value["of_a_later_version"] = serde_json::json!({"to": "9.9.9"});
         assert!(serde_json::from_value::<Status>(value.clone()).is_ok());
         // Version 1 of the document had these alone; the rest came later.
-        for key in ["summary", "started_at", "written_at"] {
+        for key in ["summary", "started_at", "written_at", "last_upgrade"] {
             value.as_object_mut().unwrap().remove(key);
         }
         let token = value["tokens"][0].as_object_mut().unwrap();
@@ -381,6 +401,7 @@ mod tests {
             "advice",
             "notes",
             "clock_skew_seconds",
+            "platform_clock_ahead_seconds",
             "platform_repeats_tokens",
         ] {
             token.remove(key);

@@ -178,6 +178,15 @@ impl Waiting {
         now
     }
 
+    /// Whether a request waits since a moment in this range. What waits since before it was never
+    /// answered because its reader was gone.
+    pub(super) fn any_since(&self, range: std::ops::Range<Duration>) -> bool {
+        self.0.places.iter().any(|place| {
+            place.key.load(Ordering::Acquire) != 0
+                && range.contains(&Duration::from_nanos(place.first.load(Ordering::Relaxed)))
+        })
+    }
+
     /// The request was answered.
     pub(super) fn done(&self, writers: &Writers, request: u64) {
         let _lock = writers.lock();

@@ -49,6 +49,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Message>,
     places: Vec<Place>,
+    rules: Arc<Rules>,
     policy: Policy,
     rng: StdRng,
     store: Arc<dyn Store>,
@@ -72,9 +73,7 @@ impl Engine {
         timer: Arc<dyn Timer>,
         seed: u64,
     ) -> (Handle, Self) {
-        let now = clock.now();
-        let saved = store.load();
-        let rules = Rules {
+        let rules = Arc::new(Rules {
             windows: windows.clone(),
             sources: sources
                 .iter()
@@ -83,44 +82,57 @@ impl Engine {
                     rejection_is_final: !source.can_replace_rejected(),
                 })
                 .collect(),
-        };
-        // A token of a source that is no longer configured is nobody's to serve.
-        let resumed = saved.token.and_then(|token| {
-            let source = sources.iter().position(|source| source.name() == token.source)?;
-            let Token { issued, life, .. } = token;
-            Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
         });
-        let (held, token) = resumed.unzip();
-        let policy = Policy::resume(Arc::new(rules), held, &saved.progress, &now);
         let final_sources = sources
             .iter()
             .filter(|source| !source.can_replace_rejected())
             .map(|source| source.name())
             .collect();
+        let policy = Policy::new(Arc::clone(&rules), &clock.now());
         let shared = Arc::new(Shared::new(clock, windows, final_sources));
         let (sender, inbox) = mpsc::unbounded_channel();
-        let engine = Self {
+        let mut engine = Self {
             shared: Arc::clone(&shared),
             inbox,
             places: sources
                 .into_iter()
                 .map(|source| Place { source, in_flight: None, failure: None, alike: 0 })
                 .collect(),
+            rules,
             policy,
             rng: StdRng::seed_from_u64(seed),
             store,
-            saved: saved.progress,
+            saved: Progress::default(),
             timer,
-            token,
+            token: None,
             waiters: Vec::new(),
             fetches: JoinSet::new(),
             watchers: JoinSet::new(),
         };
-        engine.show_token();
-        let rejected = engine.policy.rejection().copied();
-        engine.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
-        engine.show(&now);
+        engine.resume();
         (Handle { shared, inbox: sender }, engine)
+    }
+
+    /// Goes on where the last engine on this store stopped. To be called again before [`Engine::run`]
+    /// where another one ran since this one was made.
+    pub fn resume(&mut self) {
+        let now = self.shared.clock.now();
+        let saved = self.store.load();
+        // A token of a source that is no longer configured is nobody's to serve.
+        let resumed = saved.token.and_then(|token| {
+            let is_its_source = |place: &Place| place.source.name() == token.source;
+            let source = self.places.iter().position(is_its_source)?;
+            let Token { issued, life, .. } = token;
+            Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
+        });
+        let (held, token) = resumed.unzip();
+        self.policy = Policy::resume(Arc::clone(&self.rules), held, &saved.progress, &now);
+        self.token = token;
+        self.saved = saved.progress;
+        self.show_token();
+        let rejected = self.policy.rejection().copied();
+        self.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
+        self.show(&now);
     }
 
     /// Runs until all handles are dropped. Dropping the future gives up whatever is in flight, and
@@ -424,22 +436,23 @@ impl Engine {
         self.publish(token, EventKind::Republication, reason.to_owned(), now);
     }
 
-    /// The store first: an open that the snapshot wakes must find the generation there.
+    /// Store and snapshot as one step for all who look: an open that the snapshot wakes must find the
+    /// generation in the store, and whoever read the token there may reject it at once.
     fn publish(&mut self, token: Token, kind: EventKind, reason: String, now: &Now) {
-        if let Some(fresh) = token.usable(now, Duration::ZERO) {
-            self.store.publish(&fresh, now);
-        }
         let concerned = Some((token.generation, token.fingerprint()));
         let rejected = self.policy.rejection().copied();
-        self.token = Some(token);
-        self.show_token();
         self.shared.snapshot.send_modify(|snapshot| {
+            if let Some(fresh) = token.usable(now, Duration::ZERO) {
+                self.store.publish(&fresh, now);
+            }
+            snapshot.token = Some(token.clone());
             if kind == EventKind::Rotation {
                 snapshot.fetches += 1;
                 snapshot.rejected = rejected;
             }
             snapshot.remember(Event { at: *now, kind, token: concerned, reason });
         });
+        self.token = Some(token);
     }
 
     fn show_token(&self) {
@@ -448,10 +461,12 @@ impl Engine {
 
     fn show(&self, now: &Now) {
         let policy = &self.policy;
+        let clock_ahead = self.places.iter().find_map(|place| place.source.clock_ahead());
         self.shared.snapshot.send_modify(|snapshot| {
             snapshot.next = policy.next(now);
             snapshot.fetching = policy.fetching();
             snapshot.skew = policy.skew();
+            snapshot.clock_ahead = clock_ahead;
             snapshot.repeats = policy.repeats();
             snapshot.fallback = policy.held().is_some_and(|held| held.source > 0);
             snapshot.min_life = policy.min_life();
@@ -477,13 +492,14 @@ impl Engine {
     }
 
     fn note_failure(&mut self, place: usize, error: FetchError, now: &Now) {
-        let is_alone = place == 0 || self.places.iter().take(place).all(|p| p.failure.is_none());
+        let mut before = self.places.iter().take(place);
+        let is_alone = before.all(|place| place.failure.is_none() && place.in_flight.is_none());
         let Some(state) = self.places.get_mut(place) else { return };
         let earlier = state.failure.take();
         let is_alike = earlier.as_ref().is_some_and(|earlier| earlier.error.kind == error.kind);
         state.alike = if is_alike { state.alike.saturating_add(1) } else { 1 };
         let (source, remedy) = (error.source_name, error.kind.explain().remedy);
-        // That a later source has nothing to give is no news while an earlier one fails.
+        // That a later source has nothing to give is no news while an earlier one fails or hangs.
         let is_quiet = error.kind == FetchErrorKind::NotConfigured && !is_alone;
         if state.alike <= LOUD_FAILURES && !is_quiet {
             tracing::warn!(source, %error, remedy, "no token");
@@ -509,6 +525,9 @@ impl Engine {
         let is_telling = |failure: &&Failure| failure.error.kind != FetchErrorKind::NotConfigured;
         let failures: Vec<Failure> = if all().any(|failure| is_telling(&failure)) {
             all().filter(is_telling).cloned().collect()
+        } else if self.places.iter().any(|place| place.in_flight.is_some()) {
+            // That one has nothing to give is not what is wrong while another has not answered.
+            Vec::new()
         } else {
             all().cloned().collect()
         };

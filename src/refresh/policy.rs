@@ -314,7 +314,7 @@ impl Policy {
             Life::Known(said) => {
                 if let Some(excess) = said.checked_sub(max).filter(|excess| !excess.is_zero()) {
                     // A suspend is no part of the answer's way.
-                    let hidden = took.min(self.rules.windows.fetch_timeout) + windows::SKEW_CUT;
+                    let hidden = took.min(self.rules.windows.fetch_timeout) + windows::SKEW_MARGIN;
                     self.skew = self.skew.max(excess.saturating_add(hidden));
                 }
                 Life::Known(said.saturating_sub(self.skew).min(max))

@@ -4,6 +4,8 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
@@ -17,27 +19,53 @@ const NAME: &str = "env";
 const INSTALLATION_PREFIX: &[u8] = b"ghs_";
 
 /// What the environment held.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnvConfig {
     /// The token of `GITHUB_TOKEN`, else of `GH_TOKEN`; `None` where neither is set.
+    #[serde(with = "handover")]
     pub token: Option<Secret>,
     /// How long a token counts whose expiry nobody knows: an installation token (`ghs_`) once, from
     /// the start of the daemon; any other anew at each fetch.
     pub assumed_life: Duration,
+    /// When the daemon started: the earliest moment that is known to lie after the token's birth.
+    /// `None` is the moment in which the source is made.
+    pub start: Option<Now>,
+}
+
+/// The token on its way to another process of the daemon, in memory that only the two can reach. The
+/// one place where a secret is serialized.
+mod handover {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use crate::secret::Secret;
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(
+        token: &Option<Secret>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        token.as_ref().map(Secret::expose_str).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Secret>, D::Error> {
+        let token = Option::<String>::deserialize(deserializer)?;
+        token.map(|token| Secret::new(token.into_bytes()).map_err(D::Error::custom)).transpose()
+    }
 }
 
 /// See the module.
 pub struct Env {
     config: EnvConfig,
     clock: Arc<dyn Clock>,
-    /// When the source was made: the earliest moment that is known to lie after the token's birth.
     start: Now,
 }
 
 impl Env {
-    /// A source over what the environment held at the start, which is now.
+    /// A source over what the environment held at the start.
     pub fn new(config: EnvConfig, clock: Arc<dyn Clock>) -> Self {
-        let start = clock.now();
+        let start = config.start.unwrap_or_else(|| clock.now());
         Self { config, clock, start }
     }
 
@@ -111,7 +139,10 @@ mod tests {
     fn env(token: Option<&str>) -> (Env, Arc<SetClock>) {
         let clock = Arc::new(SetClock(Mutex::new(Now { boot: MINUTE, wall: MINUTE * 1_000_000 })));
         let token = token.map(|t| Secret::new(t.into()).unwrap());
-        (Env::new(EnvConfig { token, assumed_life: MINUTE * 60 }, clock.clone()), clock)
+        (
+            Env::new(EnvConfig { token, assumed_life: MINUTE * 60, start: None }, clock.clone()),
+            clock,
+        )
     }
 
     #[tokio::test]

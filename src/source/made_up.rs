@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
@@ -18,7 +20,7 @@ const LENGTHS: u64 = 500;
 const STRIDE: u64 = 37;
 
 /// How tokens are made up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MadeUpConfig {
     /// How long each lives.
     pub life: Duration,

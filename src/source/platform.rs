@@ -12,10 +12,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
@@ -38,8 +39,11 @@ const MAX_BEARER_BYTES: usize = 16 * 1024;
 /// `Date` is cut to seconds: the server's clock was up to this much further.
 const DATE_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
+/// The platform has not told its time yet.
+const NO_DATE: i64 = i64::MIN;
+
 /// How to reach the platform.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct PlatformConfig {
     /// `PLATFORM_URL`: base URL, http or https, without a trailing slash.
     pub url: String,
@@ -74,6 +78,8 @@ pub struct Platform {
     workspace_id: Option<String>,
     bearer_file: WatchedFile,
     http: Http,
+    /// In seconds; [`NO_DATE`] before the first answer that told it.
+    clock_ahead: AtomicI64,
 }
 
 impl Platform {
@@ -90,6 +96,7 @@ impl Platform {
                 timeout: config.request_timeout,
                 clock,
             },
+            clock_ahead: AtomicI64::new(NO_DATE),
         }
     }
 
@@ -98,6 +105,10 @@ impl Platform {
         let url = endpoint(&self.url, self.workspace_id.as_deref())
             .map_err(|why| error(FetchErrorKind::NotConfigured, why))?;
         let answer = self.http.get(&url, &bearer).await?;
+        if let Some(date) = answer.date {
+            let here = self.http.clock.now().timestamp();
+            self.clock_ahead.store(date.as_second() - here.as_second(), Ordering::Relaxed);
+        }
         let (secret, expires_at) = parse(&answer.body).map_err(|why| {
             let claimed = answer.content_type.as_deref().unwrap_or("no content type");
             error(FetchErrorKind::BadAnswer, format!("{url} answers with {claimed}: {why}"))
@@ -150,6 +161,10 @@ impl Source for Platform {
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         Box::pin(self.ask())
+    }
+
+    fn clock_ahead(&self) -> Option<i64> {
+        Some(self.clock_ahead.load(Ordering::Relaxed)).filter(|&ahead| ahead != NO_DATE)
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

@@ -1,11 +1,14 @@
 //! git and its three helpers, where a token is refused in mid-command.
 
+use std::fs;
 use std::path::Path;
+
+use molecule_tokenfs::demo::faults::{Fault, Service};
 
 use crate::support::daemon::PROGRAM;
 use crate::support::namespace::sandboxed;
-use crate::support::process::Finished;
-use crate::support::secs;
+use crate::support::process::{Finished, Process};
+use crate::support::{eventually, secs};
 use crate::world::{World, programs, script};
 
 /// The forms in which git is told to ask the mount.
@@ -65,6 +68,14 @@ pub fn git(world: &World, home: &Path, program: &Path, words: &[&str]) -> Finish
     world.run(command)
 }
 
+/// Wires git as the manual says: with `setup git`, and nothing else.
+pub fn set_up(world: &World, home: &Path) {
+    let mut setup = world.command(PROGRAM);
+    setup.args(["setup", "git", "--host", world.demo.host(), "--mountpoint"]);
+    setup.arg(world.daemon.mountpoint()).env("HOME", home);
+    world.run(setup).ok();
+}
+
 /// Whether this git asks a helper again within one command, as those since 2.46 do.
 pub fn retries(world: &World, program: &Path) -> bool {
     let version = world.version(program);
@@ -99,16 +110,82 @@ fn a_revoked_token_costs_a_new_git_nothing_and_an_old_one_a_single_command() {
     });
 }
 
+/// Clones, takes back the token that the server has just accepted while git waits for that very
+/// answer, and says how it ended and what git asked of its helper, in order.
+fn clone_with_a_token_revoked_meanwhile(
+    world: &World,
+    program: &Path,
+    url: &str,
+) -> (Finished, Vec<&'static str>) {
+    let ledger = world.demo.ledger();
+    let accepted = ledger.counts().service("git").live;
+    let (clone, trace) = (world.dir.join("clone"), world.dir.join("trace"));
+    let mut command = world.command(program);
+    command.env("GIT_TRACE", &trace).args(["clone", "-q", url]).arg(&clone);
+    // The first request of a clone has no token; the second has, and is the one to be slow.
+    world.demo.faults().script(Service::Git, [None, Some(Fault::Slow(secs(2)))]);
+    let mut cloning = Process::start(command, "cloning", &world.dir);
+    eventually("the server accepts the token", secs(10), || {
+        (ledger.counts().service("git").live > accepted).then_some(())
+    });
+    assert!(ledger.revoke(None) > 0, "none was in use");
+    let status = cloning.wait(secs(20));
+    let finished = Finished { status, stdout: cloning.stdout(), stderr: cloning.stderr() };
+    let lines = fs::read_to_string(&trace).unwrap();
+    fs::remove_file(trace).unwrap();
+    if finished.status.success() {
+        fs::remove_dir_all(clone).unwrap();
+    }
+    let asked = lines.lines().filter(|line| line.contains("run_command: ")).filter_map(|line| {
+        let line = line.trim_end_matches('\'');
+        let (_, action) = line.split_once("git-credential ")?.1.rsplit_once(' ')?;
+        ["get", "store", "erase"].into_iter().find(|known| *known == action)
+    });
+    (finished, asked.collect())
+}
+
+#[test]
+fn a_token_revoked_in_the_middle_of_a_clone_costs_one_fetch() {
+    sandboxed(secs(60), || {
+        // So long a life that nothing but a refusal makes the daemon fetch.
+        let world = World::of_life(secs(3600), "60s");
+        let ledger = world.demo.ledger();
+        let url = world.demo.create_repository("work.git").unwrap();
+        let home = world.dir.folder("home");
+        set_up(&world, &home);
+        for program in programs("git") {
+            let ask = || git(&world, &home, &program, &["ls-remote", &url]).ok();
+            ask();
+            let before = ledger.counts();
+            let (cloned, asked) = clone_with_a_token_revoked_meanwhile(&world, &program, &url);
+            let refused = ledger.counts().service("git").revoked - before.service("git").revoked;
+            if retries(&world, &program) {
+                assert!(cloned.status.success(), "{asked:?} {cloned:?}");
+                // git forgets the state of an answer that it approved, so that the question after
+                // the first refusal looks like a first one. The one after the second tells.
+                assert!((1..=2).contains(&refused), "{refused} requests were refused");
+                assert!(asked.contains(&"store") && !asked.contains(&"erase"), "{asked:?}");
+            } else {
+                assert!(!cloned.status.success(), "{} went on", program.display());
+                assert_eq!(refused, 1);
+                assert_eq!(asked, ["get", "store", "erase"]);
+            }
+            ask();
+            let issued = ledger.counts().platform.issued - before.platform.issued;
+            assert_eq!(issued, 1, "{}: {asked:?}", program.display());
+            // The control file takes one report a second.
+            std::thread::sleep(secs(1));
+        }
+    });
+}
+
 #[test]
 fn setup_is_all_that_git_needs() {
     sandboxed(secs(30), || {
         let world = World::new();
         let url = world.demo.create_repository("work.git").unwrap();
         let home = world.dir.folder("home");
-        let mut setup = world.command(PROGRAM);
-        setup.args(["setup", "git", "--host", world.demo.host(), "--mountpoint"]);
-        setup.arg(world.daemon.mountpoint()).env("HOME", &home);
-        world.run(setup).ok();
+        set_up(&world, &home);
         for program in programs("git") {
             git(&world, &home, &program, &["ls-remote", &url]).ok();
         }

@@ -1,10 +1,11 @@
 //! Real git and real gh through a real mount, against a platform whose tokens live for ten seconds.
-//! needs: fuse, root, git, gh, gh-2.88, gh-2.103, busybox
+//! needs: fuse, root, git, git-lfs, gh, gh-2.88, gh-2.103, busybox
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod gh;
 mod git;
+mod lfs;
 mod loops;
 mod places;
 #[path = "../support/mod.rs"]

@@ -28,20 +28,25 @@ pub struct World {
 impl World {
     /// Call it in `sandboxed` only.
     pub fn new() -> Self {
+        Self::of_life(LIFE, "4s")
+    }
+
+    /// The same with tokens of another life. The daemon serves none with less than `min_life` left.
+    pub fn of_life(life: Duration, min_life: &str) -> Self {
         let dir = TestDir::new();
         namespace::replace_file(Path::new("/etc/hosts"), HOSTS, &dir);
         namespace::private_network(&dir);
         let setup = Setup {
             git_root: Some(dir.folder("repositories")),
             port: 80,
-            ..Setup::with_life(LIFE)
+            ..Setup::with_life(life)
         };
         let demo = Demo::start(setup).unwrap();
         demo.register(&dir.join("configs")).unwrap();
         let daemon = Daemon::at(&dir)
             .env("PLATFORM_URL", demo.url())
             .env("WORKSPACE_ID", &demo.address().workspace_id)
-            .args(["--min-life", "4s", "--host", demo.host()])
+            .args(["--min-life", min_life, "--host", demo.host()])
             .start();
         Self { daemon, demo, dir }
     }

@@ -6,9 +6,10 @@ use std::path::Path;
 use molecule_tokenfs::demo::Setup;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::Workspace;
+use crate::crashes::worker;
 use crate::support::daemon::{Daemon, tokenfs, tokenfs_run};
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::{open_fuse_device, sandboxed};
@@ -99,7 +100,9 @@ fn after_a_kill_the_next_start_cleans_up_and_mounts() {
         fs::read(daemon.path("token")).unwrap();
         daemon.process().signal(Signal::SIGKILL);
         daemon.process().wait(secs(5));
-        let error = fs::read(dir.join("token/token")).unwrap_err();
+        let error = eventually("its worker has ended, too", secs(1), || {
+            fs::read(dir.join("token/token")).err()
+        });
         assert_eq!(errno(&error), Some(Errno::ENOTCONN));
         let daemon = Daemon::at(&dir).args(LIFE).start();
         assert!(fs::read(daemon.path("token")).is_ok());
@@ -126,9 +129,12 @@ fn a_stopped_daemon_is_named_and_not_waited_for() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();
         let mut daemon = Daemon::at(&dir).args(LIFE).start();
+        let worker = worker(&daemon).unwrap();
         daemon.process().signal(Signal::SIGSTOP);
+        kill(worker, Signal::SIGSTOP).unwrap();
         let path = daemon.mountpoint().to_str().unwrap().to_owned();
         let second = tokenfs_run(&dir, &["mount", &path]);
+        kill(worker, Signal::SIGCONT).unwrap();
         daemon.process().signal(Signal::SIGCONT);
         assert_eq!(second.status.code(), Some(1));
         assert!(second.stderr.contains("does not answer"), "{second:?}");

@@ -1,13 +1,26 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
+//! tests `through_the_helper` need: host-root
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../sources/tls.rs"]
+mod tls;
 
+mod certificates;
+mod clocks;
+mod crashes;
+mod interrupt;
 mod lifecycle;
 mod many;
+mod outcome;
 mod readers;
 mod refresh;
 mod write;
@@ -34,10 +47,27 @@ impl Workspace {
     }
 
     fn start_with(setup: Setup, change: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Self {
+        Self::start_over(setup, |_, builder| change(builder))
+    }
+
+    fn start_over(
+        setup: Setup,
+        change: impl for<'a> FnOnce(&Demo, Builder<'a>) -> Builder<'a>,
+    ) -> Self {
         let dir = TestDir::new();
         let demo = Demo::start(setup).expect("the demo platform starts");
         demo.register(&dir.join("configs")).expect("the workspace registers");
+        Self::start_in(dir, demo, change)
+    }
+
+    /// With a platform and a `configs` directory that are there already, in whatever state.
+    fn start_in(
+        dir: TestDir,
+        demo: Demo,
+        change: impl for<'a> FnOnce(&Demo, Builder<'a>) -> Builder<'a>,
+    ) -> Self {
         let daemon = change(
+            &demo,
             Daemon::at(&dir)
                 .env("PLATFORM_URL", demo.url())
                 .env("WORKSPACE_ID", &demo.address().workspace_id),

@@ -5,12 +5,16 @@
 //! reject. A model of the promise judges every open and every request. A seed that fails prints
 //! itself, what happened last, and the command that replays it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "what a failed test says")]
-#![expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-#![expect(clippy::indexing_slicing, reason = "there are two sources")]
-#![expect(clippy::unchecked_time_subtraction, reason = "an underflow fails the test")]
-#![expect(clippy::cast_precision_loss, reason = "seconds of a few months")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+#![allow(clippy::unchecked_time_subtraction, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a replay tells its history")]
+#![allow(clippy::cast_precision_loss, reason = "seconds, for a person to read")]
+#![allow(clippy::struct_excessive_bools, reason = "independent properties of a history")]
 
 mod figures;
 mod history;

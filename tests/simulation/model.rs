@@ -301,7 +301,7 @@ impl Model {
         if source == PLATFORM {
             if said > LONGEST_LIFE {
                 let took = elapsed(&issued, now).min(self.windows.fetch_timeout);
-                let skew = said - LONGEST_LIFE + took + Duration::from_secs(2);
+                let skew = said - LONGEST_LIFE + took + Duration::from_secs(3);
                 self.skew = self.skew.max(skew);
             }
             judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);

@@ -178,12 +178,12 @@ impl Pace {
         let timer = (windows.interval - windows.jitter, windows.interval + windows.jitter);
         let most = latest.min(timer.1);
         self.window = if self.spread {
-            (after(by_life(most / 2)), after(by_life(most)))
+            (after(by_life(most / 4)), after(by_life(most)))
         } else {
             (after(by_life(latest).min(timer.0)), after(by_life(latest).min(timer.1)))
         };
         if self.may_spread {
-            self.window.0 = self.window.0.min(after(by_life(most / 2)));
+            self.window.0 = self.window.0.min(after(by_life(most / 4)));
         }
         (self.spread, self.may_spread) = (false, false);
         self.settled(now.boot);

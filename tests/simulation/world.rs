@@ -430,7 +430,7 @@ impl EnvSource {
             let entry = Entry { end: Duration::MAX, asked: Vec::new(), lied_about: true };
             world.inner().model.ledger.insert(token.fingerprint(), entry);
         }
-        let config = EnvConfig { token, assumed_life: LONGEST_LIFE };
+        let config = EnvConfig { token, assumed_life: LONGEST_LIFE, start: None };
         let env = Env::new(config, Arc::new(world.time.clone()));
         Self { world, env }
     }

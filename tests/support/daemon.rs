@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
@@ -17,7 +17,11 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
 
 /// A command of the program under test, with `HOME` in the test's directory.
 pub fn tokenfs(dir: &TestDir, user: User) -> Command {
-    let mut command = command(PROGRAM, user);
+    copy_of_tokenfs(dir, user, Path::new(PROGRAM))
+}
+
+fn copy_of_tokenfs(dir: &TestDir, user: User, program: &Path) -> Command {
+    let mut command = command(program, user);
     command.env("HOME", dir.path()).env("CONFIGS_DIR", dir.join("configs"));
     command
 }
@@ -27,9 +31,16 @@ pub struct Builder<'a> {
     dir: &'a TestDir,
     mountpoint: PathBuf,
     command: Command,
+    log_level: String,
 }
 
 impl Builder<'_> {
+    /// Logs this instead of all of our own messages.
+    pub fn log_level(mut self, level: &str) -> Self {
+        level.clone_into(&mut self.log_level);
+        self
+    }
+
     /// Mounts there instead of at `token` in the test's directory.
     pub fn mountpoint(mut self, path: impl Into<PathBuf>) -> Self {
         self.mountpoint = path.into();
@@ -48,7 +59,7 @@ impl Builder<'_> {
 
     /// Starts it without waiting for anything: for starts that must fail.
     pub fn spawn(mut self) -> Daemon {
-        self.command.arg(&self.mountpoint);
+        self.command.args(["--log-level", &self.log_level]).arg(&self.mountpoint);
         let name = format!("daemon{}", self.mountpoint.display()).replace('/', "-");
         let process = Process::start(self.command, &name, self.dir);
         Daemon { process, mountpoint: self.mountpoint }
@@ -75,11 +86,18 @@ impl Daemon {
         Self::of(dir, User::Own)
     }
 
+    /// The same from a copy of the program.
+    pub fn of_copy<'a>(dir: &'a TestDir, program: &Path) -> Builder<'a> {
+        let mut command = copy_of_tokenfs(dir, User::Own, program);
+        command.arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
+    }
+
     /// The same, run by this user.
     pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
         let mut command = tokenfs(dir, user);
-        command.args(["mount", "--log-level", "trace"]);
-        Builder { dir, mountpoint: dir.join("token"), command }
+        command.arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
     fn wait_until_it_serves(&mut self) {
@@ -105,6 +123,26 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// Stops all that serves the mount with SIGSTOP, until the value is dropped. No thread of it runs
+    /// any more when this returns.
+    pub fn pause(&self) -> Paused {
+        let status = std::fs::read(self.path("status.json")).expect("status.json is read");
+        let status: serde_json::Value = serde_json::from_slice(&status).expect("JSON");
+        let mut processes = ["supervisor_pid", "worker_pid"]
+            .map(|key| status.get(key).and_then(serde_json::Value::as_i64).expect(key))
+            .map(|process| Pid::from_raw(process.try_into().expect("a process id")))
+            .to_vec();
+        processes.dedup();
+        for &process in &processes {
+            kill(process, Signal::SIGSTOP).expect("stopping a daemon");
+        }
+        let paused = Paused(processes);
+        eventually("the daemon stands still", secs(5), || {
+            paused.0.iter().all(|&process| stands_still(process)).then_some(())
+        });
+        paused
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -120,6 +158,27 @@ impl Daemon {
         self.process.signal(Signal::SIGTERM);
         self.process.wait(secs(5))
     }
+}
+
+/// A daemon that is stopped. Dropping it lets the daemon go on.
+pub struct Paused(Vec<Pid>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for &process in &self.0 {
+            let _ = kill(process, Signal::SIGCONT);
+        }
+    }
+}
+
+/// Whether every thread of a process is stopped (`proc_pid_stat(5)`), or will be before it runs on:
+/// the supervisor's helper sleeps in a request to the mount until the worker goes on.
+fn stands_still(process: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'D']))
+    })
 }
 
 /// Runs one command of the program under test to its end.

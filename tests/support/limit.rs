@@ -73,6 +73,37 @@ impl Drop for OnTimeout {
     }
 }
 
+/// How many cases [`each`] runs at a time: mostly they wait.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Runs all cases of a test, several at a time, and names those that fail.
+pub fn each<T: Copy + Sync>(
+    cases: &[T],
+    name: impl Fn(T) -> String + Sync,
+    run: impl Fn(T) + Sync,
+) {
+    let left = Mutex::new(cases.iter().copied());
+    let failed = Mutex::new(Vec::new());
+    let test = Adopt::here();
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            let test = test.clone();
+            let (left, failed, name, run) = (&left, &failed, &name, &run);
+            scope.spawn(move || {
+                test.enter();
+                while let Some(case) = { left.lock().unwrap().next() } {
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(case))) {
+                        let why = panic.downcast_ref::<String>().map_or("see above", |why| why);
+                        failed.lock().unwrap().push(format!("{}: {why}", name(case)));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
 /// How long a body may go on after its processes were killed and its mounts detached.
 const GRACE: Duration = Duration::from_secs(10);
 

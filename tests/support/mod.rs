@@ -27,6 +27,7 @@ pub mod leak;
 pub mod limit;
 pub mod namespace;
 pub mod process;
+pub mod wall_clock;
 
 use std::time::{Duration, Instant};
 

@@ -33,6 +33,9 @@ pub struct PlatformArgs {
     /// Set the issuer's clock this many seconds ahead
     #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true)]
     clock_offset: i64,
+    /// Set the platform's clock, which stamps `Date`, this many seconds ahead of the issuer's
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true)]
+    platform_offset: i64,
     /// Write the bearer into this directory
     #[arg(long, value_name = "DIR")]
     configs_dir: Option<PathBuf>,
@@ -74,6 +77,7 @@ pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
         let setup = setup.lengths(shortest..=longest).minting(|minting| {
             minting.cache_until = args.cache_until;
             minting.clock_offset = args.clock_offset;
+            minting.platform_offset = args.platform_offset;
         });
         let demo = Demo::start(setup).context("cannot start the demo platform")?;
         let bearer_file = args.configs_dir.as_deref().map(|dir| demo.register(dir)).transpose()?;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::cmd::Advise;
 use crate::config::Environment;
+use crate::config::settings::TOKEN_VARIABLES;
 
 /// One setting, as `git config --list` gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +175,10 @@ pub fn system_file() -> anyhow::Result<PathBuf> {
 fn git() -> Command {
     let mut command = Command::new("git");
     command.stdin(Stdio::null()).env("LC_ALL", "C");
+    // Its settings can be told without.
+    for name in TOKEN_VARIABLES {
+        command.env_remove(name);
+    }
     command
 }
 

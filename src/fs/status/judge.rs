@@ -8,17 +8,23 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Backend, FailureStatus, HistoryEntry, Layout, RejectedStatus, State, Status, TokenStatus,
 };
+use serde::{Deserialize, Serialize};
+
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::counters::Counters;
 use crate::refresh::{Event, EventKind, Failure, Snapshot};
 use crate::time::{self, Now};
 use crate::token::{Life, Token};
 
+/// A platform's clock that differs from this machine's by more than this is noted. What a slow answer
+/// takes on its way is no difference.
+const NOTED_SECONDS: u64 = 30;
+
 /// The longest particulars that the document repeats, in characters.
 const MAX_DETAIL: usize = 300;
 
 /// What is the same in every document of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Identity {
     /// The name of the token.
     pub name: String,
@@ -56,6 +62,7 @@ pub fn document(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         supervisor_pid: identity.supervisor_pid,
         worker_pid: identity.worker_pid,
+        last_upgrade: None,
         started_at: Some(wall(identity.started.boot, now)),
         written_at: Some(now.timestamp()),
         tokens: vec![token],
@@ -97,6 +104,7 @@ fn token_status(
         advice: advice(snapshot, counters),
         notes: notes(identity, snapshot),
         clock_skew_seconds: snapshot.skew.as_secs(),
+        platform_clock_ahead_seconds: snapshot.clock_ahead,
         platform_repeats_tokens: snapshot.repeats,
         opens: counters.opens().count,
         refusals: counters
@@ -222,6 +230,14 @@ fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
         notes.push(format!(
             "the platform's clock runs {} behind the issuer's: lives are shortened by that",
             words(snapshot.skew)
+        ));
+    }
+    if let Some(ahead) = snapshot.clock_ahead.filter(|ahead| ahead.unsigned_abs() > NOTED_SECONDS) {
+        let by = words(Duration::from_secs(ahead.unsigned_abs()));
+        let side = if ahead > 0 { "ahead of" } else { "behind" };
+        notes.push(format!(
+            "the platform's clock is {by} {side} this machine's: one of them is wrong, and lives are \
+             reckoned by the platform's"
         ));
     }
     notes
@@ -424,6 +440,15 @@ mod tests {
         ");
         scene.snapshot.repeats = false;
         assert!(says(&scene).contains("half of its life"));
+        for (ahead, note) in [
+            (600, "the platform's clock is 10m ahead of this machine's"),
+            (-600, "the platform's clock is 10m behind this machine's"),
+        ] {
+            scene.snapshot.clock_ahead = Some(ahead);
+            assert!(says(&scene).contains(note), "{}", says(&scene));
+        }
+        scene.snapshot.clock_ahead = Some(-30);
+        assert!(!says(&scene).contains("this machine's"));
         scene.identity.min_life = Some(MINUTE);
         assert!(!says(&scene).contains("--min-life"));
     }

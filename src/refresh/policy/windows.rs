@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 /// First back-off after a transient failure; doubled with every further one.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -29,16 +30,16 @@ pub const REPEAT_SPREAD: Duration = Duration::from_mins(2);
 pub const REPEAT_LEAST: Duration = Duration::from_secs(5);
 /// The largest minimum life where the platform repeats tokens: it cannot give fresher ones.
 pub const REPEAT_MIN_LIFE: Duration = Duration::from_mins(2);
+/// How much further than the excess of a life the platform's clock may run behind the issuer's: the
+/// expiry is cut to a second, the platform's `Date` too, and its answer takes a moment.
+pub const SKEW_MARGIN: Duration = Duration::from_secs(3);
 /// The default minimum life of a long-lived token.
 pub const MIN_LIFE: Duration = Duration::from_mins(1);
 /// A wall clock set by more than this makes a new generation, because views show local time.
 pub const WALL_JUMP: Duration = Duration::from_secs(5);
 
-/// What the cut of `Date` and `expires_at` to seconds can hide of the platform's clock error.
-pub const SKEW_CUT: Duration = Duration::from_secs(2);
-
 /// What can be configured. The defaults are those of the existing workspaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Windows {
     /// `TOKEN_REFRESH_INTERVAL_SEC`: time from a fetch to the next in the background. Tokens that
     /// live shorter are refreshed within their life.
@@ -103,12 +104,14 @@ impl Windows {
     }
 
     /// The age at which a token is refreshed that came after a start or a streak of failures:
-    /// anywhere between half of `latest` and `latest` (40–80 % of its life), so that a fleet that
-    /// starts or recovers together does not come back together. The interval cuts what it may not
+    /// anywhere between a quarter of `latest` and `latest` (20–80 % of its life), so that a fleet that
+    /// starts or recovers together does not come back together. The wider the range, the flatter the
+    /// wave that the interval then repeats for ever: from a half on it would be half as high again,
+    /// and higher where it meets those that the outage spared. The interval cuts what it may not
     /// exceed off the range, and not each draw to it: that would make an echo of its own.
     pub fn spread(&self, latest: Duration, rng: &mut impl Rng) -> Duration {
         let most = latest.min(self.interval.saturating_add(self.jitter));
-        let least = if most >= latest / 10 * 9 { latest / 2 } else { most / 2 };
+        let least = if most >= latest / 10 * 9 { latest / 4 } else { most / 4 };
         least.saturating_add(uniform(rng, most.saturating_sub(least)))
     }
 }

@@ -54,6 +54,19 @@ async fn a_hanging_platform_holds_up_an_open_for_two_fifths_of_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hanging_platform_is_what_is_wrong_and_not_a_later_source_that_nobody_configured() {
+    let world = chain(Scripted::Hang, fail(FetchErrorKind::NotConfigured));
+    assert_eq!(world.open_err().await, ReadErrorKind::TimedOut);
+    let snapshot = world.handle.snapshot();
+    assert!(snapshot.fetching && snapshot.failures.is_empty(), "{:?}", snapshot.failures);
+    assert!(snapshot.history.is_empty(), "{:?}", snapshot.history);
+    pass(world.windows.fetch_timeout).await;
+    let failures = world.handle.snapshot().failures;
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].error.kind, FetchErrorKind::TimedOut);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_platforms_late_answer_replaces_the_one_that_stood_in() {
     let world = chain(Scripted::NewToken(HOUR).after(4 * SECOND), env_token());
     assert_eq!(world.bytes().await, "ghp_own");

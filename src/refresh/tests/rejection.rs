@@ -1,6 +1,7 @@
 //! Consumers that say that a token was refused.
 
 use super::*;
+use crate::refresh::store::{Progress, Saved, Store};
 
 fn fingerprint(bytes: &str) -> Fingerprint {
     Fingerprint::of(bytes.as_bytes())
@@ -155,6 +156,59 @@ async fn a_rejection_outlives_the_engine() {
     pass(15 * SECOND).await;
     assert!(world.handle.usable().is_some());
     assert_eq!(world.state(), State::Degraded);
+}
+
+/// A store whose readers are quick: the token that it publishes is rejected from another thread
+/// before the engine has done anything else.
+#[derive(Default)]
+struct RejectedAtOnce {
+    store: MemoryStore,
+    handle: std::sync::OnceLock<Handle>,
+}
+
+impl Store for RejectedAtOnce {
+    fn reserve(&self) -> u64 {
+        self.store.reserve()
+    }
+
+    fn publish(&self, token: &FreshToken, now: &Now) {
+        self.store.publish(token, now);
+        if token.token().generation == 1 {
+            let (handle, fingerprint) =
+                (self.handle.get().unwrap().clone(), token.token().fingerprint());
+            std::thread::spawn(move || handle.reject(fingerprint));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn load(&self) -> Saved {
+        self.store.load()
+    }
+
+    fn save(&self, progress: &Progress) {
+        self.store.save(progress);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_rejected_the_moment_it_is_published_is_rejected() {
+    let time = SimulatedTime::new();
+    let clock: Arc<dyn Clock> = Arc::new(time.clone());
+    let source = ScriptedSource::new("platform", clock.clone(), Scripted::NewToken(HOUR));
+    let store = Arc::new(RejectedAtOnce::default());
+    let sources = vec![Arc::new(source.clone()) as Arc<dyn Source>];
+    let timer = Arc::new(time.clone());
+    let (handle, engine) = Engine::new(sources, Windows::default(), store.clone(), clock, timer, 7);
+    store.handle.set(handle.clone()).ok();
+    tokio::spawn(engine.run());
+    let _ = handle.token(time.now().boot + SECOND).await;
+    // The thread's reject may still be on its way: real time, and then the engine's.
+    std::thread::sleep(Duration::from_millis(50));
+    pass(2 * SECOND).await;
+    assert_eq!(source.requests().len(), 2, "another token was fetched");
+    let snapshot = handle.snapshot();
+    assert_eq!(snapshot.token.unwrap().generation, 2);
+    assert!(snapshot.history.iter().any(|event| event.kind == EventKind::Reject));
 }
 
 #[tokio::test(start_paused = true)]

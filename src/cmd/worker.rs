@@ -1,0 +1,149 @@
+//! `worker` (hidden): the process that serves a mount. The supervisor starts it; nobody types it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+use zeroize::Zeroizing;
+
+use crate::cmd::mount::{MountArgs, keep_out_of_core_dumps};
+use crate::config::Settings;
+use crate::connection::handover::Channel;
+use crate::connection::worker::{self, End, WorkerConfig};
+use crate::fs::FsConfig;
+use crate::fs::status::{Backend, Identity, Layout};
+use crate::observe;
+use crate::source::SourceConfig;
+use crate::source::made_up::MadeUpConfig;
+use crate::time::{Clock, SystemClock};
+
+/// The arguments of `worker`.
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    /// The supervisor's process
+    #[arg(long)]
+    pub supervisor: i32,
+
+    /// The supervisor's thread that makes rotations visible: read the settings again and serve with
+    /// them, instead of those that were handed over
+    #[arg(long, value_name = "THREAD")]
+    pub anew: Option<u32>,
+
+    /// What `mount` was given.
+    #[command(flatten)]
+    pub mount: MountArgs,
+}
+
+/// Serves what the supervisor hands over on standard input.
+///
+/// # Errors
+/// What keeps it from serving; the supervisor hears of its end.
+pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
+    // Whatever ends the supervisor ends us, so that no reader waits for a process that is left over.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() != args.supervisor {
+        anyhow::bail!("the supervisor is gone");
+    }
+    keep_out_of_core_dumps();
+    abort_on_a_panic_that_would_hang_readers();
+    let channel = Channel::new(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut handover = channel.receive_handover().context("the supervisor hands nothing over")?;
+    let mut config = match args.anew {
+        Some(helper) => {
+            let settings = Settings::load(&args.mount.settings)?;
+            let config = config(&settings, &args.mount, helper, args.supervisor);
+            handover.config = write(&config)?;
+            config
+        }
+        None => read(&handover.config).context("the configuration cannot be read")?,
+    };
+    config.identity.worker_pid = std::process::id();
+    config.identity.started = SystemClock.now();
+    observe::init(&config.log_level.parse().unwrap_or_default());
+    let memory = handover.config.try_clone()?;
+    match worker::serve(channel, handover, config, &memory)? {
+        End::Stopped => tracing::debug!("the worker was told to end"),
+        End::Disconnected => tracing::debug!("the connection has ended"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a worker is configured with.
+pub(super) fn config(
+    settings: &Settings,
+    mount: &MountArgs,
+    helper: u32,
+    supervisor: i32,
+) -> WorkerConfig {
+    let made_up = mount.made_up.map(|life| vec![SourceConfig::MadeUp(MadeUpConfig { life })]);
+    let supervisor_pid = u32::try_from(supervisor).unwrap_or_default();
+    WorkerConfig {
+        sources: made_up.unwrap_or_else(|| settings.sources()),
+        windows: settings.windows(),
+        fs: FsConfig {
+            access: settings.access(),
+            views: settings.view_context(),
+            open_timeout: settings.open_timeout.value,
+            helper: Some(helper),
+        },
+        identity: Identity {
+            name: "default".to_owned(),
+            mountpoint: mount.mountpoint.clone().unwrap_or_default(),
+            backend: Backend::Fuse,
+            layout: Layout::Directory,
+            supervisor_pid,
+            worker_pid: supervisor_pid,
+            started: SystemClock.now(),
+            min_life: settings.min_life.value,
+        },
+        log_level: settings.log_level.value.to_string(),
+    }
+}
+
+/// The configuration in memory that nobody can change, for a worker to inherit.
+pub(super) fn write(config: &WorkerConfig) -> anyhow::Result<OwnedFd> {
+    let text = Zeroizing::new(serde_json::to_vec(config)?);
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let memory = memfd_create(c"molecule-tokenfs-config", flags)?;
+    let mut rest = text.as_slice();
+    while !rest.is_empty() {
+        let written = nix::unistd::write(&memory, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL))?;
+    Ok(memory)
+}
+
+fn read(memory: &OwnedFd) -> anyhow::Result<WorkerConfig> {
+    let length = usize::try_from(nix::sys::stat::fstat(memory)?.st_size)?;
+    let mut text = Zeroizing::new(vec![0; length]);
+    let mut done = 0;
+    // The position belongs to all who hold the memory.
+    while let Some(rest) = text.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match nix::sys::uio::pread(memory, rest, i64::try_from(done)?)? {
+            0 => anyhow::bail!("it is cut"),
+            read => done += read,
+        }
+    }
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A panic on a thread that answers the kernel would leave readers hanging. A dead process does not:
+/// the next one gets their requests again.
+fn abort_on_a_panic_that_would_hang_readers() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let name = std::thread::current().name().map(str::to_owned);
+        if name.is_some_and(|name| name.starts_with(worker::THREAD)) {
+            std::process::abort();
+        }
+    }));
+}

@@ -1,0 +1,158 @@
+//! Why a mount cannot be made or unmade, and what to do about it.
+
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use super::{DEVICE, HELPER};
+
+/// Why a mount cannot be made or unmade.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A daemon of ours serves there already.
+    #[error("{} is already mounted by molecule-tokenfs{}", target.display(), holder(*pid))]
+    AlreadyServed {
+        /// Where.
+        target: PathBuf,
+        /// The process that serves it, if it said so.
+        pid: Option<u32>,
+    },
+    /// A daemon of ours holds it and does not answer.
+    #[error(
+        "{} is mounted by a molecule-tokenfs that does not answer; it may be stopped",
+        target.display()
+    )]
+    Stuck {
+        /// Where.
+        target: PathBuf,
+    },
+    /// Something else is mounted there.
+    #[error(
+        "{} is the root of another file system ({fs_type} from {origin}); it stays as it is",
+        target.display()
+    )]
+    Foreign {
+        /// Where.
+        target: PathBuf,
+        /// Its type.
+        fs_type: String,
+        /// Its source.
+        origin: String,
+    },
+    /// Nothing of ours is mounted there.
+    #[error("nothing of molecule-tokenfs is mounted at {}", target.display())]
+    NotMounted {
+        /// Where.
+        target: PathBuf,
+    },
+    /// The target exists and is no directory.
+    #[error("{} is not a directory", target.display())]
+    NotADirectory {
+        /// Where.
+        target: PathBuf,
+    },
+    /// The target holds files, which the mount would hide.
+    #[error("{} is not empty: mounting there would hide `{entry}`", target.display())]
+    NotEmpty {
+        /// Where.
+        target: PathBuf,
+        /// One of the files.
+        entry: String,
+    },
+    /// The mount is in use.
+    #[error("{} is in use", target.display())]
+    Busy {
+        /// Where.
+        target: PathBuf,
+    },
+    /// There is no FUSE device.
+    #[error("there is no {DEVICE} here")]
+    NoDevice,
+    /// The device may not be opened.
+    #[error("{DEVICE} cannot be opened: {errno}")]
+    DeviceRefused {
+        /// What the kernel said: EACCES is the node's mode, EPERM the container's device rules.
+        errno: Errno,
+    },
+    /// The kernel does not let this process mount, and there is no helper that may.
+    #[error("this process may not mount, and there is no {HELPER} that could do it")]
+    NotPermitted,
+    /// The kernel has no FUSE.
+    #[error("this kernel has no FUSE")]
+    NoFuse,
+    /// The helper refused.
+    #[error("{HELPER} refused: {message}")]
+    Helper {
+        /// What it printed.
+        message: String,
+    },
+    /// A system call failed.
+    #[error("cannot {what}: {errno}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl MountError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::AlreadyServed { target, .. } => {
+                let target = target.display();
+                format!("use it as it is, or end it first: molecule-tokenfs umount {target}")
+            }
+            Self::Stuck { target } => {
+                let target = target.display();
+                format!(
+                    "let it go on (kill -CONT), or detach it: molecule-tokenfs umount --lazy {target}"
+                )
+            }
+            Self::Foreign { .. } | Self::NotADirectory { .. } | Self::NotEmpty { .. } => {
+                "name another directory: molecule-tokenfs mount DIRECTORY".into()
+            }
+            Self::NotMounted { .. } => {
+                "see what is mounted: findmnt -t fuse.molecule-tokenfs".into()
+            }
+            Self::Busy { target } => {
+                let target = target.display();
+                format!(
+                    "see who uses it (fuser -vm {target}), or detach it when they are done: \
+                     molecule-tokenfs umount --lazy {target}"
+                )
+            }
+            Self::NoDevice => {
+                "in a container pass it in (docker run --device /dev/fuse --cap-add SYS_ADMIN …); \
+                 on a host load the module: modprobe fuse"
+                    .into()
+            }
+            Self::DeviceRefused { errno: Errno::EACCES } => {
+                format!("let users open it: chmod 0666 {DEVICE}")
+            }
+            Self::DeviceRefused { .. } => {
+                "the container's device rules forbid it: docker run --device /dev/fuse …".into()
+            }
+            Self::NotPermitted => {
+                "in a container add the capability (docker run --cap-add SYS_ADMIN …); as an \
+                 ordinary user install the helper: apt-get install fuse3"
+                    .into()
+            }
+            Self::NoFuse => "load the module: modprobe fuse".into(),
+            Self::Helper { .. } => {
+                format!("it must be setuid root, and {DEVICE} open to users; see {HELPER}(1)")
+            }
+            Self::System { .. } => "the daemon's log may say more (--log-level debug)".into(),
+        }
+    }
+
+    pub(super) fn system(what: impl Into<String>, errno: impl Into<Errno>) -> Self {
+        Self::System { what: what.into(), errno: errno.into() }
+    }
+}

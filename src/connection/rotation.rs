@@ -1,0 +1,147 @@
+//! The helper thread that makes a rotation visible to watchers, and asks the worker for a sign of
+//! life: the only one of our threads that ever makes a request to our own mount.
+//!
+//! It lives in the supervisor, since a worker's thread that waits in a request to its own mount could
+//! not be killed. It owns no descriptor of the connection, so it cannot keep it alive when all else
+//! dies; it opens the mount only while it rotates, so that it does not keep it busy; and it acts as
+//! the owner of the files, since a daemon without capabilities could not rename them otherwise.
+
+#![expect(unsafe_code, reason = "gives up the descriptors that it shares with the other threads")]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+
+use crate::fs::access::Access;
+use crate::fs::generations::State;
+use crate::view::{self, View};
+
+/// What the helper is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    Rotate,
+    Ping,
+}
+
+/// The helper, for the supervisor. It ends when this is dropped and its last task is done.
+#[derive(Debug)]
+pub struct Helper {
+    tasks: Sender<Task>,
+    thread_id: u32,
+}
+
+impl Helper {
+    /// Starts the thread for the mount at `target`.
+    ///
+    /// # Errors
+    /// Where the system has no threads left.
+    pub fn start(target: &Path, state: Arc<State>, access: Access) -> io::Result<Self> {
+        let (tasks, received) = channel();
+        let (tell, told) = channel();
+        let target = target.to_owned();
+        thread::Builder::new().name("rotation".into()).stack_size(64 * 1024).spawn(move || {
+            let ready = prepare(access).map(|()| nix::unistd::gettid().as_raw());
+            let go_on = ready.is_ok();
+            if tell.send(ready).is_ok() && go_on {
+                run(&target, &state, &received);
+            }
+            // It would close its descriptor, which is not open in this thread.
+            std::mem::forget(state);
+        })?;
+        let thread_id = told.recv().map_err(io::Error::other)??;
+        Ok(Self { tasks, thread_id: u32::try_from(thread_id).unwrap_or_default() })
+    }
+
+    /// Its thread id, by which the worker knows it.
+    #[must_use]
+    pub fn thread_id(&self) -> u32 {
+        self.thread_id
+    }
+
+    /// Asks it to rename what shows an older generation than the newest.
+    pub fn rotate(&self) {
+        // It lives as long as we do.
+        self.tasks.send(Task::Rotate).ok();
+    }
+
+    /// Asks it to make one request, which a worker that lives must see.
+    pub fn ping(&self) {
+        self.tasks.send(Task::Ping).ok();
+    }
+}
+
+fn prepare(access: Access) -> io::Result<()> {
+    // SAFETY: this thread holds no descriptor; with CLOSE_RANGE_UNSHARE the others keep theirs
+    // (`close_range(2)`).
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if closed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The group first: without the user's rights it could not be changed any more. Both tell the
+    // previous value, never an error (`setfsuid(2)`); where they fail, the renames say EACCES.
+    nix::unistd::setfsgid(access.gid.into());
+    nix::unistd::setfsuid(access.uid.into());
+    Ok(())
+}
+
+fn run(target: &Path, state: &State, tasks: &Receiver<Task>) {
+    while let Ok(task) = tasks.recv() {
+        let done = match task {
+            Task::Rotate => rotate(target, state),
+            Task::Ping => rustix::fs::statfs(target).map(|_| ()).map_err(io::Error::from),
+        };
+        if let Err(error) = done {
+            tracing::debug!("{task:?}: {error}");
+        }
+    }
+}
+
+/// Renames each view that shows an older generation onto itself, in the registry's order, then
+/// touches the live ones.
+fn rotate(target: &Path, state: &State) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(target, flags, Mode::empty())?;
+    let newest = state.prepared();
+    for view in view::ALL.iter().filter(|view| state.current(view.id()) < newest) {
+        let _renaming = state.renaming();
+        let path = view.path();
+        if let Err(error) = rustix::fs::renameat(&root, next(path), &root, path) {
+            tracing::debug!("rename onto {path}: {error}");
+        }
+    }
+    for view in view::ALL.iter().filter(|view| state.touched(view.id()) < newest) {
+        touch(&root, *view)?;
+    }
+    Ok(())
+}
+
+fn touch(root: &OwnedFd, view: &dyn View) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    let path = Path::new("live").join(view.path());
+    Ok(rustix::fs::utimensat(root.as_fd(), path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// The name under which the newest generation of a view waits: `.next-` before its own.
+fn next(path: &str) -> PathBuf {
+    let path = Path::new(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".next-{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_name_lies_beside_the_view() {
+        assert_eq!(next("token"), Path::new(".next-token"));
+        assert_eq!(next("gh/hosts.yml"), Path::new("gh/.next-hosts.yml"));
+    }
+}

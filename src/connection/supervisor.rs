@@ -1,0 +1,604 @@
+//! Keeps a mount alive whatever happens to the process that serves it.
+//!
+//! The supervisor owns the mount, the connection and the shared state, and does little else: it
+//! starts the worker, starts the next one when that dies, hands over to a newer one, and ends with
+//! the mount. It knows no token, no source and no policy.
+//!
+//! A worker that starts finds requests that a dead one had read: the kernel delivers them again
+//! when asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::connection::handover::{self, Channel, Message};
+use crate::connection::mount::Mount;
+use crate::connection::rotation::Helper;
+use crate::fs::generations::State;
+use crate::time::{Clock, SystemClock};
+
+mod program;
+mod watchdog;
+
+pub use program::Program;
+use watchdog::{Health, Watchdog};
+
+/// Asks for a newer worker, also where SIGHUP means that a window was closed.
+pub const UPGRADE: Signal = Signal::SIGUSR2;
+/// The hidden command that is a worker.
+pub const WORKER_COMMAND: &str = "worker";
+
+/// A worker that fails so often in a row will not come up.
+const MOST_FAILURES: u32 = 6;
+/// The pause after the first failure; doubled with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// A worker that fails this soon after it was ready counts as one that did not come up.
+const PROBATION: Duration = Duration::from_secs(1);
+/// The longest that a worker may take to be ready.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// The longest that a worker may take to end when it is told to.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// The longest to wait for the end of a worker that was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
+const INIT_BUFFER: usize = 64 * 1024;
+/// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
+const RESEND: [u8; 16] = {
+    let mut header = [0; 16];
+    header[0] = 16;
+    header[4] = 7;
+    header
+};
+
+/// Why a supervisor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A signal asked for it.
+    Stopped,
+    /// Somebody unmounted the file system.
+    Unmounted,
+}
+
+/// Why a supervisor gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Workers fail, one after the other.
+    #[error("the worker failed {MOST_FAILURES} times in a row, last so: {last}")]
+    WorkerFails {
+        /// How the last one ended.
+        last: String,
+    },
+    /// The system refuses something that the supervisor cannot do without.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Gives an I/O error its context.
+fn cannot<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SupervisorError {
+    move |source| SupervisorError::System { what, source: source.into() }
+}
+
+/// What the supervisor is given.
+pub struct Setup {
+    /// The mount, not visible yet.
+    pub mount: Mount,
+    /// The state that workers share.
+    pub state: Arc<State>,
+    /// The worker's configuration, in sealed memory.
+    pub config: OwnedFd,
+    /// The program that is the worker.
+    pub program: Program,
+    /// How long an open may wait: one that waits longer hangs with its worker.
+    pub open_timeout: Duration,
+    /// The helper that makes rotations visible.
+    pub helper: Helper,
+}
+
+/// A worker process.
+struct Worker {
+    child: Child,
+    pidfd: OwnedFd,
+    channel: Channel,
+    /// Yields the worker's answer to INIT.
+    init: OwnedFd,
+    started: Duration,
+    /// Since when it serves.
+    serving: Option<Duration>,
+}
+
+impl Worker {
+    fn kill(&self) {
+        let signal = rustix::process::Signal::KILL;
+        rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
+    }
+
+    /// Waits until it has ended, for a limited time. What it reads from the connection until then is
+    /// lost unless the kernel is asked to deliver again afterwards.
+    fn wait_for_end(&self, limit: Duration) {
+        let limit = Timespec::try_from(limit).ok();
+        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
+    }
+}
+
+/// The supervisor at work.
+struct Supervisor {
+    setup: Setup,
+    device: OwnedFd,
+    /// The kernel's INIT, and the first worker's answer to it.
+    init: Vec<u8>,
+    init_answer: Option<Vec<u8>>,
+    worker: Option<Worker>,
+    /// A newer worker that is not ready yet, and its program.
+    candidate: Option<Worker>,
+    candidate_program: Option<Program>,
+    /// Killed, and not reaped yet.
+    dying: Vec<Child>,
+    failures: u32,
+    last_failure: String,
+    /// When the next worker may be started (boot clock).
+    restart_at: Duration,
+    watchdog: Watchdog,
+    newer: Box<dyn Fn() -> io::Result<Newer>>,
+}
+
+/// The program of an upgrade.
+pub struct Newer {
+    /// As it takes over: it makes its configuration itself.
+    pub candidate: Program,
+    /// As it is started from then on.
+    pub worker: Program,
+}
+
+/// Serves until a signal or an unmount ends it. `newer` gives the program of an upgrade; `ready` is
+/// called when the mount is visible and served.
+///
+/// # Errors
+/// [`SupervisorError`]; the mount is gone then, so that readers get an error.
+pub fn supervise(
+    mut setup: Setup,
+    signals: &SignalFd,
+    newer: impl Fn() -> io::Result<Newer> + 'static,
+    ready: impl FnOnce(),
+) -> Result<End, SupervisorError> {
+    let no_device = || io::Error::from(io::ErrorKind::NotFound);
+    let device =
+        setup.mount.take_device().ok_or_else(no_device).map_err(cannot("take the device"))?;
+    let mut init = vec![0; INIT_BUFFER];
+    let length = rustix::io::read(&device, init.as_mut_slice()).map_err(cannot("read INIT"))?;
+    init.truncate(length);
+    let mut supervisor = Supervisor {
+        watchdog: Watchdog::new(setup.open_timeout),
+        setup,
+        device,
+        init,
+        init_answer: None,
+        worker: None,
+        candidate: None,
+        candidate_program: None,
+        dying: Vec::new(),
+        failures: 0,
+        last_failure: String::new(),
+        restart_at: Duration::ZERO,
+        newer: Box::new(newer),
+    };
+    supervisor.run(signals, ready)
+}
+
+/// From now on signals are read from a descriptor. To be called before any thread is started; children
+/// start with an empty mask.
+///
+/// # Errors
+/// Where the system has no descriptors left.
+pub fn take_signals() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, UPGRADE] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// What can happen while the supervisor waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Signal,
+    MountsChanged,
+    Disconnected,
+    DeviceReadable,
+    WorkerSpeaks,
+    WorkerDied,
+    CandidateSpeaks,
+    CandidateDied,
+}
+
+impl Supervisor {
+    fn run(&mut self, signals: &SignalFd, ready: impl FnOnce()) -> Result<End, SupervisorError> {
+        let mounts =
+            File::open("/proc/self/mountinfo").map_err(cannot("open /proc/self/mountinfo"))?;
+        let mut ready = Some(ready);
+        loop {
+            self.start_if_due()?;
+            let events = self.wait(signals, &mounts)?;
+            let device_readable = events.contains(&Event::DeviceReadable);
+            for event in events {
+                match event {
+                    Event::Signal => {
+                        if let Some(end) = self.signal(signals) {
+                            return Ok(end);
+                        }
+                    }
+                    Event::Disconnected => return Ok(End::Unmounted),
+                    Event::MountsChanged | Event::WorkerDied if self.is_unmounted() => {
+                        return Ok(End::Unmounted);
+                    }
+                    Event::MountsChanged | Event::DeviceReadable => {}
+                    Event::WorkerSpeaks => self.hear_worker(&mut ready)?,
+                    Event::WorkerDied => self.worker_died()?,
+                    Event::CandidateSpeaks => self.hear_candidate(),
+                    Event::CandidateDied => self.candidate_died(),
+                }
+            }
+            self.watch(device_readable);
+            self.dying.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        }
+    }
+
+    fn wait(&self, signals: &SignalFd, mounts: &File) -> Result<Vec<Event>, SupervisorError> {
+        use Event::{
+            CandidateDied, CandidateSpeaks, DeviceReadable, Disconnected, MountsChanged, Signal,
+            WorkerDied, WorkerSpeaks,
+        };
+        let readable = PollFlags::IN | PollFlags::HUP;
+        let device = if self.watchdog.is_idle() { PollFlags::IN } else { PollFlags::empty() };
+        // What to wait for, and what it means; a worker is heard before its death is.
+        let mut events = vec![
+            (Signal, signals.as_fd(), PollFlags::IN),
+            (MountsChanged, mounts.as_fd(), PollFlags::PRI),
+            (Disconnected, self.device.as_fd(), PollFlags::ERR),
+            (DeviceReadable, self.device.as_fd(), device),
+        ];
+        let workers = [
+            (&self.worker, WorkerSpeaks, WorkerDied),
+            (&self.candidate, CandidateSpeaks, CandidateDied),
+        ];
+        for (worker, speaks, died) in workers {
+            if let Some(worker) = worker {
+                events.push((speaks, worker.channel.as_fd(), readable));
+                events.push((died, worker.pidfd.as_fd(), PollFlags::IN));
+            }
+        }
+        let mut descriptors: Vec<_> =
+            events.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = self.time_to_wake();
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(cannot("wait")(error)),
+        }
+        let happened = |((event, _, flags), descriptor): (&(Event, _, PollFlags), &PollFd<'_>)| {
+            descriptor.revents().intersects(*flags).then_some(*event)
+        };
+        Ok(events.iter().zip(&descriptors).filter_map(happened).collect())
+    }
+
+    fn time_to_wake(&self) -> Option<Timespec> {
+        let starting = self.candidate.iter().chain(&self.worker).find(|w| w.serving.is_none());
+        let wake = [
+            self.worker.is_none().then_some(self.restart_at),
+            starting.map(|worker| worker.started.saturating_add(START_LIMIT)),
+            self.watchdog.next_look(),
+        ];
+        let at = wake.into_iter().flatten().min()?;
+        let left = at.saturating_sub(SystemClock.now().boot) + Duration::from_millis(1);
+        Timespec::try_from(left).ok()
+    }
+
+    fn is_unmounted(&self) -> bool {
+        // Before the first worker is ready it is not mounted yet.
+        self.init_answer.is_some() && !self.setup.mount.is_attached()
+    }
+
+    // === signals ===
+
+    fn signal(&mut self, signals: &SignalFd) -> Option<End> {
+        while let Ok(Some(info)) = signals.read_signal() {
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
+            match signal {
+                Some(Signal::SIGTERM | Signal::SIGINT) => {
+                    self.stop();
+                    return Some(End::Stopped);
+                }
+                // The window was closed; the daemon stays.
+                Some(Signal::SIGHUP) if has_terminal() => {}
+                Some(Signal::SIGHUP | UPGRADE) => self.upgrade(),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Lets the worker answer everybody who waits, and ends it.
+    fn stop(&mut self) {
+        self.drop_candidate();
+        let Some(mut worker) = self.worker.take() else { return };
+        if worker.channel.send(Message::Stop).is_ok() {
+            worker.wait_for_end(STOP_LIMIT);
+        }
+        worker.kill();
+        worker.child.wait().ok();
+    }
+
+    // === the worker ===
+
+    fn start_if_due(&mut self) -> Result<(), SupervisorError> {
+        let now = SystemClock.now().boot;
+        if self.worker.is_none() && now >= self.restart_at {
+            match self.start(&self.setup.program, now) {
+                Ok(worker) => self.worker = Some(worker),
+                Err(error) => self.failed(format!("it cannot be started: {error}"))?,
+            }
+        }
+        for worker in self.worker.iter().chain(&self.candidate) {
+            if worker.serving.is_none() && now >= worker.started.saturating_add(START_LIMIT) {
+                tracing::warn!("the worker is not ready after {START_LIMIT:?}");
+                worker.kill();
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, program: &Program, now: Duration) -> io::Result<Worker> {
+        let (channel, theirs) = Channel::pair()?;
+        let (init, their_init) = handover::packets()?;
+        let child = program.start(theirs)?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        rustix::io::write(&init, &self.init)?;
+        let descriptors = [
+            their_init.as_fd(),
+            self.device.as_fd(),
+            self.setup.state.memory(),
+            self.setup.config.as_fd(),
+        ];
+        // One that has ended already is heard of by its death.
+        channel.send_with(Message::Handover, &descriptors).ok();
+        Ok(Worker { child, pidfd, channel, init, started: now, serving: None })
+    }
+
+    fn hear_worker(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<(), SupervisorError> {
+        while let Some(worker) = &self.worker {
+            // Its death is told by its pidfd.
+            let Ok(Some((message, _))) = worker.channel.receive(false) else { break };
+            match message {
+                Message::Ready => {
+                    self.worker_is_ready()?;
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
+                Message::Rotate => self.setup.helper.rotate(),
+                Message::Handover | Message::Go | Message::Stop => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn worker_is_ready(&mut self) -> Result<(), SupervisorError> {
+        let Some(worker) = &mut self.worker else { return Ok(()) };
+        let answer =
+            receive_init_answer(&worker.init).map_err(cannot("hear the answer to INIT"))?;
+        match &self.init_answer {
+            None => {
+                rustix::io::write(&self.device, &answer).map_err(cannot("answer INIT"))?;
+                self.init_answer = Some(answer);
+                self.setup.mount.attach().map_err(|error| SupervisorError::System {
+                    what: "mount",
+                    source: io::Error::other(error),
+                })?;
+            }
+            Some(first) if *first != answer => {
+                // The same program cannot answer otherwise.
+                worker.kill();
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        worker.serving = Some(SystemClock.now().boot);
+        go(worker, self.device.as_fd(), &self.setup.state);
+        self.watchdog.worker_started(SystemClock.now().boot);
+        Ok(())
+    }
+
+    fn worker_died(&mut self) -> Result<(), SupervisorError> {
+        let Some(mut worker) = self.worker.take() else { return Ok(()) };
+        let now = SystemClock.now().boot;
+        let status = worker.child.try_wait().ok().flatten();
+        let how = status.map_or_else(|| "killed".to_owned(), |status| status.to_string());
+        if status.is_none() {
+            self.dying.push(worker.child);
+        }
+        let is_in_probation =
+            worker.serving.is_some_and(|since| now < since.saturating_add(PROBATION));
+        let is_failure = match worker.serving {
+            None => true,
+            Some(_) => is_in_probation && status.is_some_and(is_crash),
+        };
+        if is_failure {
+            return self.failed(how);
+        }
+        tracing::warn!(how, "the worker died; the next one takes over");
+        self.failures = 0;
+        self.restart_at = now;
+        Ok(())
+    }
+
+    fn failed(&mut self, how: String) -> Result<(), SupervisorError> {
+        self.failures += 1;
+        self.last_failure = how;
+        tracing::error!(failures = self.failures, how = self.last_failure, "the worker failed");
+        if self.failures >= MOST_FAILURES {
+            return Err(SupervisorError::WorkerFails {
+                last: std::mem::take(&mut self.last_failure),
+            });
+        }
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1);
+        self.restart_at = SystemClock.now().boot.saturating_add(pause);
+        Ok(())
+    }
+
+    fn watch(&mut self, device_readable: bool) {
+        let now = SystemClock.now().boot;
+        let Some(worker) = self.worker.as_ref().filter(|worker| worker.serving.is_some()) else {
+            return;
+        };
+        match self.watchdog.look(&self.setup.state, &self.device, device_readable, now) {
+            Health::Fine => {}
+            Health::Unsure => self.setup.helper.ping(),
+            Health::Stuck => {
+                tracing::error!("the worker does not answer: it is killed");
+                worker.kill();
+                // No longer: in an uninterruptible sleep it would keep everybody waiting.
+                worker.wait_for_end(KILL_LIMIT);
+                if let Some(worker) = self.worker.take() {
+                    self.dying.push(worker.child);
+                    self.restart_at = now;
+                }
+            }
+        }
+    }
+
+    // === upgrade ===
+
+    fn upgrade(&mut self) {
+        self.drop_candidate();
+        let started = (self.newer)().and_then(|newer| {
+            let candidate = self.start(&newer.candidate, SystemClock.now().boot)?;
+            Ok((newer.worker, candidate))
+        });
+        match started {
+            Ok((program, worker)) => {
+                tracing::info!("a newer worker starts");
+                self.candidate = Some(worker);
+                self.candidate_program = Some(program);
+            }
+            Err(error) => self.upgraded(Err(format!("it cannot be started: {error}"))),
+        }
+    }
+
+    fn hear_candidate(&mut self) {
+        let Some(candidate) = &self.candidate else { return };
+        let Ok(Some((Message::Ready, config))) = candidate.channel.receive(false) else { return };
+        let Some(config) = config.into_iter().next() else { return };
+        match receive_init_answer(&candidate.init) {
+            Ok(answer) if Some(&answer) == self.init_answer.as_ref() => {}
+            Ok(_) => {
+                self.drop_candidate();
+                let why = "it answers the kernel in another way, so only a restart can bring it";
+                return self.upgraded(Err(why.to_owned()));
+            }
+            Err(error) => {
+                self.drop_candidate();
+                return self.upgraded(Err(format!("it does not answer INIT: {error}")));
+            }
+        }
+        if let Some(mut old) = self.worker.take() {
+            old.kill();
+            old.wait_for_end(KILL_LIMIT);
+            if !matches!(old.child.try_wait(), Ok(Some(_))) {
+                self.dying.push(old.child);
+            }
+        }
+        if let Some(mut new) = self.candidate.take() {
+            new.serving = Some(SystemClock.now().boot);
+            go(&new, self.device.as_fd(), &self.setup.state);
+            self.watchdog.worker_started(SystemClock.now().boot);
+            self.worker = Some(new);
+        }
+        if let Some(program) = self.candidate_program.take() {
+            self.setup.program = program;
+        }
+        self.setup.config = config;
+        self.upgraded(Ok(()));
+    }
+
+    fn candidate_died(&mut self) {
+        let status = self.candidate.as_mut().and_then(|worker| worker.child.try_wait().ok()?);
+        self.drop_candidate();
+        let how = status.map_or_else(|| "killed".to_owned(), |status| status.to_string());
+        self.upgraded(Err(format!("it ended before it was ready ({how}); its log says why")));
+    }
+
+    fn drop_candidate(&mut self) {
+        self.candidate_program = None;
+        if let Some(candidate) = self.candidate.take() {
+            candidate.kill();
+            self.dying.push(candidate.child);
+        }
+    }
+
+    fn upgraded(&self, outcome: Result<(), String>) {
+        match &outcome {
+            Ok(()) => tracing::info!("the newer worker has taken over"),
+            Err(why) => tracing::warn!("the worker stays as it is; the newer one: {why}"),
+        }
+        self.setup.state.set_last_upgrade(SystemClock.now().wall, outcome);
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        for worker in [self.worker.take(), self.candidate.take()].into_iter().flatten() {
+            worker.kill();
+            self.dying.push(worker.child);
+        }
+        for child in &mut self.dying {
+            child.wait().ok();
+        }
+    }
+}
+
+/// Lets a worker serve, and the kernel deliver again what an earlier one had read.
+fn go(worker: &Worker, device: BorrowedFd<'_>, state: &State) {
+    state.forget_requests();
+    if worker.channel.send(Message::Go).is_err() {
+        return; // Its death will be heard.
+    }
+    match rustix::io::write(device, &RESEND) {
+        Ok(_) => {}
+        // Nothing was ever read, or the kernel is older than 6.9.
+        Err(error) => tracing::debug!("the kernel delivers nothing again: {error}"),
+    }
+}
+
+fn receive_init_answer(init: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; 4096];
+    let (_, length) = rustix::net::recv(init, &mut answer, rustix::net::RecvFlags::DONTWAIT)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// A panic or a fault; SIGKILL comes from outside.
+fn is_crash(status: ExitStatus) -> bool {
+    const FAULTS: [i32; 5] =
+        [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+    status.signal().is_some_and(|signal| FAULTS.contains(&signal)) || status.code().is_some()
+}
+
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}

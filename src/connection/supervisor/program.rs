@@ -1,0 +1,93 @@
+//! The worker's program, executed from its descriptor, so that a file that is replaced on disk changes
+//! nothing.
+
+#![expect(unsafe_code, reason = "executes a program from its descriptor")]
+
+use std::ffi::{CString, c_char};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use super::WORKER_COMMAND;
+
+/// A program with its arguments and environment.
+pub struct Program {
+    file: File,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    /// The worker in this file. `environment` is all that it finds there.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened, or a value holds a NUL.
+    pub fn worker(
+        file: File,
+        more_arguments: impl IntoIterator<Item = Vec<u8>>,
+        environment: impl IntoIterator<Item = Vec<u8>>,
+    ) -> io::Result<Self> {
+        let strings = |values: &mut dyn Iterator<Item = Vec<u8>>| {
+            let strings = values.map(|value| CString::new(value).map_err(io::Error::from));
+            strings.collect::<io::Result<Vec<_>>>()
+        };
+        let first = [env!("CARGO_PKG_NAME"), WORKER_COMMAND].map(|word| word.as_bytes().to_vec());
+        Ok(Self {
+            file,
+            arguments: strings(&mut first.into_iter().chain(more_arguments))?,
+            environment: strings(&mut environment.into_iter())?,
+        })
+    }
+
+    pub(super) fn start(&self, input: OwnedFd) -> io::Result<Child> {
+        let pointers = |strings: &[CString]| {
+            let ends = std::iter::once(std::ptr::null());
+            strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
+        };
+        let exec = Exec {
+            program: self.file.as_raw_fd(),
+            arguments: pointers(&self.arguments),
+            environment: pointers(&self.environment),
+        };
+        let mut command = Command::new(env!("CARGO_PKG_NAME"));
+        // A group of its own: what a terminal sends to ours is for the supervisor to hear.
+        command.stdin(Stdio::from(input)).process_group(0);
+        // SAFETY: between fork and exec the closure makes one system call, allocates nothing, and
+        // points to strings that outlive the call to `spawn`.
+        unsafe { command.pre_exec(move || exec.replace_this_process()) };
+        command.spawn()
+    }
+}
+
+/// The arguments of `execveat(2)`, made before the fork.
+struct Exec {
+    program: i32,
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+// SAFETY: the pointers are only read, in the child, while their strings live in the parent's
+// `Program`.
+unsafe impl Send for Exec {}
+// SAFETY: as above.
+unsafe impl Sync for Exec {}
+
+impl Exec {
+    fn replace_this_process(&self) -> io::Result<()> {
+        // SAFETY: the three pointers lead to a NUL-terminated string and to two arrays of such that
+        // end with a null pointer.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.program,
+                c"".as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,160 @@
+//! Who may open what when: the rules for generations, marks and live inodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::access::Caller;
+use super::tables::Mark;
+use super::{Cache, Fs, Open, Opened, Request};
+use crate::error::ReadError;
+use crate::token::FreshToken;
+
+impl Fs {
+    pub(super) fn open_generation(
+        self: &Arc<Self>,
+        request: &Request,
+        generation: u64,
+        view: u8,
+    ) -> Open {
+        let mark = self.state.shared().marks.take(&self.writers, request.caller.thread);
+        let fresh = self.token.usable();
+        if generation != 0 && fresh.as_ref().is_some_and(|fresh| self.may_serve(generation, fresh))
+        {
+            let is_current = self.state.current(view) == generation;
+            let is_the_second_look =
+                mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
+            if is_current || is_the_second_look {
+                return Open::Now(Ok(Opened { handle: generation, cache: Cache::Keep }));
+            }
+        }
+        let may_look_again = mark.is_none();
+        if let Some(fresh) = fresh
+            && (!may_look_again || self.shows(view, &fresh))
+        {
+            return Open::Now(self.look_again(request, view, &fresh, may_look_again));
+        }
+        self.wait(request, view, move |fs, request, fresh| {
+            // What the source gave may be the very token that was there.
+            if generation == fresh.token().generation && fs.state.current(view) == generation {
+                return Some(Ok(Opened { handle: generation, cache: Cache::Keep }));
+            }
+            let is_settled = !may_look_again || fs.shows(view, fresh);
+            is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
+        })
+    }
+
+    /// Whether a view already shows the generation of a token.
+    fn shows(&self, view: u8, fresh: &FreshToken) -> bool {
+        self.state.current(view) >= fresh.token().generation
+    }
+
+    /// Whether a generation's own token may be served. It nearly always is the one just judged.
+    fn may_serve(&self, generation: u64, fresh: &FreshToken) -> bool {
+        fresh.token().generation == generation
+            || self
+                .state
+                .generation(generation)
+                .is_some_and(|generation| self.token.accepts(&generation.token))
+    }
+
+    /// The inode is not what its view shows: let the kernel look the name up again, if this thread
+    /// has not just done so; else serve the newest generation through this very handle.
+    fn look_again(
+        &self,
+        request: &Request,
+        view: u8,
+        fresh: &FreshToken,
+        may_look_again: bool,
+    ) -> Result<Opened, Errno> {
+        let mark = Mark { view, generation: self.state.current(view) };
+        let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
+        if may_look_again && marks.set(&self.writers, thread, mark, self.clock.now().boot) {
+            return Err(Errno::ESTALE);
+        }
+        Ok(self.newest(fresh))
+    }
+
+    /// The newest generation, through whatever inode.
+    fn newest(&self, fresh: &FreshToken) -> Opened {
+        let handle = self.state.prepared().max(fresh.token().generation);
+        Opened { handle, cache: Cache::Direct }
+    }
+
+    pub(super) fn open_live(self: &Arc<Self>, request: &Request, view: u8) -> Open {
+        let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
+            let opened = fs.newest(fresh);
+            fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, opened.handle);
+            opened
+        };
+        match self.token.usable() {
+            Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
+            None => self
+                .wait(request, view, move |fs, request, fresh| Some(Ok(hand(fs, request, fresh)))),
+        }
+    }
+
+    /// Waits for a usable token until the open's deadline, counted from when the request was first
+    /// seen, and then, where `settle` asks for it, until the view shows it.
+    fn wait(
+        self: &Arc<Self>,
+        request: &Request,
+        view: u8,
+        settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
+    ) -> Open {
+        let (fs, request) = (Arc::clone(self), *request);
+        let now = self.clock.now().boot;
+        let waiting = &self.state.shared().waiting;
+        let first_seen = waiting.first_seen(&self.writers, request.unique, now);
+        Open::Wait(Box::pin(async move {
+            // Also where the wait is given up.
+            let _waiting = Waits { fs: &fs, request: request.unique };
+            let deadline = first_seen.saturating_add(fs.config.open_timeout);
+            let opened = loop {
+                match fs.token.token(deadline).await {
+                    Ok(fresh) => {
+                        if let Some(opened) = settle(&fs, &request, &fresh) {
+                            break opened;
+                        }
+                        fs.shown(view, fresh.token().generation, deadline).await;
+                        // Else judged anew: somebody may have stopped us meanwhile.
+                        if fs.clock.now().boot >= deadline {
+                            break Ok(fs.newest(&fresh));
+                        }
+                    }
+                    Err(error) => break Err(fs.refused_open(&request, &error)),
+                }
+            };
+            let waited = fs.clock.now().boot.saturating_sub(first_seen);
+            if opened.is_ok() {
+                fs.counters.opened(waited);
+            }
+            opened
+        }))
+    }
+
+    /// Completes when the view shows the generation, or at the deadline.
+    async fn shown(&self, view: u8, generation: u64, deadline: Duration) {
+        let left = deadline.saturating_sub(self.clock.now().boot);
+        tokio::time::timeout(left, self.state.flipped(view, generation)).await.ok();
+    }
+
+    fn refused_open(&self, request: &Request, error: &ReadError) -> Errno {
+        let Caller { uid, thread, .. } = request.caller;
+        tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
+        self.refuse(error.kind)
+    }
+}
+
+/// A request that waits; dropping it says that it does so no longer.
+struct Waits<'a> {
+    fs: &'a Fs,
+    request: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.fs.state.shared().waiting.done(&self.fs.writers, self.request);
+    }
+}
