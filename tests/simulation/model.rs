@@ -197,7 +197,9 @@ impl Model {
         if timed_out && now.boot < open.deadline {
             return Err("timed out before the deadline".to_owned());
         }
-        let had_time = open.deadline > open.asked + SLACK;
+        // A token that came in the very instant of the deadline came too late.
+        let just_came = self.hand.as_ref().is_some_and(|hand| truth <= hand.since + SLACK);
+        let had_time = open.deadline > open.asked + SLACK && !just_came;
         if had_time && !timed_out && !self.pace.fruitless && !self.withheld_within(now, SLACK) {
             return Err(format!("refused ({error}), though no request has failed"));
         }
