@@ -19,7 +19,8 @@ pub struct Figures {
     pub failures: BTreeMap<&'static str, u64>,
     /// Suspends, clock settings and so on.
     pub events: BTreeMap<&'static str, u64>,
-    /// Tokens whose end the model could judge, and those that only the issuer can.
+    /// Served tokens held against the ledger, and those outside the promise: of the environment, or
+    /// where neither clock was right or the platform's error could not be known yet.
     pub judged: u64,
     pub unjudged: u64,
 }
@@ -63,7 +64,7 @@ impl Figures {
             "refused": self.refused,
             "vanished": self.vanished,
             "judged_by_the_issuers_clock": self.judged,
-            "no_clock_was_right": self.unjudged,
+            "not_judged_environment_or_no_right_clock": self.unjudged,
             "requests": self.requests,
             "tokens": self.answers,
             "failed_requests": self.failures,
