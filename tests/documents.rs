@@ -285,6 +285,23 @@ fn the_figures_of_the_soak_in_freshness_are_those_of_its_evidence() {
 }
 
 #[test]
+fn the_figures_of_the_simulation_in_freshness_are_those_of_its_evidence() {
+    let (figures, mutations) = (evidence("simulation.json"), evidence("mutations.json"));
+    let names = ["histories", "opens", "served", "judged_by_the_issuers_clock", "violations"];
+    let row = format!("| {} |", names.map(|name| grouped(&figures[name])).join(" | "));
+    assert!(freshness().contains(&row), "not in FRESHNESS.md: {row}");
+    let mutations = mutations.as_array().unwrap();
+    let seeds: Vec<_> = mutations.iter().filter_map(|m| m["caught_at_seed"].as_u64()).collect();
+    let (caught, slowest) = (seeds.len(), seeds.iter().max().unwrap());
+    let text = freshness().replace('\n', " ");
+    for sentence in
+        [format!("{caught} of {} ways", mutations.len()), format!("the slowest at seed {slowest}")]
+    {
+        assert!(text.contains(&sentence), "not in FRESHNESS.md: {sentence}");
+    }
+}
+
+#[test]
 fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
     let figures = evidence("fleet.json");
     let (rows, text) = (rows_of_the_fleet(&figures), freshness());
