@@ -23,6 +23,7 @@
 
 pub mod daemon;
 pub mod dir;
+pub mod docker;
 pub mod leak;
 pub mod limit;
 pub mod namespace;
