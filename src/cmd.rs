@@ -16,6 +16,7 @@ pub mod git_credential;
 pub mod mount;
 pub mod reader;
 pub mod refresh;
+pub mod serve;
 pub mod setup;
 pub mod status;
 pub mod umount;

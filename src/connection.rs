@@ -1,5 +1,6 @@
 //! Who holds the kernel's connection, and for how long.
 
+pub mod companion;
 pub mod handover;
 pub mod mount;
 pub mod mountinfo;

@@ -20,6 +20,6 @@ pub struct UmountArgs {
 /// Runs the command.
 pub fn run(args: UmountArgs) -> anyhow::Result<ExitCode> {
     let target = args.mountpoint.map_or_else(|| config::find_mountpoint(None), Ok)?;
-    mount::unmount(&target, args.lazy).map_err(super::mount::explained)?;
+    mount::unmount(&target, args.lazy).map_err(super::serve::explained)?;
     Ok(ExitCode::SUCCESS)
 }

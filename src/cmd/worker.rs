@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use zeroize::Zeroizing;
 
-use crate::cmd::mount::{MountArgs, keep_out_of_core_dumps};
+use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps};
 use crate::config::Settings;
 use crate::connection::handover::Channel;
 use crate::connection::worker::{self, End, WorkerConfig};
@@ -35,9 +36,12 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "THREAD")]
     pub anew: Option<u32>,
 
-    /// What `mount` was given.
+    /// Where it is served; with `--anew`
+    pub mountpoint: Option<PathBuf>,
+
+    /// What is served; with `--anew`.
     #[command(flatten)]
-    pub mount: MountArgs,
+    pub serve: ServeArgs,
 }
 
 /// Serves what the supervisor hands over on standard input.
@@ -50,14 +54,16 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     if getppid().as_raw() != args.supervisor {
         anyhow::bail!("the supervisor is gone");
     }
-    keep_out_of_core_dumps();
+    become_opaque();
+    forbid_core_dumps();
     abort_on_a_panic_that_would_hang_readers();
     let channel = Channel::new(io::stdin().as_fd().try_clone_to_owned()?);
     let mut handover = channel.receive_handover().context("the supervisor hands nothing over")?;
     let mut config = match args.anew {
         Some(helper) => {
-            let settings = Settings::load(&args.mount.settings)?;
-            let config = config(&settings, &args.mount, helper, args.supervisor);
+            let settings = args.serve.load()?;
+            let target = args.mountpoint.as_deref().context("no mountpoint is given")?;
+            let config = config(&settings, &args.serve, target, helper, args.supervisor);
             handover.config = write(&config)?;
             config
         }
@@ -77,11 +83,12 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 /// What a worker is configured with.
 pub(super) fn config(
     settings: &Settings,
-    mount: &MountArgs,
+    args: &ServeArgs,
+    mountpoint: &Path,
     helper: u32,
     supervisor: i32,
 ) -> WorkerConfig {
-    let made_up = mount.made_up.map(|life| vec![SourceConfig::MadeUp(MadeUpConfig { life })]);
+    let made_up = args.made_up.map(|life| vec![SourceConfig::MadeUp(MadeUpConfig { life })]);
     let supervisor_pid = u32::try_from(supervisor).unwrap_or_default();
     WorkerConfig {
         sources: made_up.unwrap_or_else(|| settings.sources()),
@@ -94,7 +101,7 @@ pub(super) fn config(
         },
         identity: Identity {
             name: "default".to_owned(),
-            mountpoint: mount.mountpoint.clone().unwrap_or_default(),
+            mountpoint: mountpoint.to_owned(),
             backend: Backend::Fuse,
             layout: Layout::Directory,
             supervisor_pid,

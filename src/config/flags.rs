@@ -2,7 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::config::Key;
@@ -133,6 +133,15 @@ impl SettingsArgs {
             Key::Host => &self.host,
             Key::LogLevel => self.log_level.as_slice(),
         }
+    }
+
+    /// The flags that were given, by name, `--config` too.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &OsStr)> {
+        let file = self.config.iter().map(|file| ("config", file.as_os_str()));
+        let settings = Key::ALL.into_iter().flat_map(|key| {
+            self.given(key).iter().map(move |value| (key.name(), value.as_os_str()))
+        });
+        file.chain(settings)
     }
 }
 

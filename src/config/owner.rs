@@ -14,23 +14,28 @@ pub struct Caller {
     pub uid: u32,
     /// The effective group.
     pub gid: u32,
+    /// For whom, where that is somebody else.
+    pub serves: Option<u32>,
 }
 
 impl Caller {
     /// This process's.
     #[must_use]
     pub fn own() -> Self {
-        Self { uid: geteuid().as_raw(), gid: getegid().as_raw() }
+        Self { uid: geteuid().as_raw(), gid: getegid().as_raw(), serves: None }
     }
 }
 
-/// Root serves whom the configs directory belongs to: the workspace's own user. Anybody else can
-/// only serve themselves.
+/// Who runs a command for somebody serves that user. Root serves whom the configs directory belongs to:
+/// the workspace's own user. Anybody else can only serve themselves.
 pub fn default_owner(
     caller: Caller,
     configs_dir: &Path,
     warnings: &mut Vec<String>,
 ) -> Setting<u32> {
+    if let Some(user) = caller.serves {
+        return Setting { value: user, origin: Origin::Derived("the command's user".to_owned()) };
+    }
     if caller.uid != 0 {
         return Setting { value: caller.uid, origin: Origin::Derived("the caller".to_owned()) };
     }
@@ -66,8 +71,8 @@ pub fn default_group(caller: Caller, owner: u32) -> Setting<u32> {
 mod tests {
     use super::*;
 
-    const ROOT: Caller = Caller { uid: 0, gid: 0 };
-    const USER: Caller = Caller { uid: 1234, gid: 2345 };
+    const ROOT: Caller = Caller { uid: 0, gid: 0, serves: None };
+    const USER: Caller = Caller { uid: 1234, gid: 2345, serves: None };
 
     fn told(setting: &Setting<u32>) -> (u32, String) {
         (setting.value, setting.origin.to_string())
@@ -94,6 +99,13 @@ mod tests {
         let owner = default_owner(USER, Path::new("/"), &mut warnings);
         assert_eq!(told(&owner), (1234, "default: the caller".to_owned()));
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_user_whose_command_is_run_is_served_before_all_others() {
+        let caller = Caller { serves: Some(7), ..ROOT };
+        let owner = default_owner(caller, Path::new("/no/such"), &mut Vec::new());
+        assert_eq!(told(&owner), (7, "default: the command's user".to_owned()));
     }
 
     #[test]

@@ -93,7 +93,16 @@ impl Settings {
     /// When a value is not valid, or the file is not; it says where. The exit code is that of usage
     /// errors.
     pub fn load(flags: &SettingsArgs) -> anyhow::Result<Self> {
-        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), Caller::own())
+        Self::load_for(flags, None)
+    }
+
+    /// The same; `default_owner` may read the tokens where no setting says who.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_for(flags: &SettingsArgs, default_owner: Option<u32>) -> anyhow::Result<Self> {
+        let caller = Caller { serves: default_owner, ..Caller::own() };
+        Self::resolve(flags, &Environment::Process, Path::new(file::DEFAULT), caller)
     }
 
     fn resolve(
@@ -309,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    const CALLER: Caller = Caller { uid: 1234, gid: 2345 };
+    const CALLER: Caller = Caller { uid: 1234, gid: 2345, serves: None };
 
     #[derive(Parser)]
     struct Flags {

@@ -9,33 +9,33 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::connection::handover::{self, Channel, Message};
+use crate::connection::companion::{Answer, Companion};
+use crate::connection::handover::Message;
 use crate::connection::mount::Mount;
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
 use crate::time::{Clock, SystemClock};
 
+mod process;
 mod program;
+mod upgrade;
 mod watchdog;
 
+use process::{Worker, is_crash};
 pub use program::Program;
 use watchdog::{Health, Watchdog};
 
 /// Asks for a newer worker, also where SIGHUP means that a window was closed.
 pub const UPGRADE: Signal = Signal::SIGUSR2;
-/// The hidden command that is a worker.
-pub const WORKER_COMMAND: &str = "worker";
 
 /// A worker that fails so often in a row will not come up.
 const MOST_FAILURES: u32 = 6;
@@ -51,18 +51,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
 const INIT_BUFFER: usize = 64 * 1024;
-/// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
-const RESEND: [u8; 16] = {
-    let mut header = [0; 16];
-    header[0] = 16;
-    header[4] = 7;
-    header
-};
 
 /// Why a supervisor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// A signal asked for it.
+    /// The companion asked for it.
     Stopped,
     /// Somebody unmounted the file system.
     Unmounted,
@@ -108,32 +101,6 @@ pub struct Setup {
     pub helper: Helper,
 }
 
-/// A worker process.
-struct Worker {
-    child: Child,
-    pidfd: OwnedFd,
-    channel: Channel,
-    /// Yields the worker's answer to INIT.
-    init: OwnedFd,
-    started: Duration,
-    /// Since when it serves.
-    serving: Option<Duration>,
-}
-
-impl Worker {
-    fn kill(&self) {
-        let signal = rustix::process::Signal::KILL;
-        rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
-    }
-
-    /// Waits until it has ended, for a limited time. What it reads from the connection until then is
-    /// lost unless the kernel is asked to deliver again afterwards.
-    fn wait_for_end(&self, limit: Duration) {
-        let limit = Timespec::try_from(limit).ok();
-        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
-    }
-}
-
 /// The supervisor at work.
 struct Supervisor {
     setup: Setup,
@@ -163,8 +130,8 @@ pub struct Newer {
     pub worker: Program,
 }
 
-/// Serves until a signal or an unmount ends it. `newer` gives the program of an upgrade; `ready` is
-/// called when the mount is visible and served.
+/// Serves until the companion or an unmount ends it. `newer` gives the program of an upgrade; the
+/// companion hears when the mount is visible and served, and each of the `signals`.
 ///
 /// # Errors
 /// [`SupervisorError`]; the mount is gone then, so that readers get an error.
@@ -172,7 +139,7 @@ pub fn supervise(
     mut setup: Setup,
     signals: &SignalFd,
     newer: impl Fn() -> io::Result<Newer> + 'static,
-    ready: impl FnOnce(),
+    companion: &mut dyn Companion,
 ) -> Result<End, SupervisorError> {
     let no_device = || io::Error::from(io::ErrorKind::NotFound);
     let device =
@@ -195,19 +162,16 @@ pub fn supervise(
         restart_at: Duration::ZERO,
         newer: Box::new(newer),
     };
-    supervisor.run(signals, ready)
+    supervisor.run(signals, companion)
 }
 
-/// From now on signals are read from a descriptor. To be called before any thread is started; children
-/// start with an empty mask.
+/// From now on these signals are read from a descriptor. To be called before any thread is started;
+/// children start with an empty mask.
 ///
 /// # Errors
 /// Where the system has no descriptors left.
-pub fn take_signals() -> nix::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, UPGRADE] {
-        mask.add(signal);
-    }
+pub fn take_signals(signals: impl IntoIterator<Item = Signal>) -> nix::Result<SignalFd> {
+    let mask: SigSet = signals.into_iter().collect();
     mask.thread_block()?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
@@ -226,10 +190,13 @@ enum Event {
 }
 
 impl Supervisor {
-    fn run(&mut self, signals: &SignalFd, ready: impl FnOnce()) -> Result<End, SupervisorError> {
+    fn run(
+        &mut self,
+        signals: &SignalFd,
+        companion: &mut dyn Companion,
+    ) -> Result<End, SupervisorError> {
         let mounts =
             File::open("/proc/self/mountinfo").map_err(cannot("open /proc/self/mountinfo"))?;
-        let mut ready = Some(ready);
         loop {
             self.start_if_due()?;
             let events = self.wait(signals, &mounts)?;
@@ -237,7 +204,7 @@ impl Supervisor {
             for event in events {
                 match event {
                     Event::Signal => {
-                        if let Some(end) = self.signal(signals) {
+                        if let Some(end) = self.signal(signals, companion) {
                             return Ok(end);
                         }
                     }
@@ -246,7 +213,11 @@ impl Supervisor {
                         return Ok(End::Unmounted);
                     }
                     Event::MountsChanged | Event::DeviceReadable => {}
-                    Event::WorkerSpeaks => self.hear_worker(&mut ready)?,
+                    Event::WorkerSpeaks => {
+                        if let Some(end) = self.hear_worker(companion)? {
+                            return Ok(end);
+                        }
+                    }
                     Event::WorkerDied => self.worker_died()?,
                     Event::CandidateSpeaks => self.hear_candidate(),
                     Event::CandidateDied => self.candidate_died(),
@@ -314,21 +285,39 @@ impl Supervisor {
 
     // === signals ===
 
-    fn signal(&mut self, signals: &SignalFd) -> Option<End> {
+    fn signal(&mut self, signals: &SignalFd, companion: &mut dyn Companion) -> Option<End> {
         while let Ok(Some(info)) = signals.read_signal() {
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
-            match signal {
-                Some(Signal::SIGTERM | Signal::SIGINT) => {
-                    self.stop();
-                    return Some(End::Stopped);
-                }
-                // The window was closed; the daemon stays.
-                Some(Signal::SIGHUP) if has_terminal() => {}
-                Some(Signal::SIGHUP | UPGRADE) => self.upgrade(),
-                _ => {}
+            let Some(signal) = signal else { continue };
+            let answer = companion.signal(signal, &mut |process| self.settle(process));
+            if let Some(end) = self.answer(answer) {
+                return Some(end);
             }
         }
         None
+    }
+
+    fn answer(&mut self, answer: Answer) -> Option<End> {
+        match answer {
+            Answer::GoOn => None,
+            Answer::Upgrade => {
+                self.upgrade();
+                None
+            }
+            Answer::Stop => {
+                self.stop();
+                Some(End::Stopped)
+            }
+        }
+    }
+
+    /// Whether a process is a child of ours; takes its exit status if it has ended.
+    fn settle(&mut self, process: nix::unistd::Pid) -> bool {
+        let workers = [&mut self.worker, &mut self.candidate].into_iter().flatten();
+        let ours = workers.map(|worker| &mut worker.child).chain(&mut self.dying);
+        let mut ours = ours.filter(|child| i64::from(child.id()) == i64::from(process.as_raw()));
+        // It keeps the status for whoever asks next.
+        ours.next().is_some_and(|child| child.try_wait().is_ok())
     }
 
     /// Lets the worker answer everybody who waits, and ends it.
@@ -362,46 +351,34 @@ impl Supervisor {
     }
 
     fn start(&self, program: &Program, now: Duration) -> io::Result<Worker> {
-        let (channel, theirs) = Channel::pair()?;
-        let (init, their_init) = handover::packets()?;
-        let child = program.start(theirs)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        rustix::io::write(&init, &self.init)?;
-        let descriptors = [
-            their_init.as_fd(),
-            self.device.as_fd(),
-            self.setup.state.memory(),
-            self.setup.config.as_fd(),
-        ];
-        // One that has ended already is heard of by its death.
-        channel.send_with(Message::Handover, &descriptors).ok();
-        Ok(Worker { child, pidfd, channel, init, started: now, serving: None })
+        Worker::start(program, &self.device, &self.init, &self.setup, now)
     }
 
-    fn hear_worker(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<(), SupervisorError> {
+    fn hear_worker(
+        &mut self,
+        companion: &mut dyn Companion,
+    ) -> Result<Option<End>, SupervisorError> {
         while let Some(worker) = &self.worker {
             // Its death is told by its pidfd.
             let Ok(Some((message, _))) = worker.channel.receive(false) else { break };
             match message {
                 Message::Ready => {
+                    let is_first = self.init_answer.is_none();
                     self.worker_is_ready()?;
-                    if let Some(ready) = ready.take() {
-                        ready();
+                    if is_first && let Some(end) = self.answer(companion.ready()) {
+                        return Ok(Some(end));
                     }
                 }
                 Message::Rotate => self.setup.helper.rotate(),
                 Message::Handover | Message::Go | Message::Stop => {}
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn worker_is_ready(&mut self) -> Result<(), SupervisorError> {
         let Some(worker) = &mut self.worker else { return Ok(()) };
-        let answer =
-            receive_init_answer(&worker.init).map_err(cannot("hear the answer to INIT"))?;
+        let answer = worker.receive_init_answer().map_err(cannot("hear the answer to INIT"))?;
         match &self.init_answer {
             None => {
                 rustix::io::write(&self.device, &answer).map_err(cannot("answer INIT"))?;
@@ -419,7 +396,7 @@ impl Supervisor {
             Some(_) => {}
         }
         worker.serving = Some(SystemClock.now().boot);
-        go(worker, self.device.as_fd(), &self.setup.state);
+        worker.go(self.device.as_fd(), &self.setup.state);
         self.watchdog.worker_started(SystemClock.now().boot);
         Ok(())
     }
@@ -481,83 +458,6 @@ impl Supervisor {
             }
         }
     }
-
-    // === upgrade ===
-
-    fn upgrade(&mut self) {
-        self.drop_candidate();
-        let started = (self.newer)().and_then(|newer| {
-            let candidate = self.start(&newer.candidate, SystemClock.now().boot)?;
-            Ok((newer.worker, candidate))
-        });
-        match started {
-            Ok((program, worker)) => {
-                tracing::info!("a newer worker starts");
-                self.candidate = Some(worker);
-                self.candidate_program = Some(program);
-            }
-            Err(error) => self.upgraded(Err(format!("it cannot be started: {error}"))),
-        }
-    }
-
-    fn hear_candidate(&mut self) {
-        let Some(candidate) = &self.candidate else { return };
-        let Ok(Some((Message::Ready, config))) = candidate.channel.receive(false) else { return };
-        let Some(config) = config.into_iter().next() else { return };
-        match receive_init_answer(&candidate.init) {
-            Ok(answer) if Some(&answer) == self.init_answer.as_ref() => {}
-            Ok(_) => {
-                self.drop_candidate();
-                let why = "it answers the kernel in another way, so only a restart can bring it";
-                return self.upgraded(Err(why.to_owned()));
-            }
-            Err(error) => {
-                self.drop_candidate();
-                return self.upgraded(Err(format!("it does not answer INIT: {error}")));
-            }
-        }
-        if let Some(mut old) = self.worker.take() {
-            old.kill();
-            old.wait_for_end(KILL_LIMIT);
-            if !matches!(old.child.try_wait(), Ok(Some(_))) {
-                self.dying.push(old.child);
-            }
-        }
-        if let Some(mut new) = self.candidate.take() {
-            new.serving = Some(SystemClock.now().boot);
-            go(&new, self.device.as_fd(), &self.setup.state);
-            self.watchdog.worker_started(SystemClock.now().boot);
-            self.worker = Some(new);
-        }
-        if let Some(program) = self.candidate_program.take() {
-            self.setup.program = program;
-        }
-        self.setup.config = config;
-        self.upgraded(Ok(()));
-    }
-
-    fn candidate_died(&mut self) {
-        let status = self.candidate.as_mut().and_then(|worker| worker.child.try_wait().ok()?);
-        self.drop_candidate();
-        let how = status.map_or_else(|| "killed".to_owned(), |status| status.to_string());
-        self.upgraded(Err(format!("it ended before it was ready ({how}); its log says why")));
-    }
-
-    fn drop_candidate(&mut self) {
-        self.candidate_program = None;
-        if let Some(candidate) = self.candidate.take() {
-            candidate.kill();
-            self.dying.push(candidate.child);
-        }
-    }
-
-    fn upgraded(&self, outcome: Result<(), String>) {
-        match &outcome {
-            Ok(()) => tracing::info!("the newer worker has taken over"),
-            Err(why) => tracing::warn!("the worker stays as it is; the newer one: {why}"),
-        }
-        self.setup.state.set_last_upgrade(SystemClock.now().wall, outcome);
-    }
 }
 
 impl Drop for Supervisor {
@@ -570,35 +470,4 @@ impl Drop for Supervisor {
             child.wait().ok();
         }
     }
-}
-
-/// Lets a worker serve, and the kernel deliver again what an earlier one had read.
-fn go(worker: &Worker, device: BorrowedFd<'_>, state: &State) {
-    state.forget_requests();
-    if worker.channel.send(Message::Go).is_err() {
-        return; // Its death will be heard.
-    }
-    match rustix::io::write(device, &RESEND) {
-        Ok(_) => {}
-        // Nothing was ever read, or the kernel is older than 6.9.
-        Err(error) => tracing::debug!("the kernel delivers nothing again: {error}"),
-    }
-}
-
-fn receive_init_answer(init: &OwnedFd) -> io::Result<Vec<u8>> {
-    let mut answer = vec![0; 4096];
-    let (_, length) = rustix::net::recv(init, &mut answer, rustix::net::RecvFlags::DONTWAIT)?;
-    answer.truncate(length);
-    Ok(answer)
-}
-
-/// A panic or a fault; SIGKILL comes from outside.
-fn is_crash(status: ExitStatus) -> bool {
-    const FAULTS: [i32; 5] =
-        [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
-    status.signal().is_some_and(|signal| FAULTS.contains(&signal)) || status.code().is_some()
-}
-
-fn has_terminal() -> bool {
-    File::open("/dev/tty").is_ok()
 }

@@ -1,16 +1,14 @@
-//! The worker's program, executed from its descriptor, so that a file that is replaced on disk changes
-//! nothing.
+//! A program that is executed from its descriptor, so that a file that is replaced on disk changes
+//! nothing: this one, as the worker or for another duty.
 
 #![expect(unsafe_code, reason = "executes a program from its descriptor")]
 
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-
-use super::WORKER_COMMAND;
 
 /// A program with its arguments and environment.
 pub struct Program {
@@ -20,28 +18,33 @@ pub struct Program {
 }
 
 impl Program {
-    /// The worker in this file. `environment` is all that it finds there.
+    /// The program in this file, with these words after its name. `environment`, of `NAME=value`, is
+    /// all that it finds there.
     ///
     /// # Errors
-    /// Where the file cannot be opened, or a value holds a NUL.
-    pub fn worker(
+    /// Where a word or a value holds a NUL.
+    pub fn new(
         file: File,
-        more_arguments: impl IntoIterator<Item = Vec<u8>>,
+        words: impl IntoIterator<Item = Vec<u8>>,
         environment: impl IntoIterator<Item = Vec<u8>>,
     ) -> io::Result<Self> {
         let strings = |values: &mut dyn Iterator<Item = Vec<u8>>| {
             let strings = values.map(|value| CString::new(value).map_err(io::Error::from));
             strings.collect::<io::Result<Vec<_>>>()
         };
-        let first = [env!("CARGO_PKG_NAME"), WORKER_COMMAND].map(|word| word.as_bytes().to_vec());
+        let name = env!("CARGO_PKG_NAME").as_bytes().to_vec();
         Ok(Self {
             file,
-            arguments: strings(&mut first.into_iter().chain(more_arguments))?,
+            arguments: strings(&mut std::iter::once(name).chain(words))?,
             environment: strings(&mut environment.into_iter())?,
         })
     }
 
-    pub(super) fn start(&self, input: OwnedFd) -> io::Result<Child> {
+    /// Starts it in a process group of its own: what a terminal sends to ours is for us to hear.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(&self, input: Stdio) -> io::Result<Child> {
         let pointers = |strings: &[CString]| {
             let ends = std::iter::once(std::ptr::null());
             strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
@@ -52,8 +55,7 @@ impl Program {
             environment: pointers(&self.environment),
         };
         let mut command = Command::new(env!("CARGO_PKG_NAME"));
-        // A group of its own: what a terminal sends to ours is for the supervisor to hear.
-        command.stdin(Stdio::from(input)).process_group(0);
+        command.stdin(input).process_group(0);
         // SAFETY: between fork and exec the closure makes one system call, allocates nothing, and
         // points to strings that outlive the call to `spawn`.
         unsafe { command.pre_exec(move || exec.replace_this_process()) };

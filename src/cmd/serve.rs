@@ -1,0 +1,181 @@
+//! Serving the tokens: what `mount` and `run` have in common.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::{Pid, Uid};
+
+use crate::cmd::{Advise, worker};
+use crate::config::settings::shown_span;
+use crate::config::{self, Settings, SettingsArgs};
+use crate::connection::companion::Companion;
+use crate::connection::mount::{Mount, MountError};
+use crate::connection::rotation::Helper;
+use crate::connection::supervisor::{self, End, Newer, Program, Setup};
+use crate::fs::generations::State;
+use crate::view;
+
+/// What is served: the same for whoever serves it, `mount`, `run` and their worker.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Serve made-up tokens that live this long, for tests and benchmarks of the mount
+    #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
+    pub made_up: Option<Duration>,
+
+    /// Who may read the tokens where no setting says so: the user whom `run` runs its command as
+    #[arg(long, hide = true, value_name = "UID")]
+    pub default_owner: Option<u32>,
+
+    /// The settings.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+impl ServeArgs {
+    /// The settings as they are now.
+    ///
+    /// # Errors
+    /// See [`Settings::load`].
+    pub fn load(&self) -> anyhow::Result<Settings> {
+        Settings::load_for(&self.settings, self.default_owner)
+    }
+
+    /// The same as arguments of a command line.
+    fn arguments(&self) -> Vec<OsString> {
+        let life = self.made_up.map(|life| flag("made-up", shown_span(life).as_ref()));
+        let owner = self.default_owner.map(|uid| flag("default-owner", uid.to_string().as_ref()));
+        let settings = self.settings.each().map(|(name, value)| flag(name, value));
+        life.into_iter().chain(owner).chain(settings).collect()
+    }
+}
+
+/// This program, as it was when we started.
+pub struct Executable {
+    file: File,
+    path: PathBuf,
+}
+
+impl Executable {
+    /// To be called before the process becomes opaque: an ordinary user's then is so to itself, too.
+    ///
+    /// # Errors
+    /// Where `/proc` is not mounted.
+    pub fn own() -> anyhow::Result<Self> {
+        Ok(Self {
+            file: File::open("/proc/self/exe").context("cannot open the program")?,
+            path: std::env::current_exe().context("cannot find my own executable")?,
+        })
+    }
+
+    /// A hidden command of it, with all of `environment` and nothing else.
+    ///
+    /// # Errors
+    /// Where no descriptors are left, or a word or a value holds a NUL.
+    pub fn command(
+        &self,
+        words: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Program> {
+        let words = words.into_iter().map(OsString::into_vec);
+        Program::new(self.file.try_clone()?, words, environment.into_iter().map(joined))
+    }
+
+    /// The worker. It finds its tokens in the configuration and not in its environment.
+    fn worker(&self) -> io::Result<Program> {
+        let environment = config::variables()
+            .filter(|(name, _)| config::TOKEN_VARIABLES.iter().all(|token| name != token));
+        self.command(worker_words(), environment)
+    }
+
+    /// The worker that is on disk now, which reads the settings again.
+    fn newer(&self, helper_thread: u32, args: &ServeArgs, target: &Path) -> io::Result<Newer> {
+        let now = Self { file: File::open(&self.path)?, path: self.path.clone() };
+        let anew = [OsString::from("--anew"), helper_thread.to_string().into()];
+        let words = worker_words().into_iter().chain(anew).chain(args.arguments());
+        let words = words.chain(["--".into(), target.into()]);
+        Ok(Newer { candidate: now.command(words, config::variables())?, worker: now.worker()? })
+    }
+}
+
+fn flag(name: &str, value: &OsStr) -> OsString {
+    let mut flag = OsString::from(format!("--{name}="));
+    flag.push(value);
+    flag
+}
+
+fn worker_words() -> [OsString; 3] {
+    ["worker".into(), "--supervisor".into(), Pid::this().to_string().into()]
+}
+
+fn joined((name, value): (OsString, OsString)) -> Vec<u8> {
+    [name.as_bytes(), b"=", value.as_bytes()].concat()
+}
+
+/// Serves at `target` until the companion or an unmount ends it. The `signals` must have been taken
+/// before any thread was started.
+///
+/// # Errors
+/// When it cannot be served; the error says what stands in the way and what to do.
+pub fn serve(
+    args: &ServeArgs,
+    settings: &Settings,
+    target: &Path,
+    executable: Executable,
+    signals: &SignalFd,
+    companion: &mut dyn Companion,
+) -> anyhow::Result<End> {
+    let mount = Mount::open(target, Uid::effective().is_root()).map_err(explained)?;
+    become_opaque();
+    let views = view::ALL.iter().map(|view| view.id()).collect();
+    let state = Arc::new(State::create(Vec::new(), views)?);
+    let helper = Helper::start(mount.target(), Arc::clone(&state), settings.access())?;
+    let helper_thread = helper.thread_id();
+    let target = mount.target().to_owned();
+    let config = worker::config(settings, args, &target, helper_thread, Pid::this().as_raw());
+    let setup = Setup {
+        mount,
+        state,
+        config: worker::write(&config)?,
+        program: executable.worker()?,
+        open_timeout: settings.open_timeout.value,
+        helper,
+    };
+    drop(config);
+    let args = args.clone();
+    let newer = move || executable.newer(helper_thread, &args, &target);
+    let end = supervisor::supervise(setup, signals, newer, companion)?;
+    match end {
+        End::Stopped => tracing::info!("ended: it was told to"),
+        End::Unmounted => tracing::info!("ended: somebody unmounted it"),
+    }
+    Ok(end)
+}
+
+/// Adds to an error of mounting what to do about it.
+pub(super) fn explained(error: MountError) -> anyhow::Error {
+    let hint = error.hint();
+    anyhow::Error::new(error).hint(hint)
+}
+
+/// This process's memory holds tokens: no core dumps, no debugger, no `/proc/PID/environ` for others.
+pub(super) fn become_opaque() {
+    if let Err(error) = prctl::set_dumpable(false) {
+        tracing::warn!("cannot keep others out of my memory, and it holds tokens: {error}");
+    }
+}
+
+/// No core dumps of this process and of what it starts, whatever becomes of their attributes.
+pub(super) fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::warn!("cannot turn core dumps off, and they would hold tokens: {error}");
+    }
+}

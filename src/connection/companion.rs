@@ -1,0 +1,30 @@
+//! What the process that serves does besides: `mount` only ends when it is told to, `run` has the
+//! duties of a container's first process.
+//!
+//! Whoever serves has one thread for all of that, reads the signals in it, and tells the companion.
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// What the companion wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: serving goes on.
+    GoOn,
+    /// The end of serving.
+    Stop,
+    /// That the program which is on disk now takes over.
+    Upgrade,
+}
+
+/// See the module.
+pub trait Companion {
+    /// The views can be read from now on. Called once.
+    fn ready(&mut self) -> Answer;
+
+    /// One of the signals came that were taken by [`take_signals`](super::supervisor::take_signals).
+    ///
+    /// `settle` is for whoever waits for any child at all (`waitpid(2)` with -1): it tells whether a
+    /// process is a child of the one who serves, who has then taken its exit status himself.
+    fn signal(&mut self, signal: Signal, settle: &mut dyn FnMut(Pid) -> bool) -> Answer;
+}

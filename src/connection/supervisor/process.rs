@@ -1,0 +1,98 @@
+//! A worker as the supervisor sees it: a process, and what is said to it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Program, Setup};
+use crate::connection::handover::{self, Channel, Message};
+use crate::fs::generations::State;
+
+/// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
+const RESEND: [u8; 16] = {
+    let mut header = [0; 16];
+    header[0] = 16;
+    header[4] = 7;
+    header
+};
+
+/// A worker process.
+pub(super) struct Worker {
+    pub(super) child: Child,
+    pub(super) pidfd: OwnedFd,
+    pub(super) channel: Channel,
+    /// Yields the worker's answer to INIT.
+    init: OwnedFd,
+    pub(super) started: Duration,
+    /// Since when it serves.
+    pub(super) serving: Option<Duration>,
+}
+
+impl Worker {
+    /// Starts one and hands it what it needs, the kernel's INIT first.
+    pub(super) fn start(
+        program: &Program,
+        device: &OwnedFd,
+        init: &[u8],
+        setup: &Setup,
+        now: Duration,
+    ) -> io::Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let (our_init, their_init) = handover::packets()?;
+        let child = program.start(theirs.into())?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        rustix::io::write(&our_init, init)?;
+        let descriptors =
+            [their_init.as_fd(), device.as_fd(), setup.state.memory(), setup.config.as_fd()];
+        // One that has ended already is heard of by its death.
+        channel.send_with(Message::Handover, &descriptors).ok();
+        Ok(Self { child, pidfd, channel, init: our_init, started: now, serving: None })
+    }
+
+    pub(super) fn kill(&self) {
+        let signal = rustix::process::Signal::KILL;
+        rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
+    }
+
+    /// Waits until it has ended, for a limited time. What it reads from the connection until then is
+    /// lost unless the kernel is asked to deliver again afterwards.
+    pub(super) fn wait_for_end(&self, limit: Duration) {
+        let limit = Timespec::try_from(limit).ok();
+        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
+    }
+
+    /// Lets it serve, and the kernel deliver again what an earlier one had read.
+    pub(super) fn go(&self, device: BorrowedFd<'_>, state: &State) {
+        state.forget_requests();
+        if self.channel.send(Message::Go).is_err() {
+            return; // Its death will be heard.
+        }
+        match rustix::io::write(device, &RESEND) {
+            Ok(_) => {}
+            // Nothing was ever read, or the kernel is older than 6.9.
+            Err(error) => tracing::debug!("the kernel delivers nothing again: {error}"),
+        }
+    }
+
+    pub(super) fn receive_init_answer(&self) -> io::Result<Vec<u8>> {
+        let mut answer = vec![0; 4096];
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        let (_, length) = rustix::net::recv(&self.init, &mut answer, flags)?;
+        answer.truncate(length);
+        Ok(answer)
+    }
+}
+
+/// A panic or a fault; SIGKILL comes from outside.
+pub(super) fn is_crash(status: ExitStatus) -> bool {
+    const FAULTS: [i32; 5] =
+        [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+    status.signal().is_some_and(|signal| FAULTS.contains(&signal)) || status.code().is_some()
+}
