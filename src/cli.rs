@@ -63,6 +63,8 @@ pub enum Command {
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
     Check(Box<cmd::check::CheckArgs>),
+    /// Look at all that stands between a tool and its token, and say what mends it
+    Doctor(cmd::doctor::DoctorArgs),
     /// Show everything at work here, with short-lived tokens, real git and real gh
     Demo(cmd::demo::DemoArgs),
     /// Serve the demo's platform, git server and REST interface until standard input closes
@@ -95,6 +97,7 @@ impl Command {
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args),
             Self::Check(args) => cmd::check::run(&args),
+            Self::Doctor(args) => cmd::doctor::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Setup(args) => cmd::setup::run(args),

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod exec;
 pub mod get;
 pub mod git_credential;

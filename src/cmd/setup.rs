@@ -14,7 +14,7 @@ use crate::config;
 pub mod gh;
 pub mod git;
 mod git_block;
-mod git_config;
+pub mod git_config;
 
 /// The arguments of `setup`.
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,7 @@ enum Installed {
 }
 
 /// Whether the file at `path` is a script of ours: its second line is that of `script`.
-fn is_script(path: &Path, script: &str) -> bool {
+pub(super) fn is_script(path: &Path, script: &str) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
     let marker = script.lines().nth(1).unwrap_or_default();
     // The real gh is a large binary: its beginning tells enough.
@@ -155,7 +155,7 @@ fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
 }
 
 /// The programs of this name in the absolute directories of PATH, in its order.
-fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
+pub(super) fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
     path_directories().into_iter().map(move |directory| directory.join(name)).filter(|program| {
         fs::metadata(program)
             .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
@@ -163,13 +163,13 @@ fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The absolute directories of PATH, in its order.
-fn path_directories() -> Vec<PathBuf> {
+pub(super) fn path_directories() -> Vec<PathBuf> {
     let path = config::env("PATH").unwrap_or_default();
     std::env::split_paths(&path).filter(|directory| directory.is_absolute()).collect()
 }
 
 /// A word as a POSIX shell reads it back.
-fn shell_quote(word: &str) -> String {
+pub(super) fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

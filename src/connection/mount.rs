@@ -21,8 +21,10 @@ use rustix::mount as kernel;
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
 
 mod error;
+mod probe;
 
 pub use error::MountError;
+pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";

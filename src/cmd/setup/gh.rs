@@ -12,7 +12,7 @@ use crate::cmd::Advise;
 use crate::config;
 
 /// The shim itself.
-const SHIM: &str = include_str!("../../../scripts/gh");
+pub const SHIM: &str = include_str!("../../../scripts/gh");
 
 /// The arguments of `setup gh`.
 #[derive(Debug, clap::Args)]

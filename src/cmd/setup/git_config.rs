@@ -37,7 +37,14 @@ pub enum Scope<'a> {
 /// # Errors
 /// When git is not there or cannot parse a file.
 pub fn list(scope: Scope<'_>) -> anyhow::Result<Vec<Entry>> {
-    let mut command = git();
+    list_by(git(), scope)
+}
+
+/// The settings as this git sees them, for example one that runs as another user.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_by(mut command: Command, scope: Scope<'_>) -> anyhow::Result<Vec<Entry>> {
     command.args(["config", "--show-origin", "-z", "--list"]);
     match scope {
         Scope::Effective => {}
@@ -65,6 +72,7 @@ fn parse_list(output: &[u8]) -> Vec<Entry> {
 
 /// The helpers that git asks for a URL of this protocol and host, in their order
 /// (`gitcredentials(7)`): an empty one resets those before it.
+#[must_use]
 pub fn helpers<'a>(entries: &'a [Entry], protocol: &str, host: &str) -> Vec<&'a Entry> {
     let mut helpers = Vec::new();
     for entry in entries {
@@ -172,7 +180,9 @@ pub fn system_file() -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
-fn git() -> Command {
+/// git, with nothing in its way and no token in its environment.
+#[must_use]
+pub fn git() -> Command {
     let mut command = Command::new("git");
     command.stdin(Stdio::null()).env("LC_ALL", "C");
     // Its settings can be told without.
