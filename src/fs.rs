@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ReadErrorKind;
-use crate::refresh::{Handle, TooSoon};
-use crate::secret::{Fingerprint, Rendered};
+use crate::refresh::{Handle, TooSoon, Wish};
+use crate::secret::Rendered;
 use crate::source::BoxFuture;
 use crate::time::Clock;
 use crate::view::{self, ViewContext};
@@ -49,8 +49,6 @@ const FOR_EVER: Duration = Duration::from_hours(1);
 const NAME_TTL: Duration = Duration::from_secs(1);
 /// Before the name of a view: the newest generation of it, which the helper renames onto it.
 const NEXT: &str = ".next-";
-/// The longest thing that `refresh` understands, with some blanks around.
-const MAX_CONTROL_BYTES: usize = 64;
 
 /// One request of a caller.
 #[derive(Debug, Clone, Copy)]
@@ -331,18 +329,8 @@ impl Fs {
         if self.node(ino)? != Node::Control {
             return Err(self.refuse(ReadErrorKind::ReadOnly));
         }
-        let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?.trim();
-        if data.len() > MAX_CONTROL_BYTES {
-            return Err(Errno::EINVAL);
-        }
-        match text {
-            "" | "refresh" | "now" => self.token.refresh().map_err(|TooSoon| Errno::EAGAIN),
-            _ => {
-                let fingerprint = Fingerprint::parse(text).ok_or(Errno::EINVAL)?;
-                self.token.reject(fingerprint);
-                Ok(())
-            }
-        }
+        let wish = Wish::parse(data).ok_or(Errno::EINVAL)?;
+        self.token.fulfil(wish).map_err(|TooSoon| Errno::EAGAIN)
     }
 
     /// Cuts a file, as `open` with `O_TRUNC` does: `refresh` has no bytes to lose.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/
+//! 4 serve     connection/  fs/  files/
 //! 3 views     view/
 //! 2 refresh   refresh/
 //! 1 sources   source/
@@ -17,6 +17,7 @@ pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod error;
+pub mod files;
 pub mod fs;
 pub mod observe;
 pub mod refresh;

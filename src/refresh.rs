@@ -24,7 +24,7 @@ mod tests;
 pub mod timer;
 
 pub use engine::Engine;
-pub use handle::{Handle, TooSoon};
+pub use handle::{Handle, TooSoon, Wish};
 pub use policy::Windows;
 
 /// How many events a history keeps.

@@ -105,6 +105,8 @@ fn check_shows_each_setting_its_value_and_its_origin() {
             group                  1000                          --group
             mode                   0400                          default
             host                   github.com, git.example:8443  DIR/tokenfs.toml:3
+            backend                auto                          default
+            allow-disk             false                         default
             log-level              info                          default
             token                  fingerprint df683ed0          GH_TOKEN
 
@@ -159,7 +161,7 @@ fn what_is_wrong_in_the_configuration_is_told_with_its_place() {
             ");
         insta::assert_snapshot!(with_file("colour = \"red\"\n"), @r"
             error: DIR/tokenfs.toml:1: unknown key `colour`
-            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, log-level
+            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, backend, allow-disk, log-level
             exit code 2
             ");
         insta::assert_snapshot!(with_file("idle = 86400\n"), @r"

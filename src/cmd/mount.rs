@@ -22,7 +22,8 @@ use crate::observe;
 /// What the daemon tells the parent that waits for it.
 const READY: &str = "ready\n";
 /// What it listens to.
-const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, UPGRADE];
+const SIGNALS: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, UPGRADE];
 
 /// The arguments of `mount`.
 #[derive(Debug, clap::Args)]
@@ -100,6 +101,7 @@ impl Companion for Daemon {
             // The window was closed; the daemon stays.
             Signal::SIGHUP if has_terminal() => Answer::GoOn,
             Signal::SIGHUP | UPGRADE => Answer::Upgrade,
+            Signal::SIGUSR1 => Answer::Refresh,
             _ => Answer::GoOn,
         }
     }

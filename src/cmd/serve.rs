@@ -15,13 +15,16 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, Uid};
 
 use crate::cmd::{Advise, worker};
+use crate::config::parse::BackendChoice;
 use crate::config::settings::shown_span;
 use crate::config::{self, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Program, Setup};
+use crate::files::{self, Directory};
 use crate::fs::generations::State;
+use crate::fs::status::{Backend, Identity};
 use crate::view;
 
 /// What is served: the same for whoever serves it, `mount`, `run` and their worker.
@@ -133,7 +136,61 @@ pub fn serve(
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
-    let mount = Mount::open(target, Uid::effective().is_root()).map_err(explained)?;
+    files::clear(target).map_err(explained)?;
+    let why = match settings.backend.value {
+        BackendChoice::Files => "it was asked for".to_owned(),
+        choice => match Mount::open(target, Uid::effective().is_root()) {
+            Ok(mount) => {
+                return serve_mount(args, settings, mount, executable, signals, companion);
+            }
+            Err(error) if choice == BackendChoice::Auto && error.is_want_of_fuse() => {
+                error.to_string()
+            }
+            Err(error) => return Err(explained(error)),
+        },
+    };
+    serve_files(args, settings, target, why, signals, companion)?;
+    Ok(End::Stopped)
+}
+
+fn serve_files(
+    args: &ServeArgs,
+    settings: &Settings,
+    target: &Path,
+    why: String,
+    signals: &SignalFd,
+    companion: &mut dyn Companion,
+) -> anyhow::Result<()> {
+    let access = settings.access();
+    let allow_disk = settings.allow_disk.value;
+    let directory = Directory::open(target, access, &settings.memory(), allow_disk)
+        .map_err(|error| explained(error).context(format!("files instead of a mount: {why}")))?;
+    become_opaque();
+    let path = directory.path().display();
+    tracing::info!("FUSE is not used ({why}): the tokens are files in {path}");
+    let config = worker::config(settings, args, directory.mountpoint(), 0, Pid::this().as_raw());
+    let setup = files::Setup {
+        directory,
+        access,
+        sources: config.sources,
+        windows: settings.windows_of_files(),
+        views: config.fs.views,
+        identity: Identity { backend: Backend::Files, why_files: Some(why), ..config.identity },
+    };
+    files::serve(setup, signals, companion)
+        .with_context(|| format!("cannot serve files at {}", target.display()))?;
+    tracing::info!("ended: it was told to");
+    Ok(())
+}
+
+fn serve_mount(
+    args: &ServeArgs,
+    settings: &Settings,
+    mount: Mount,
+    executable: Executable,
+    signals: &SignalFd,
+    companion: &mut dyn Companion,
+) -> anyhow::Result<End> {
     become_opaque();
     let views = view::ALL.iter().map(|view| view.id()).collect();
     let state = Arc::new(State::create(Vec::new(), views)?);

@@ -103,6 +103,7 @@ pub(super) fn config(
             name: "default".to_owned(),
             mountpoint: mountpoint.to_owned(),
             backend: Backend::Fuse,
+            why_files: None,
             layout: Layout::Directory,
             supervisor_pid,
             worker_pid: supervisor_pid,

@@ -102,6 +102,17 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "HOST")]
     pub host: Vec<OsString>,
 
+    /// How to serve: auto, fuse, or files, which are replaced on a tmpfs; auto takes files only where
+    /// FUSE cannot be had [env: MOLECULE_TOKENFS_BACKEND] [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    pub backend: Option<OsString>,
+
+    /// Write files of the backend `files` to a disk where there is no tmpfs [env:
+    /// MOLECULE_TOKENFS_ALLOW_DISK]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub allow_disk: Option<OsString>,
+
     /// What to log: error, warn, info, debug, trace, off, or directives as target=level,… [env:
     /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
@@ -131,6 +142,8 @@ impl SettingsArgs {
             Key::Group => self.group.as_slice(),
             Key::Mode => self.mode.as_slice(),
             Key::Host => &self.host,
+            Key::Backend => self.backend.as_slice(),
+            Key::AllowDisk => self.allow_disk.as_slice(),
             Key::LogLevel => self.log_level.as_slice(),
         }
     }

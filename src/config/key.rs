@@ -22,6 +22,8 @@ pub enum Key {
     Group,
     Mode,
     Host,
+    Backend,
+    AllowDisk,
     LogLevel,
 }
 
@@ -40,7 +42,7 @@ pub enum Shape {
 
 impl Key {
     /// Every setting, in the order in which `check` shows them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::PlatformUrl,
         Self::WorkspaceId,
         Self::ConfigsDir,
@@ -59,6 +61,8 @@ impl Key {
         Self::Group,
         Self::Mode,
         Self::Host,
+        Self::Backend,
+        Self::AllowDisk,
         Self::LogLevel,
     ];
 
@@ -84,6 +88,8 @@ impl Key {
             Self::Group => "group",
             Self::Mode => "mode",
             Self::Host => "host",
+            Self::Backend => "backend",
+            Self::AllowDisk => "allow-disk",
             Self::LogLevel => "log-level",
         }
     }
@@ -110,6 +116,8 @@ impl Key {
             Self::Group => "MOLECULE_TOKENFS_GROUP",
             Self::Mode => "MOLECULE_TOKENFS_MODE",
             Self::Host => "MOLECULE_TOKENFS_HOST",
+            Self::Backend => "MOLECULE_TOKENFS_BACKEND",
+            Self::AllowDisk => "MOLECULE_TOKENFS_ALLOW_DISK",
             Self::LogLevel => "MOLECULE_TOKENFS_LOG_LEVEL",
         }
     }
@@ -124,7 +132,7 @@ impl Key {
     #[must_use]
     pub fn shape(self) -> Shape {
         match self {
-            Self::Prefetch => Shape::Boolean,
+            Self::Prefetch | Self::AllowDisk => Shape::Boolean,
             Self::Owner | Self::Group => Shape::NameOrNumber,
             Self::Host => Shape::List,
             Self::PlatformUrl
@@ -141,6 +149,7 @@ impl Key {
             | Self::OpenTimeout
             | Self::AssumedLife
             | Self::Mode
+            | Self::Backend
             | Self::LogLevel => Shape::Text,
         }
     }

@@ -61,6 +61,40 @@ pub fn positive_span(raw: &Raw) -> Result<Duration, Invalid> {
     Ok(span)
 }
 
+/// How the tokens are served, as far as people choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// By FUSE; as files where FUSE cannot be had.
+    Auto,
+    /// By FUSE, or not at all.
+    Fuse,
+    /// As files that are replaced.
+    Files,
+}
+
+impl fmt::Display for BackendChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fuse => "fuse",
+            Self::Files => "files",
+        })
+    }
+}
+
+/// A backend, or `auto`.
+///
+/// # Errors
+/// Anything else.
+pub fn backend(raw: &Raw) -> Result<BackendChoice, Invalid> {
+    match text(raw)? {
+        "auto" => Ok(BackendChoice::Auto),
+        "fuse" => Ok(BackendChoice::Fuse),
+        "files" => Ok(BackendChoice::Files),
+        _ => Err(Invalid::expected("auto, fuse or files")),
+    }
+}
+
 /// `true` or `false`, in the spellings that environments use.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use jiff::fmt::friendly::{Spacing, SpanPrinter};
 use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::owner::{self, Caller};
-use crate::config::parse::ServerUrl;
+use crate::config::parse::{BackendChoice, ServerUrl};
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
 use crate::fs::access::Access;
 use crate::observe::LogLevel;
@@ -67,6 +67,10 @@ pub struct Settings {
     pub mode: Setting<u16>,
     /// The hosts that the tokens are for; never empty.
     pub hosts: Setting<Vec<String>>,
+    /// How the tokens are served.
+    pub backend: Setting<BackendChoice>,
+    /// Whether the files backend may write to a disk.
+    pub allow_disk: Setting<bool>,
     /// What to log.
     pub log_level: Setting<LogLevel>,
     /// The token of the environment.
@@ -163,6 +167,12 @@ impl Settings {
             hosts: layers
                 .list(Key::Host, parse::host)?
                 .unwrap_or_else(|| Setting::default(vec!["github.com".to_owned()])),
+            backend: layers
+                .get(Key::Backend, parse::backend)?
+                .unwrap_or_else(|| Setting::default(BackendChoice::Auto)),
+            allow_disk: layers
+                .get(Key::AllowDisk, parse::boolean)?
+                .unwrap_or_else(|| Setting::default(false)),
             log_level: layers
                 .get(Key::LogLevel, parse::log_level)?
                 .unwrap_or_else(|| Setting::default(LogLevel::default())),
@@ -212,6 +222,26 @@ impl Settings {
             // A request that the source gives up itself fails with a better error.
             fetch_timeout: self.request_timeout.value.saturating_add(Duration::from_secs(2)),
         }
+    }
+
+    /// The same where tokens are files. There is no open for which a fetch could wait, so the first
+    /// one comes at once, unless somebody says otherwise.
+    #[must_use]
+    pub fn windows_of_files(&self) -> Windows {
+        let delay = &self.refresh_initial_delay;
+        let is_said = delay.origin != Origin::Default;
+        let initial_delay = if is_said { delay.value } else { Duration::ZERO };
+        Windows { initial_delay, ..self.windows() }
+    }
+
+    /// Directories that usually lie in memory, for files whose mountpoint does not. That of a user
+    /// lets nobody else pass.
+    #[must_use]
+    pub fn memory(&self) -> Vec<PathBuf> {
+        let is_for_us_alone = self.access().is_for_nobody_but(nix::unistd::geteuid().as_raw());
+        let of_user = super::env("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let of_user = of_user.filter(|path| is_for_us_alone && path.is_absolute());
+        of_user.into_iter().chain([PathBuf::from("/dev/shm")]).collect()
     }
 
     /// Owner and modes of the files.
@@ -278,6 +308,8 @@ impl Settings {
             Key::Group => show(&self.group, u32::to_string),
             Key::Mode => show(&self.mode, |mode| format!("{mode:04o}")),
             Key::Host => show(&self.hosts, |hosts| hosts.join(", ")),
+            Key::Backend => show(&self.backend, BackendChoice::to_string),
+            Key::AllowDisk => show(&self.allow_disk, bool::to_string),
             Key::LogLevel => show(&self.log_level, LogLevel::to_string),
         }
     }

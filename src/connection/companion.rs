@@ -15,6 +15,8 @@ pub enum Answer {
     Stop,
     /// That the program which is on disk now takes over.
     Upgrade,
+    /// That a token is fetched now. Only files need it: a mount has a file for that.
+    Refresh,
 }
 
 /// See the module.

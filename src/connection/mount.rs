@@ -264,7 +264,7 @@ fn clear(target: &Path) -> Result<(), MountError> {
 }
 
 /// Makes the directories on the way to the target, mode 0755, and tells which it made.
-fn make_directories(target: &Path) -> Result<Vec<PathBuf>, MountError> {
+pub(crate) fn make_directories(target: &Path) -> Result<Vec<PathBuf>, MountError> {
     let missing: Vec<_> = target.ancestors().take_while(|path| !path.exists()).collect();
     let mut made = Vec::new();
     for path in missing.into_iter().rev() {
@@ -281,7 +281,8 @@ fn make_directories(target: &Path) -> Result<Vec<PathBuf>, MountError> {
     Ok(made)
 }
 
-fn remove_directories(made: &[PathBuf]) {
+/// Removes the directories that were made, as far as they are empty.
+pub(crate) fn remove_directories(made: &[PathBuf]) {
     for path in made.iter().rev() {
         // Somebody may have put something there meanwhile; then it stays.
         std::fs::remove_dir(path).ok();

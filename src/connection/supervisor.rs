@@ -299,7 +299,7 @@ impl Supervisor {
 
     fn answer(&mut self, answer: Answer) -> Option<End> {
         match answer {
-            Answer::GoOn => None,
+            Answer::GoOn | Answer::Refresh => None,
             Answer::Upgrade => {
                 self.upgrade();
                 None

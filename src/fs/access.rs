@@ -31,6 +31,12 @@ impl Access {
     /// Status and metrics hold no secret.
     pub const STATUS_MODE: u16 = 0o444;
 
+    /// Whether nobody but this user may read a view (root aside).
+    #[must_use]
+    pub fn is_for_nobody_but(&self, uid: u32) -> bool {
+        self.uid == uid && self.view_mode & !0o700 == 0
+    }
+
     /// The mode of `refresh`: whoever may read a token may also say that it was refused.
     #[must_use]
     pub fn control_mode(&self) -> u16 {

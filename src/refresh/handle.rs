@@ -82,7 +82,45 @@ pub struct Handle {
 )]
 pub struct TooSoon;
 
+/// What somebody writes into `refresh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// A fetch now.
+    Fetch,
+    /// Another token than this one, which was refused.
+    Another(Fingerprint),
+}
+
+impl Wish {
+    /// The longest text that is understood, with some blanks around it, in bytes.
+    const MAX_BYTES: usize = 64;
+
+    /// Nothing, `refresh` or `now` is a fetch; 8 hexadecimal digits are a fingerprint.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= Self::MAX_BYTES)?;
+        match text.trim() {
+            "" | "refresh" | "now" => Some(Self::Fetch),
+            digits => Fingerprint::parse(digits).map(Self::Another),
+        }
+    }
+}
+
 impl Handle {
+    /// Does what somebody wrote into `refresh`.
+    ///
+    /// # Errors
+    /// See [`Handle::refresh`].
+    pub fn fulfil(&self, wish: Wish) -> Result<(), TooSoon> {
+        match wish {
+            Wish::Fetch => self.refresh(),
+            Wish::Another(than) => {
+                self.reject(than);
+                Ok(())
+            }
+        }
+    }
+
     /// The token, if it may be served now. No task switch, no allocation. Also notes that somebody
     /// asked, so that a token in its last fifth is refreshed in the background.
     #[must_use]

@@ -62,7 +62,8 @@ pub trait Store: Send + Sync + 'static {
     fn save(&self, progress: &Progress);
 }
 
-/// A store in this process's own memory: for tests and simulations. A second engine on the same
+/// A store in this process's own memory, where nothing has to outlive it: for files, tests and
+/// simulations. A second engine on the same
 /// store goes on where the first one stopped.
 #[derive(Debug, Default)]
 pub struct MemoryStore {

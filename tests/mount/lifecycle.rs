@@ -216,7 +216,7 @@ fn without_a_device_it_says_what_to_do() {
         let user = User::Number(ORDINARY);
         dir.give_to(ORDINARY);
         let mut mount = tokenfs(&dir, user);
-        mount.arg("mount").arg(dir.join("token"));
+        mount.args(["mount", "--backend", "fuse"]).arg(dir.join("token"));
         // Closed to ordinary users, and the helper cannot open it either.
         crate::support::namespace::replace_file(Path::new("/dev/fuse"), "", &dir);
         let refused = run(mount, &dir, secs(5));

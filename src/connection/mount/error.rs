@@ -65,6 +65,18 @@ pub enum MountError {
         /// Where.
         target: PathBuf,
     },
+    /// It belongs to somebody else.
+    #[error("{} belongs to another user", target.display())]
+    NotOurs {
+        /// Which directory.
+        target: PathBuf,
+    },
+    /// There is no memory to keep files in.
+    #[error("there is no tmpfs to keep the tokens in: not at {tried}")]
+    NoTmpfs {
+        /// Where it was looked for.
+        tried: String,
+    },
     /// There is no FUSE device.
     #[error("there is no {DEVICE} here")]
     NoDevice,
@@ -118,6 +130,15 @@ impl MountError {
             Self::Foreign { .. } | Self::NotADirectory { .. } | Self::NotEmpty { .. } => {
                 "name another directory: molecule-tokenfs mount DIRECTORY".into()
             }
+            Self::NotOurs { .. } => {
+                "run this as its owner, or name another directory: molecule-tokenfs mount DIRECTORY"
+                    .into()
+            }
+            Self::NoTmpfs { .. } => {
+                "mount one (docker run --tmpfs DIRECTORY; in Kubernetes an emptyDir with medium: \
+                 Memory), or let the tokens lie on a disk: --allow-disk"
+                    .into()
+            }
             Self::NotMounted { .. } => {
                 "see what is mounted: findmnt -t fuse.molecule-tokenfs".into()
             }
@@ -152,7 +173,29 @@ impl MountError {
         }
     }
 
-    pub(super) fn system(what: impl Into<String>, errno: impl Into<Errno>) -> Self {
+    /// Whether FUSE cannot be had here at all, whatever the target is.
+    #[must_use]
+    pub fn is_want_of_fuse(&self) -> bool {
+        match self {
+            Self::NoDevice
+            | Self::DeviceRefused { .. }
+            | Self::NotPermitted
+            | Self::NoFuse
+            | Self::Helper { .. } => true,
+            Self::AlreadyServed { .. }
+            | Self::Stuck { .. }
+            | Self::Foreign { .. }
+            | Self::NotMounted { .. }
+            | Self::NotADirectory { .. }
+            | Self::NotEmpty { .. }
+            | Self::Busy { .. }
+            | Self::NotOurs { .. }
+            | Self::NoTmpfs { .. }
+            | Self::System { .. } => false,
+        }
+    }
+
+    pub(crate) fn system(what: impl Into<String>, errno: impl Into<Errno>) -> Self {
         Self::System { what: what.into(), errno: errno.into() }
     }
 }

@@ -32,6 +32,8 @@ pub struct Identity {
     pub mountpoint: PathBuf,
     /// What serves the files.
     pub backend: Backend,
+    /// Why they are plain files, where they are.
+    pub why_files: Option<String>,
     /// What is at the mountpoint.
     pub layout: Layout,
     /// The process that holds the mount.
@@ -205,6 +207,12 @@ fn advice(snapshot: &Snapshot, counters: &Counters) -> Vec<String> {
 
 fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(why) = &identity.why_files {
+        notes.push(format!(
+            "the tokens are plain files, without FUSE ({why}): where the daemon is killed or stopped, \
+             a file can outlive its token; expires_at tells"
+        ));
+    }
     let assumed = snapshot.token.as_ref().and_then(|token| match token.life {
         Life::Assumed(life) => Some((token.source, life)),
         Life::Known(_) => None,

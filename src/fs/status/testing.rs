@@ -42,6 +42,7 @@ impl Scene {
             name: "token".to_owned(),
             mountpoint: PathBuf::from("/run/molecule/token"),
             backend: Backend::Fuse,
+            why_files: None,
             layout: Layout::Directory,
             supervisor_pid: 41,
             worker_pid: 42,
