@@ -15,6 +15,15 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  there is no token";
 
+/// Those of `run`.
+const EXIT_CODES_OF_RUN: &str = "\
+Exit codes:
+  that of the command, 128+n when signal n ended it, or
+  1    the tokens cannot be served
+  2    the command line or the configuration is wrong
+  126  the command cannot be run
+  127  the command is not found";
+
 /// Those of `exec`.
 const EXIT_CODES_OF_EXEC: &str = "\
 Exit codes:
@@ -40,6 +49,12 @@ pub struct Cli {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     Mount(Box<cmd::mount::MountArgs>),
+    /// Mount, wire git and gh, and run a command: the first process of a container
+    #[command(after_help = EXIT_CODES_OF_RUN)]
+    Run(Box<cmd::run::RunArgs>),
+    /// Become the command of `run`
+    #[command(hide = true)]
+    RunCommand(Box<cmd::run::stage::StageArgs>),
     /// Serve a mount for the process that started it
     #[command(hide = true)]
     Worker(Box<cmd::worker::WorkerArgs>),
@@ -88,6 +103,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
+            Self::Run(args) => cmd::run::run(*args),
+            Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),
             Self::Upgrade(args) => cmd::upgrade::run(&args),
             Self::Umount(args) => cmd::umount::run(args),

@@ -17,6 +17,7 @@ pub mod git_credential;
 pub mod mount;
 pub mod reader;
 pub mod refresh;
+pub mod run;
 pub mod serve;
 pub mod setup;
 pub mod status;

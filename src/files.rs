@@ -21,7 +21,7 @@ use crate::connection::companion::{Answer, Companion};
 use crate::fs::access::Access;
 use crate::fs::counters::Counters;
 use crate::fs::metrics;
-use crate::fs::status::{self, Identity};
+use crate::fs::status::{self, Backend, Identity};
 use crate::refresh::policy::Windows;
 use crate::refresh::store::MemoryStore;
 use crate::refresh::timer::{SystemTimer, Timer};
@@ -119,7 +119,7 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
         Ok::<_, io::Error>(())
     };
     let keeper = thread::Builder::new().name("files".into()).spawn(keep)?;
-    if companion.ready() != Answer::Stop {
+    if companion.ready(Backend::Files) != Answer::Stop {
         listen(signals, companion, &mut wishes, &ended)?;
     }
     // It may have ended.

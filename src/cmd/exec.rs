@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::anyhow;
 
 use crate::cmd::Advise;
 use crate::cmd::reader::Reader;
+use crate::config;
 
 /// What a shell reports for a command that it found and could not run.
 const EXIT_CANNOT_RUN: u8 = 126;
@@ -57,14 +58,28 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     for name in &args.env {
         command.env(name, OsStr::from_bytes(&token));
     }
-    let error = command.exec();
+    Err(cannot_run(program, command.exec()))
+}
+
+/// The error of an exec, with the exit code that a shell reports for it.
+pub(super) fn cannot_run(program: &OsStr, error: io::Error) -> anyhow::Error {
+    let error = match error.kind() {
+        // What execvp(3) says also where PATH names directories that this user may not enter.
+        io::ErrorKind::PermissionDenied if !is_there(program) => io::ErrorKind::NotFound.into(),
+        _ => error,
+    };
     let code = match error.kind() {
         io::ErrorKind::NotFound => EXIT_NOT_FOUND,
         _ => EXIT_CANNOT_RUN,
     };
-    Err(anyhow::Error::new(error)
-        .context(format!("cannot run {}", program.display()))
-        .exit_code(code))
+    anyhow::Error::new(error).context(format!("cannot run {}", program.display())).exit_code(code)
+}
+
+/// Whether a program can be seen, as a path or in PATH.
+fn is_there(program: &OsStr) -> bool {
+    let path = config::env("PATH").unwrap_or_default();
+    Path::new(program).components().count() > 1
+        || std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 #[cfg(test)]

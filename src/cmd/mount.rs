@@ -17,6 +17,7 @@ use crate::cmd::{self, EXIT_FAILURE};
 use crate::config;
 use crate::connection::companion::{Answer, Companion};
 use crate::connection::supervisor::{UPGRADE, take_signals};
+use crate::fs::status::Backend;
 use crate::observe;
 
 /// What the daemon tells the parent that waits for it.
@@ -74,7 +75,7 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     forbid_core_dumps();
     let signals = take_signals(SIGNALS)?;
     let mut daemon = Daemon { target: target.clone(), tell_parent: args.tell_parent };
-    serve(&args.serve, &settings, &target, executable, &signals, &mut daemon)?;
+    serve(&args.serve, &settings, &target, &executable, &signals, &mut daemon)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,7 +86,7 @@ struct Daemon {
 }
 
 impl Companion for Daemon {
-    fn ready(&mut self) -> Answer {
+    fn ready(&mut self, _: Backend) -> Answer {
         tracing::info!("serving at {}", self.target.display());
         if self.tell_parent
             && let Err(error) = cmd::print(READY.as_bytes())

@@ -79,6 +79,10 @@ impl Executable {
         })
     }
 
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, path: self.path.clone() })
+    }
+
     /// A hidden command of it, with all of `environment` and nothing else.
     ///
     /// # Errors
@@ -132,7 +136,7 @@ pub fn serve(
     args: &ServeArgs,
     settings: &Settings,
     target: &Path,
-    executable: Executable,
+    executable: &Executable,
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
@@ -187,7 +191,7 @@ fn serve_mount(
     args: &ServeArgs,
     settings: &Settings,
     mount: Mount,
-    executable: Executable,
+    executable: &Executable,
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
@@ -207,7 +211,7 @@ fn serve_mount(
         helper,
     };
     drop(config);
-    let args = args.clone();
+    let (args, executable) = (args.clone(), executable.try_clone()?);
     let newer = move || executable.newer(helper_thread, &args, &target);
     let end = supervisor::supervise(setup, signals, newer, companion)?;
     match end {

@@ -127,6 +127,11 @@ pub(super) fn is_script(path: &Path, script: &str) -> bool {
 /// Installs a script of ours at `path`, mode 0755, creating its directory; never over a file that is
 /// not a version of it.
 fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
+    install_script_over(path, script, false)
+}
+
+/// The same; with `any` over whatever is there.
+fn install_script_over(path: &Path, script: &str, any: bool) -> anyhow::Result<Installed> {
     let ours = is_script(path, script);
     let executable = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o777 == 0o755);
     if ours && executable && fs::read(path).is_ok_and(|text| text == script.as_bytes()) {
@@ -140,7 +145,7 @@ fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
     // The umask must not decide whether other users have a working program.
     let mode = fs::Permissions::from_mode(0o755);
     let placed = fs::set_permissions(staged.path(), mode).and_then(|()| {
-        if ours {
+        if ours || any {
             staged.replace(path).map(|()| Installed::Replaced)
         } else {
             staged.create(path).map(|()| Installed::New)

@@ -6,6 +6,8 @@
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::fs::status::Backend;
+
 /// What the companion wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -22,7 +24,7 @@ pub enum Answer {
 /// See the module.
 pub trait Companion {
     /// The views can be read from now on. Called once.
-    fn ready(&mut self) -> Answer;
+    fn ready(&mut self, backend: Backend) -> Answer;
 
     /// One of the signals came that were taken by [`take_signals`](super::supervisor::take_signals).
     ///

@@ -23,6 +23,7 @@ use crate::connection::handover::Message;
 use crate::connection::mount::Mount;
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
+use crate::fs::status::Backend;
 use crate::time::{Clock, SystemClock};
 
 mod process;
@@ -165,8 +166,8 @@ pub fn supervise(
     supervisor.run(signals, companion)
 }
 
-/// From now on these signals are read from a descriptor. To be called before any thread is started;
-/// children start with an empty mask.
+/// From now on these signals are read from a descriptor. To be called before any thread is started: each
+/// inherits the mask.
 ///
 /// # Errors
 /// Where the system has no descriptors left.
@@ -365,7 +366,7 @@ impl Supervisor {
                 Message::Ready => {
                     let is_first = self.init_answer.is_none();
                     self.worker_is_ready()?;
-                    if is_first && let Some(end) = self.answer(companion.ready()) {
+                    if is_first && let Some(end) = self.answer(companion.ready(Backend::Fuse)) {
                         return Ok(Some(end));
                     }
                 }

@@ -72,3 +72,19 @@ fn bind(source: &Path, target: &Path) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .unwrap_or_else(|error| panic!("binding over {}: {error}", target.display()));
 }
+
+/// Lets this namespace write to a directory of the machine's without a trace: what it writes goes
+/// into the test's directory.
+pub fn private_copy(path: &Path, dir: &TestDir) {
+    let layers = dir.folder(&format!("copy-of{}", path.display()).replace('/', "-"));
+    // Not every file system can be the upper layer of an overlay; a tmpfs can.
+    let none = None::<&str>;
+    mount(none, &layers, Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
+    for layer in ["upper", "work"] {
+        fs::create_dir(layers.join(layer)).expect("a layer");
+    }
+    let (lower, layers) = (path.display(), layers.display());
+    let options = format!("lowerdir={lower},upperdir={layers}/upper,workdir={layers}/work");
+    mount(Some("overlay"), path, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .unwrap_or_else(|error| panic!("no overlay over {lower}: {error}"));
+}

@@ -7,12 +7,18 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{Installed, in_path, install_script, is_script, path_directories, shell_quote};
+use super::{
+    Installed, in_path, install_script, install_script_over, is_script, path_directories,
+    shell_quote,
+};
 use crate::cmd::Advise;
 use crate::config;
 
 /// The shim itself.
 pub const SHIM: &str = include_str!("../../../scripts/gh");
+
+/// Beside a shim: the gh whose place it took. The shim knows the name, too.
+const ASIDE: &str = "gh.before-molecule-tokenfs";
 
 /// The arguments of `setup gh`.
 #[derive(Debug, clap::Args)]
@@ -107,17 +113,58 @@ fn undo(directory: Option<&Path>) -> anyhow::Result<String> {
         None => usual_directories()?,
     };
     let mut report = String::new();
-    for shim in directories.iter().map(|directory| directory.join("gh")) {
-        if is_script(&shim, SHIM) {
-            fs::remove_file(&shim).with_context(|| format!("cannot remove {}", shim.display()))?;
-            let _ = writeln!(report, "Removed {}.", shim.display());
-        }
+    for directory in &directories {
+        report += &take_out(directory)?.unwrap_or_default();
     }
     if report.is_empty() {
         let looked: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         let _ = writeln!(report, "There is no gh shim in {}.", looked.join(" or "));
     }
     Ok(report)
+}
+
+/// Puts the shim into a directory whatever is there: another gh moves aside, and the shim runs it.
+/// Tells whether anything changed.
+///
+/// # Errors
+/// When the directory cannot be written; another gh is then where it was.
+pub fn put_in(directory: &Path) -> anyhow::Result<bool> {
+    let (shim, aside) = (directory.join("gh"), directory.join(ASIDE));
+    let theirs = fs::symlink_metadata(&shim).is_ok() && !is_script(&shim, SHIM);
+    if theirs {
+        // An older one is from before the gh that is there now.
+        fs::remove_file(&aside).ok();
+        fs::hard_link(&shim, &aside)
+            .with_context(|| format!("cannot move {} aside", shim.display()))?;
+    }
+    match install_script_over(&shim, SHIM, theirs) {
+        Ok(installed) => Ok(installed != Installed::Unchanged),
+        Err(error) => {
+            if theirs {
+                fs::remove_file(&aside).ok();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Takes the shim out of a directory, and puts the gh back that it took the place of. Tells what it
+/// did, if anything.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn take_out(directory: &Path) -> anyhow::Result<Option<String>> {
+    let (shim, aside) = (directory.join("gh"), directory.join(ASIDE));
+    if !is_script(&shim, SHIM) {
+        return Ok(None);
+    }
+    let shown = shim.display();
+    if fs::symlink_metadata(&aside).is_ok() {
+        fs::rename(&aside, &shim).with_context(|| format!("cannot put {shown} back"))?;
+        return Ok(Some(format!("Put {shown} back, which had moved aside.\n")));
+    }
+    fs::remove_file(&shim).with_context(|| format!("cannot remove {shown}"))?;
+    Ok(Some(format!("Removed {shown}.\n")))
 }
 
 /// The way without a shim, as lines for a shell.
@@ -139,7 +186,10 @@ fn config_dir() -> anyhow::Result<String> {
 
 /// The first gh in PATH that is not a shim of ours.
 fn real_gh() -> Option<PathBuf> {
-    in_path("gh").find(|gh| !is_script(gh, SHIM))
+    in_path("gh").find_map(|gh| {
+        let aside = gh.with_file_name(ASIDE);
+        if is_script(&gh, SHIM) { aside.is_file().then_some(aside) } else { Some(gh) }
+    })
 }
 
 /// Where programs go that do not belong to the distribution. Debian's PATH, and that of the official

@@ -75,22 +75,86 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     };
     let mut report = String::new();
     let program = program(args, &mut report)?;
-    let mut settings = Vec::new();
-    let mut helpers = Vec::new();
-    for host in &hosts {
-        let helper = helper_command(&program, host, args.mountpoint.as_deref())?;
-        for protocol in protocols(host)? {
-            let url = format!("{protocol}://{host}");
-            let key = format!("credential.{url}.helper");
-            // Empty: resets the helpers before it, which would save our token and serve it stale.
-            settings.push((key.clone(), String::new()));
-            settings.push((key, helper.clone()));
-            helpers.push((protocol, host, url, helper.clone()));
+    let asked = Asked::of(&program, &hosts, args.mountpoint.as_deref())?;
+    let Written { changed, urls_before } = write_block(file, &settings(&asked))?;
+
+    let urls: Vec<&str> = asked.iter().map(|asked| asked.url.as_str()).collect();
+    let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
+    let _ = writeln!(report, "git-lfs asks again for each request (lfs.cachecredentials=false).");
+    let verb = if changed { "Written to" } else { "Nothing to change in" };
+    let _ = writeln!(report, "{verb} {}.", file.display());
+    for url in urls_before.iter().filter(|url| !urls.contains(&url.as_str())) {
+        let _ = writeln!(report, "No longer set up: {url} (name all hosts in one command).");
+    }
+    let scope = if args.file.is_some() { Scope::With(file) } else { Scope::Effective };
+    let entries = git_config::list(scope)?;
+    for asked in &asked {
+        report += &rivals(&entries, asked);
+    }
+    let url = urls.first().copied().unwrap_or_default();
+    let _ = writeln!(report, "Test it: git ls-remote {url}/OWNER/PRIVATE-REPOSITORY");
+    let _ = writeln!(report, "Take it back: molecule-tokenfs setup git --undo{}", flag(args));
+    Ok(report)
+}
+
+/// One URL that git asks the mount about.
+pub struct Asked {
+    protocol: &'static str,
+    host: String,
+    url: String,
+    helper: String,
+}
+
+impl Asked {
+    /// All of these hosts. `program` is a command line of the shell.
+    ///
+    /// # Errors
+    /// When a host is none.
+    pub fn of(
+        program: &str,
+        hosts: &[String],
+        mountpoint: Option<&Path>,
+    ) -> anyhow::Result<Vec<Self>> {
+        let mut asked = Vec::new();
+        for host in hosts {
+            let helper = helper_command(program, host, mountpoint)?;
+            for protocol in protocols(host)? {
+                let url = format!("{protocol}://{host}");
+                asked.push(Self { protocol, host: host.clone(), url, helper: helper.clone() });
+            }
         }
+        Ok(asked)
+    }
+}
+
+/// The settings that make git ask the mount, in their order (`gitcredentials(7)`).
+#[must_use]
+pub fn settings(asked: &[Asked]) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    for Asked { url, helper, .. } in asked {
+        let key = format!("credential.{url}.helper");
+        // Empty: resets the helpers before it, which would save our token and serve it stale.
+        settings.push((key.clone(), String::new()));
+        settings.push((key, helper.clone()));
     }
     // git-lfs would hold one token over a whole transfer, and send it when it is dead.
     settings.push(("lfs.cachecredentials".to_owned(), "false".to_owned()));
+    settings
+}
 
+/// What [`write_block`] did.
+pub struct Written {
+    /// Whether the file is another one now.
+    pub changed: bool,
+    /// The URLs that our block took care of before.
+    urls_before: Vec<String>,
+}
+
+/// Puts the settings into a configuration file, as our block at its end.
+///
+/// # Errors
+/// When git does not understand the file, or it cannot be written; it is as it was then.
+pub fn write_block(file: &Path, settings: &[(String, String)]) -> anyhow::Result<Written> {
     let target = follow_links(file)?;
     let before = read(&target)?;
     if before.is_some() {
@@ -99,7 +163,7 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     }
     let stripped = git_block::strip(before.as_deref().unwrap_or_default());
     let made_by_setup = before.is_none() || stripped.made_by_setup;
-    let after = git_block::append(&stripped.rest, &git_config::render(&settings)?, made_by_setup);
+    let after = git_block::append(&stripped.rest, &git_config::render(settings)?, made_by_setup);
     let changed = before.as_deref() != Some(&after);
     if changed {
         write(&target, &after, |staged| {
@@ -114,44 +178,31 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
             Ok(())
         })?;
     }
-
-    let urls: Vec<&str> = helpers.iter().map(|(_, _, url, _)| url.as_str()).collect();
-    let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
-    let _ = writeln!(report, "git-lfs asks again for each request (lfs.cachecredentials=false).");
-    let verb = if changed { "Written to" } else { "Nothing to change in" };
-    let _ = writeln!(report, "{verb} {}.", file.display());
-    for url in stripped.urls.iter().filter(|url| !urls.contains(&url.as_str())) {
-        let _ = writeln!(report, "No longer set up: {url} (name all hosts in one command).");
-    }
-    let scope = if args.file.is_some() { Scope::With(&target) } else { Scope::Effective };
-    let entries = git_config::list(scope)?;
-    for (protocol, host, url, helper) in &helpers {
-        report += &rivals(&entries, protocol, host, url, helper);
-    }
-    let url = urls.first().copied().unwrap_or_default();
-    let _ = writeln!(report, "Test it: git ls-remote {url}/OWNER/PRIVATE-REPOSITORY");
-    let _ = writeln!(report, "Take it back: molecule-tokenfs setup git --undo{}", flag(args));
-    Ok(report)
+    Ok(Written { changed, urls_before: stripped.urls })
 }
 
-fn undo(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
+/// Takes our block out of a configuration file; removes the file where we had made it. Tells what it
+/// did.
+///
+/// # Errors
+/// When the file cannot be read or written; it is as it was then.
+pub fn take_out_block(file: &Path) -> anyhow::Result<String> {
     let target = follow_links(file)?;
     let before = read(&target)?.unwrap_or_default();
     let stripped = git_block::strip(&before);
-    let mut report = String::new();
     if !stripped.found {
-        let _ = writeln!(report, "There is nothing of setup's in {}.", file.display());
-    } else if stripped.made_by_setup && stripped.rest.trim_ascii().is_empty() {
-        fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
-        let _ = writeln!(report, "Removed {}, which setup had made.", file.display());
-    } else {
-        write(&target, &stripped.rest, |_| Ok(()))?;
-        let _ = writeln!(
-            report,
-            "Took setup's lines out of {}; the rest is as it was.",
-            file.display()
-        );
+        return Ok(format!("There is nothing of setup's in {}.\n", file.display()));
     }
+    if stripped.made_by_setup && stripped.rest.trim_ascii().is_empty() {
+        fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+        return Ok(format!("Removed {}, which setup had made.\n", file.display()));
+    }
+    write(&target, &stripped.rest, |_| Ok(()))?;
+    Ok(format!("Took setup's lines out of {}; the rest is as it was.\n", file.display()))
+}
+
+fn undo(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
+    let mut report = take_out_block(file)?;
     if let Some(path) = &args.shell_helper {
         if is_script(path, SHELL_HELPER) {
             fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -172,18 +223,25 @@ fn program(args: &GitArgs, report: &mut String) -> anyhow::Result<String> {
         }
         return Ok(shell_quote(&path.to_string_lossy()));
     }
-    if let Some(binary) = std::env::current_exe().ok().filter(|binary| binary.is_file()) {
-        // The name in PATH may be a link that an upgrade moves on; the file behind it is not.
-        let named = in_path("molecule-tokenfs")
-            .find(|named| fs::canonicalize(named).is_ok_and(|named| named == binary));
-        let binary = named.unwrap_or(binary);
-        return Ok(format!("{} git-credential", shell_quote(&binary.to_string_lossy())));
+    if let Some(program) = binary_program() {
+        return Ok(program);
     }
     match in_path(SHELL_HELPER_NAME).next() {
         Some(script) => Ok(shell_quote(&script.to_string_lossy())),
         None => Err(anyhow::anyhow!("this binary is no longer at its place, so git cannot run it")
             .hint("use the helper in the shell: molecule-tokenfs setup git --shell-helper /usr/local/bin/git-credential-molecule")),
     }
+}
+
+/// This binary as the helper; `None` when it is no longer at its place.
+#[must_use]
+pub fn binary_program() -> Option<String> {
+    let binary = std::env::current_exe().ok().filter(|binary| binary.is_file())?;
+    // The name in PATH may be a link that an upgrade moves on; the file behind it is not.
+    let named = in_path("molecule-tokenfs")
+        .find(|named| fs::canonicalize(named).is_ok_and(|named| named == binary));
+    let binary = named.unwrap_or(binary);
+    Some(format!("{} git-credential", shell_quote(&binary.to_string_lossy())))
 }
 
 /// The value of `credential.URL.helper`.
@@ -214,17 +272,12 @@ fn protocols(host: &str) -> anyhow::Result<&'static [&'static str]> {
 }
 
 /// Other helpers that get our token, or that come in our place.
-fn rivals(
-    entries: &[git_config::Entry],
-    protocol: &str,
-    host: &str,
-    url: &str,
-    helper: &str,
-) -> String {
+fn rivals(entries: &[git_config::Entry], asked: &Asked) -> String {
+    let Asked { protocol, host, url, helper } = asked;
     let mut report = String::new();
     let asked = git_config::helpers(entries, protocol, host);
-    let Some(ours) = asked.iter().rposition(|entry| entry.value == helper) else {
-        let why = if entries.iter().any(|entry| entry.value == helper) {
+    let Some(ours) = asked.iter().rposition(|entry| entry.value == *helper) else {
+        let why = if entries.iter().any(|entry| entry.value == *helper) {
             "a configuration that git reads later resets it with an empty `helper =`"
         } else {
             "git does not read this file here"

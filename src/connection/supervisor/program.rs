@@ -10,6 +10,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::SigSet;
+
 /// A program with its arguments and environment.
 pub struct Program {
     file: File,
@@ -40,7 +42,8 @@ impl Program {
         })
     }
 
-    /// Starts it in a process group of its own: what a terminal sends to ours is for us to hear.
+    /// Starts it in a process group of its own, for what a terminal sends to ours is for us to hear,
+    /// and with no signal blocked, whatever we block.
     ///
     /// # Errors
     /// What the system says.
@@ -50,13 +53,14 @@ impl Program {
             strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
         };
         let exec = Exec {
+            signals: SigSet::empty(),
             program: self.file.as_raw_fd(),
             arguments: pointers(&self.arguments),
             environment: pointers(&self.environment),
         };
         let mut command = Command::new(env!("CARGO_PKG_NAME"));
         command.stdin(input).process_group(0);
-        // SAFETY: between fork and exec the closure makes one system call, allocates nothing, and
+        // SAFETY: between fork and exec the closure makes two system calls, allocates nothing, and
         // points to strings that outlive the call to `spawn`.
         unsafe { command.pre_exec(move || exec.replace_this_process()) };
         command.spawn()
@@ -65,6 +69,8 @@ impl Program {
 
 /// The arguments of `execveat(2)`, made before the fork.
 struct Exec {
+    /// Those that are blocked in it.
+    signals: SigSet,
     program: i32,
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
@@ -78,6 +84,7 @@ unsafe impl Sync for Exec {}
 
 impl Exec {
     fn replace_this_process(&self) -> io::Result<()> {
+        self.signals.thread_set_mask()?;
         // SAFETY: the three pointers lead to a NUL-terminated string and to two arrays of such that
         // end with a null pointer.
         unsafe {

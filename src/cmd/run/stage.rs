@@ -1,0 +1,154 @@
+//! `run-command` (hidden): what stands between `run` and its command. It gives up what the command
+//! must not have, and becomes the command: the same process, a step later.
+//!
+//! A step of its own, because between fork and exec a process may do next to nothing, and because the
+//! error of an exec is told here as a shell would.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, anyhow};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Gid, Uid, geteuid, getgroups, getpgrp, setgid, setgroups, setuid, tcsetpgrp};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::user::Identity;
+use crate::cmd::exec::cannot_run;
+
+/// The name of the hidden command.
+pub const NAME: &str = "run-command";
+
+/// What a container engine leaves the command of a container by default: enough for every program
+/// that does not manage the machine. Above all it is without `CAP_SYS_ADMIN`, which can unmount.
+const USUAL: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// The arguments of `run-command`.
+#[derive(Debug, clap::Args)]
+pub struct StageArgs {
+    /// The user to become
+    #[arg(long)]
+    uid: u32,
+
+    /// Its group
+    #[arg(long)]
+    gid: u32,
+
+    /// All its groups
+    #[arg(long, value_delimiter = ',')]
+    groups: Vec<u32>,
+
+    /// Take the terminal
+    #[arg(long)]
+    foreground: bool,
+
+    /// Give up no capability
+    #[arg(long)]
+    keep_capabilities: bool,
+
+    /// The command
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// The words that lead here.
+pub fn words(
+    identity: &Identity,
+    foreground: bool,
+    keep_capabilities: bool,
+    command: &[OsString],
+) -> Vec<OsString> {
+    let groups = identity.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut words =
+        vec![NAME.to_owned(), format!("--uid={}", identity.uid), format!("--gid={}", identity.gid)];
+    words.extend((!groups.is_empty()).then(|| format!("--groups={groups}")));
+    words.extend(foreground.then(|| "--foreground".to_owned()));
+    words.extend(keep_capabilities.then(|| "--keep-capabilities".to_owned()));
+    words.push("--".to_owned());
+    words.into_iter().map(OsString::from).chain(command.iter().cloned()).collect()
+}
+
+/// Becomes the command.
+///
+/// # Errors
+/// When the command is not found (127) or cannot be run (126), as a shell reports it.
+pub fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(anyhow!("no command is given")); // The command line takes none without one.
+    };
+    if args.foreground {
+        take_terminal();
+    }
+    if !args.keep_capabilities {
+        limit_capabilities().context("cannot give up capabilities")?;
+    }
+    become_user(args).context("cannot become the user of the command")?;
+    clear_inherited().context("cannot give up capabilities")?;
+    Err(cannot_run(program, Command::new(program).args(arguments).exec()))
+}
+
+/// Makes our process group, which the command inherits, that of the terminal's foreground. Without a
+/// terminal there is nothing to take.
+fn take_terminal() {
+    // What a background process gets for trying.
+    let stop = SigSet::from(Signal::SIGTTOU);
+    if let (Ok(terminal), Ok(())) = (File::open("/dev/tty"), stop.thread_block()) {
+        tcsetpgrp(&terminal, getpgrp()).ok();
+        stop.thread_unblock().ok();
+    }
+}
+
+/// Leaves in the bounding set, which no exec can go beyond, the usual at most.
+fn limit_capabilities() -> rustix::io::Result<()> {
+    if !rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(()); // An ordinary user, who has none to give up either.
+    }
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if USUAL.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // The kernel knows no more.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn become_user(args: &StageArgs) -> nix::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(()); // It is the user already: `--user` was checked.
+    }
+    let groups: Vec<_> = args.groups.iter().copied().map(Gid::from_raw).collect();
+    // Forbidden to the root of some user namespaces, even where it changes nothing.
+    if getgroups()? != groups {
+        setgroups(&groups)?;
+    }
+    setgid(Gid::from_raw(args.gid))?;
+    setuid(Uid::from_raw(args.uid))
+}
+
+/// Leaves no capability to inherit: only its user and its file give the command any.
+fn clear_inherited() -> rustix::io::Result<()> {
+    rustix::thread::clear_ambient_capability_set()?;
+    let own = rustix::thread::capabilities(None)?;
+    let inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { inheritable, ..own })
+}
