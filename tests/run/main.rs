@@ -8,6 +8,7 @@ mod command;
 mod init;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::fs;
