@@ -34,15 +34,7 @@ impl World {
     /// The same with tokens of another life. The daemon serves none with less than `min_life` left.
     pub fn of_life(life: Duration, min_life: &str) -> Self {
         let dir = TestDir::new();
-        namespace::replace_file(Path::new("/etc/hosts"), HOSTS, &dir);
-        namespace::private_network(&dir);
-        let setup = Setup {
-            git_root: Some(dir.folder("repositories")),
-            port: 80,
-            ..Setup::with_life(life)
-        };
-        let demo = Demo::start(setup).unwrap();
-        demo.register(&dir.join("configs")).unwrap();
+        let demo = platform(&dir, life);
         let daemon = Daemon::at(&dir)
             .env("PLATFORM_URL", demo.url())
             .env("WORKSPACE_ID", &demo.address().workspace_id)
@@ -74,6 +66,18 @@ impl World {
     pub fn run(&self, command: Command) -> Finished {
         run(command, &self.dir, secs(30))
     }
+}
+
+/// A platform on port 80 of a network of this thread's own, and a workspace that registered with it, in
+/// `configs` of the directory.
+pub fn platform(dir: &TestDir, life: Duration) -> Demo {
+    namespace::replace_file(Path::new("/etc/hosts"), HOSTS, dir);
+    namespace::private_network(dir);
+    let setup =
+        Setup { git_root: Some(dir.folder("repositories")), port: 80, ..Setup::with_life(life) };
+    let demo = Demo::start(setup).unwrap();
+    demo.register(&dir.join("configs")).unwrap();
+    demo
 }
 
 /// Every program of this name in PATH.

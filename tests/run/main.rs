@@ -1,14 +1,18 @@
 //! `run`: the first process of a container, of whose making is only what it needs: a process
 //! namespace, and `/etc`, `/usr/local` and `/run` of its own.
-//! needs: root, fuse, git, gh, python3
+//! needs: root, fuse, git, gh, busybox, python3
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;
 mod init;
+mod real;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+#[path = "../e2e/world.rs"]
+#[expect(dead_code, reason = "of the world, only the platform is at home here")]
+mod world;
 
 use std::ffi::OsStr;
 use std::fs;
