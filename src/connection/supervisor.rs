@@ -235,14 +235,18 @@ impl Supervisor {
             WorkerDied, WorkerSpeaks,
         };
         let readable = PollFlags::IN | PollFlags::HUP;
-        let device = if self.watchdog.is_idle() { PollFlags::IN } else { PollFlags::empty() };
         // What to wait for, and what it means; a worker is heard before its death is.
         let mut events = vec![
             (Signal, signals.as_fd(), PollFlags::IN),
             (MountsChanged, mounts.as_fd(), PollFlags::PRI),
-            (Disconnected, self.device.as_fd(), PollFlags::ERR),
-            (DeviceReadable, self.device.as_fd(), device),
         ];
+        // The kernel wakes whoever polls the device at each request, whatever it polls for. So it is
+        // polled only while nobody asks anything; else the looks of the watchdog come by.
+        let listens = self.watchdog.is_idle() && self.serves();
+        if listens {
+            events.push((Disconnected, self.device.as_fd(), PollFlags::ERR));
+            events.push((DeviceReadable, self.device.as_fd(), PollFlags::IN));
+        }
         let workers = [
             (&self.worker, WorkerSpeaks, WorkerDied),
             (&self.candidate, CandidateSpeaks, CandidateDied),
@@ -264,7 +268,13 @@ impl Supervisor {
         let happened = |((event, _, flags), descriptor): (&(Event, _, PollFlags), &PollFd<'_>)| {
             descriptor.revents().intersects(*flags).then_some(*event)
         };
-        Ok(events.iter().zip(&descriptors).filter_map(happened).collect())
+        let broken = !listens && is_disconnected(&self.device);
+        let happened = events.iter().zip(&descriptors).filter_map(happened);
+        Ok(broken.then_some(Disconnected).into_iter().chain(happened).collect())
+    }
+
+    fn serves(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.serving.is_some())
     }
 
     fn time_to_wake(&self) -> Option<Timespec> {
@@ -459,6 +469,13 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Whether the kernel has ended the connection.
+fn is_disconnected(device: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(device, PollFlags::ERR)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 impl Drop for Supervisor {
