@@ -6,6 +6,10 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "../support/claim.rs"]
+mod claim;
+#[path = "../support/picture.rs"]
+mod page;
 mod picture;
 mod report;
 mod rules;
@@ -15,7 +19,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use report::{Claim, Curve, Day, Scenario, Worst};
+use claim::assert_all;
+use report::{Curve, Day, Scenario, Worst};
 use rules::{Kubelet, OldDaemon, Tokenfs};
 use serde_json::json;
 use world::Minting;
@@ -27,11 +32,6 @@ const FLEET: u32 = 10_000;
 #[expect(clippy::disallowed_methods, reason = "how scripts/evidence asks for more")]
 fn evidence() -> Option<PathBuf> {
     std::env::var_os("MOLECULE_FLEET_DIR").map(PathBuf::from)
-}
-
-fn assert_all(claims: &[Claim]) {
-    let broken = claims.iter().filter(|claim| !claim.holds).collect::<Vec<_>>();
-    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]

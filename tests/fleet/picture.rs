@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::page::{begin, line};
 use crate::report::{Curve, LEAD, SPAN, STEP};
 
 const WIDTH: f64 = 960.0;
@@ -18,42 +19,30 @@ const HEIGHT: f64 = 618.0;
 const LEAST: f64 = 0.1;
 const MOST: f64 = 1000.0;
 
-/// Without variables, which not every renderer knows.
-const STYLE: &str = "
-  text { font: 13px system-ui, sans-serif; fill: #59636e; }
-  .title { font-size: 16px; font-weight: 600; }
-  .panel { font-weight: 600; }
-  .title, .panel { fill: #1f2328; }
-  .page { fill: #ffffff; } .shade { fill: #eaeef2; }
-  .grid { stroke: #d8dee4; } .axis { stroke: #59636e; }
+const LIGHT: &str = "
+  .shade { fill: #eaeef2; }
   .even { stroke: #59636e; stroke-dasharray: 2 3; }
   .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
   .tokenfs { stroke: #0969da; stroke-width: 2.4; }
   .old { stroke: #cf222e; stroke-dasharray: 7 3; }
   .kubelet { stroke: #9a6700; stroke-dasharray: 2 2; }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #9198a1; }
-    .title, .panel { fill: #e6edf3; }
-    .page { fill: #0d1117; } .shade { fill: #1c2330; }
-    .grid { stroke: #30363d; } .axis, .even { stroke: #9198a1; }
+";
+const DARK: &str = "
+    .shade { fill: #1c2330; } .even { stroke: #9198a1; }
     .tokenfs { stroke: #58a6ff; } .old { stroke: #ff7b72; } .kubelet { stroke: #d9a521; }
-  }
 ";
 
 /// Draws the curves, ours first, of an outage of so many minutes.
 pub fn draw(curves: &[Curve], workspaces: u32, outage: Duration, uniform_rate: f64) -> String {
     let classes = ["tokenfs", "old", "kubelet"];
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
-         viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
-         <title>{workspaces} workspaces live through an outage of {} minutes</title>\n\
-         <style>{STYLE}</style>\n\
-         <rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n\
-         <text class=\"title\" x=\"{LEFT}\" y=\"30\">{} workspaces, the platform is gone for {} minutes</text>\n",
-        minutes(outage),
-        grouped(workspaces),
-        minutes(outage),
+    let minutes_of_outage = minutes(outage);
+    let name =
+        format!("{workspaces} workspaces live through an outage of {minutes_of_outage} minutes");
+    let title = format!(
+        "{} workspaces, the platform is gone for {minutes_of_outage} minutes",
+        grouped(workspaces)
     );
+    let mut svg = begin((WIDTH, HEIGHT), &name, (LEFT, &title), LIGHT, DARK);
     legend(&mut svg, curves, &classes, uniform_rate);
     for (top, height) in [UPPER, LOWER] {
         let (from, to) = (x(0.0), x(minutes(outage)));
@@ -191,11 +180,6 @@ fn path(svg: &mut String, class: &str, heights: impl Iterator<Item = f64>) {
         at += minutes(Duration::from_secs(STEP as u64));
     }
     line(svg, &format!("<path class=\"curve {class}\" d=\"{d}\"/>"));
-}
-
-fn line(svg: &mut String, text: &str) {
-    svg.push_str(text);
-    svg.push('\n');
 }
 
 /// Where a minute since the outage's beginning lies.

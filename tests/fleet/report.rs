@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::claim::Claim;
 use crate::rules::{Kubelet, OldDaemon, Rule, Tokenfs};
 use crate::world::{Minting, Plan, Record, live, seconds};
 
@@ -301,21 +302,6 @@ pub fn requests_when_nobody_reads(workspaces: u32) -> u32 {
     let plan = Plan { length, last_read, ..calm(workspaces, Minting::Each) };
     let record = live::<Tokenfs>(&plan);
     record.requests[seconds(last_read + Duration::from_hours(24))..].iter().sum()
-}
-
-/// Something that must hold.
-#[derive(Debug, Clone, Serialize)]
-pub struct Claim {
-    pub what: String,
-    pub measured: f64,
-    pub at_most: f64,
-    pub holds: bool,
-}
-
-impl Claim {
-    fn new(what: impl Into<String>, measured: f64, at_most: f64) -> Self {
-        Self { what: what.into(), measured, at_most, holds: measured <= at_most }
-    }
 }
 
 /// What is claimed of our rule, whatever happens to the fleet.

@@ -21,12 +21,14 @@
 #![allow(dead_code, reason = "each test target uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+pub mod claim;
 pub mod daemon;
 pub mod dir;
 pub mod docker;
 pub mod leak;
 pub mod limit;
 pub mod namespace;
+pub mod picture;
 pub mod process;
 pub mod wall_clock;
 

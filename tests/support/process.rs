@@ -47,7 +47,7 @@ pub fn command(program: impl AsRef<OsStr>, user: User) -> Command {
     clippy::disallowed_methods,
     reason = "the one thing that tests take from their environment"
 )]
-fn search_path() -> std::ffi::OsString {
+pub fn search_path() -> std::ffi::OsString {
     std::env::var_os("PATH").expect("PATH")
 }
 

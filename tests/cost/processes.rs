@@ -1,0 +1,49 @@
+//! What processes have used, as the kernel counts it (`proc(5)`).
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All threads of these processes.
+pub fn threads(processes: &[i32]) -> impl Iterator<Item = PathBuf> {
+    let folders = processes.iter().map(|process| PathBuf::from(format!("/proc/{process}/task")));
+    folders.flat_map(|folder| {
+        let threads = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        threads.map(|thread| thread.expect("a thread").path())
+    })
+}
+
+/// The processor time of processes.
+pub fn cpu_time(processes: &[i32]) -> Duration {
+    let nanoseconds = |thread: PathBuf| -> u64 {
+        let schedstat = fs::read_to_string(thread.join("schedstat")).expect("schedstat");
+        schedstat.split(' ').next().unwrap().parse().expect("nanoseconds")
+    };
+    Duration::from_nanos(threads(processes).map(nanoseconds).sum())
+}
+
+/// How often the threads of processes were given a processor, having waited for something or having
+/// been interrupted.
+pub fn wake_ups(processes: &[i32]) -> u64 {
+    let switches = |thread: PathBuf| {
+        let status = fs::read_to_string(thread.join("status")).expect("status");
+        number(&status, "voluntary_ctxt_switches:") + number(&status, "nonvoluntary_ctxt_switches:")
+    };
+    threads(processes).map(switches).sum()
+}
+
+/// How many threads processes have.
+pub fn thread_count(processes: &[i32]) -> usize {
+    threads(processes).count()
+}
+
+/// The proportional set size of a process, in bytes: its own memory, and its share of what it shares.
+pub fn proportional_set_size(process: i32) -> u64 {
+    let path = format!("/proc/{process}/smaps_rollup");
+    number(&fs::read_to_string(path).expect("smaps_rollup"), "Pss:") * 1024
+}
+
+fn number(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+    value.trim().trim_end_matches(" kB").parse().expect("a number")
+}
