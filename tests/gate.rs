@@ -136,11 +136,12 @@ fn every_target_runs_where_everything_is_there() {
         let gate = Gate::new();
         let script =
             fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/test")).unwrap();
-        let tools = script.split("tools=(\n").nth(1).unwrap().split("\n)").next().unwrap();
+        let list = |start, end| script.split(start).nth(1).unwrap().split(end).next().unwrap();
+        let tools = list("\ntools=(\n", "\n)");
         for line in tools.lines() {
             gate.stub(&[line.trim().trim_matches('"').split(' ').next().unwrap()]);
         }
-        for tool in ["gh-2.88", "gh-2.103", "python", "promtool"] {
+        for tool in list("registry_tools=(", ")").split(' ') {
             let path = gate.dir.file(&format!("target/tools/bin/{tool}"), STUB);
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }

@@ -121,6 +121,7 @@ impl Git {
 
 /// From the start of `mount` to the first answered `stat` of a file in it.
 pub fn start_to_first_stat(dir: &TestDir) -> Duration {
+    dir.folder("configs");
     let mountpoint = dir.join("started");
     let file = mountpoint.join("token");
     let start = now(ClockId::CLOCK_MONOTONIC);
