@@ -35,7 +35,7 @@ mod directory;
 mod found;
 mod wishes;
 
-pub use directory::Directory;
+pub use directory::{Directory, MARKER};
 pub use found::{Found, Holder, clear};
 
 /// How long the runtime may take to end what it still does, for example a request on the wire.

@@ -63,16 +63,24 @@ fn life(text: &str) -> Result<Duration, String> {
 /// Runs `demo`.
 ///
 /// # Errors
-/// FUSE or a tool is missing (the hint says what to do), or the mount does not come up.
+/// A tool is missing (the hint says what to do), or the mount does not come up.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let tools = Tools::find()?;
     // Enters a namespace where it must: as long as there is only one thread.
-    let way = fuse::prepare()?;
+    let (way, obstacle) = match fuse::prepare() {
+        Ok(way) => (way, None),
+        Err(obstacle) => (Way::Files, Some(format!("{obstacle:#}"))),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(demonstrate(args, &tools, way))
+    runtime.block_on(demonstrate(args, &tools, way, obstacle))
 }
 
-async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result<ExitCode> {
+async fn demonstrate(
+    args: &DemoArgs,
+    tools: &Tools,
+    way: Way,
+    obstacle: Option<String>,
+) -> anyhow::Result<ExitCode> {
     // From here on a signal ends the demo in order: whatever was made is removed by its owner's drop,
     // the last one first.
     let mut signals = Signals::new()?;
@@ -88,7 +96,7 @@ async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result
     for lane in &lanes {
         demo.create_repository(&lane.repository())?;
     }
-    let mut daemon = Daemon::start(&place, &demo, tools, args.life)?;
+    let mut daemon = Daemon::start(&place, &demo, tools, args.life, way)?;
     tokio::select! {
         served = daemon.wait_until_it_serves(&place) => served?,
         () = signals.next() => return Ok(interrupted()),
@@ -106,7 +114,12 @@ async fn demonstrate(args: &DemoArgs, tools: &Tools, way: Way) -> anyhow::Result
         }
     };
     let plain = args.plain || !screen::can_be_drawn();
-    let mut output = Output::open(plain, tools.notes(), &look())?;
+    let mut notes = tools.notes();
+    if daemon.keeps_files() {
+        let why = obstacle.unwrap_or_else(|| "FUSE cannot be used".to_owned());
+        notes.push(format!("{why}: the tokens are files, replaced at each rotation"));
+    }
+    let mut output = Output::open(plain, notes, &look())?;
     let stop = CancellationToken::new();
     let signalled = {
         let [ours, frozen] = &lanes;

@@ -11,7 +11,7 @@
 //! - Without a token they answer `quit=1`: otherwise git asks on the terminal, for ever.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use zeroize::Zeroizing;
 
 use crate::cmd::EXIT_FAILURE;
+use crate::cmd::reader::files;
 use crate::config;
 use crate::error::ReadErrorKind;
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Rendered};
@@ -77,7 +78,7 @@ pub fn run(args: &GitCredentialArgs) -> anyhow::Result<ExitCode> {
             }
             let answer = mountpoint
                 .map_err(|error| error.to_string())
-                .and_then(|mountpoint| answer(&mountpoint, refused.is_none()));
+                .and_then(|mountpoint| answer(&mountpoint, refused));
             match answer {
                 Ok(answer) => super::print(answer.as_bytes())?,
                 Err(reason) => return give_up(&reason),
@@ -212,23 +213,27 @@ fn read_all(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// The answer to `get`, or the reason why there is none.
-fn answer(mountpoint: &Path, first: bool) -> Result<Rendered, String> {
+fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, String> {
     // In file layout the mountpoint is the token.
     let file_layout = mountpoint.is_file();
     let path = if file_layout { mountpoint.to_owned() } else { mountpoint.join("git-credential") };
-    let view = File::open(&path)
-        .and_then(|mut file| read_all(&mut file))
-        .map_err(|error| format!("{}: {}", path.display(), explain(&error)))?;
-    let password = if file_layout {
-        view.strip_suffix(b"\n").unwrap_or(&view)
-    } else {
-        attributes(&view).find(|&(key, _)| key == b"password").map_or(&[][..], |(_, value)| value)
+    let fails = |error: &io::Error| format!("{}: {}", path.display(), explain(error));
+    // A mount has another token when the refusal was written; files have it a moment later.
+    let is_another = |file: &File| {
+        let Some(refused) = refused else { return Ok(true) };
+        let view = read_all(&mut file.try_clone()?)?;
+        (&*file).rewind()?;
+        Ok(Fingerprint::of(password_in(&view, file_layout)) != refused)
     };
+    let view = files::open_another(mountpoint, &path, is_another)
+        .and_then(|mut file| read_all(&mut file))
+        .map_err(|error| fails(&error))?;
+    let password = password_in(&view, file_layout);
     if password.is_empty() || password.contains(&b'\n') {
         return Err(format!("{} holds no credential", path.display()));
     }
     let mut answer = Rendered::with_capacity(view.len() + 128);
-    if first {
+    if refused.is_none() {
         let state = Fingerprint::of(password);
         answer.push_str(&format!("capability[]=state\nstate[]=mol.{state}\ncontinue=1\n"));
     }
@@ -240,6 +245,14 @@ fn answer(mountpoint: &Path, first: bool) -> Result<Rendered, String> {
         answer.push(&view);
     }
     Ok(answer)
+}
+
+/// The token in a view.
+fn password_in(view: &[u8], file_layout: bool) -> &[u8] {
+    if file_layout {
+        return view.strip_suffix(b"\n").unwrap_or(view);
+    }
+    attributes(view).find(|&(key, _)| key == b"password").map_or(&[][..], |(_, value)| value)
 }
 
 /// What a failed open or read means, in the words of the table of errors.

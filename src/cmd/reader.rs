@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use jiff::Timestamp;
 use nix::errno::Errno;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -19,6 +20,7 @@ use crate::view;
 
 #[cfg(test)]
 pub(in crate::cmd) mod fake;
+pub(in crate::cmd) mod files;
 
 /// Between two looks at something that is about to happen.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -94,9 +96,12 @@ impl FailureStatus {
     }
 }
 
-/// The document's list of tokens; there is one so far.
+/// What of the document is read here.
 #[derive(Deserialize)]
 struct Status {
+    #[serde(default)]
+    written_at: Option<Timestamp>,
+    /// There is one so far.
     tokens: Vec<TokenStatus>,
 }
 
@@ -160,7 +165,7 @@ impl Reader {
     /// As a reader sees them, in words, with the failure behind them.
     pub fn open(&self, view: Option<&str>) -> anyhow::Result<File> {
         let path = self.path(view)?;
-        File::open(&path).map_err(|error| self.explain(error, "read", &path))
+        files::open(&self.mountpoint, &path).map_err(|error| self.explain(error, "read", &path))
     }
 
     /// The bytes of a view.
@@ -187,7 +192,16 @@ impl Reader {
         let bytes = std::fs::read(&path).map_err(|error| self.explain(error, "read", &path))?;
         let status: Status = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not the status of tokens", path.display()))?;
-        Ok(status.tokens.into_iter().next().unwrap_or_default())
+        let mut token = status.tokens.into_iter().next().unwrap_or_default();
+        // That of a mount is written when it is read; that of files when something happened.
+        let age = status
+            .written_at
+            .filter(|_| files::are_at(&self.mountpoint))
+            .map(|at| SystemClock.now().timestamp().duration_since(at).as_secs().unsigned_abs());
+        if let (Some(left), Some(age)) = (&mut token.left_seconds, age) {
+            *left = left.saturating_sub(age);
+        }
+        Ok(token)
     }
 
     /// Asks for a new token and waits until the source has answered, whatever it answers.

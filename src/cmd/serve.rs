@@ -21,7 +21,7 @@ use crate::config::{self, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
-use crate::connection::supervisor::{self, End, Newer, Program, Setup};
+use crate::connection::supervisor::{self, End, Newer, Program, Setup, SupervisorError};
 use crate::files::{self, Directory};
 use crate::fs::generations::State;
 use crate::fs::status::{Backend, Identity};
@@ -141,17 +141,19 @@ pub fn serve(
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
     files::clear(target).map_err(explained)?;
-    let why = match settings.backend.value {
-        BackendChoice::Files => "it was asked for".to_owned(),
-        choice => match Mount::open(target, Uid::effective().is_root()) {
-            Ok(mount) => {
-                return serve_mount(args, settings, mount, executable, signals, companion);
-            }
-            Err(error) if choice == BackendChoice::Auto && error.is_want_of_fuse() => {
-                error.to_string()
-            }
-            Err(error) => return Err(explained(error)),
-        },
+    let choice = settings.backend.value;
+    let why = if choice == BackendChoice::Files {
+        "it was asked for".to_owned()
+    } else {
+        match serve_mount(args, settings, target, executable, signals, companion) {
+            Ok(end) => return Ok(end),
+            Err(error) => match error.downcast::<MountError>()? {
+                error if choice == BackendChoice::Auto && error.is_want_of_fuse() => {
+                    error.to_string()
+                }
+                error => return Err(explained(error)),
+            },
+        }
     };
     serve_files(args, settings, target, why, signals, companion)?;
     Ok(End::Stopped)
@@ -190,11 +192,12 @@ fn serve_files(
 fn serve_mount(
     args: &ServeArgs,
     settings: &Settings,
-    mount: Mount,
+    target: &Path,
     executable: &Executable,
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
+    let mount = Mount::open(target, Uid::effective().is_root())?;
     become_opaque();
     let views = view::ALL.iter().map(|view| view.id()).collect();
     let state = Arc::new(State::create(Vec::new(), views)?);
@@ -213,7 +216,11 @@ fn serve_mount(
     drop(config);
     let (args, executable) = (args.clone(), executable.try_clone()?);
     let newer = move || executable.newer(helper_thread, &args, &target);
-    let end = supervisor::supervise(setup, signals, newer, companion)?;
+    let end =
+        supervisor::supervise(setup, signals, newer, companion).map_err(|error| match error {
+            SupervisorError::Mount(error) => anyhow::Error::new(error),
+            error => error.into(),
+        })?;
     match end {
         End::Stopped => tracing::info!("ended: it was told to"),
         End::Unmounted => tracing::info!("ended: somebody unmounted it"),

@@ -15,6 +15,8 @@ use crate::error::FetchErrorKind;
 use crate::fs::status::{FailureStatus, HistoryEntry, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
 
+mod files;
+
 /// How far the labels of a token's lines are indented to.
 const LABEL: usize = 14;
 
@@ -40,7 +42,8 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         cmd::print(document.trim_ascii_end())?;
         cmd::print(b"\n")?;
     }
-    let status = parse(&document)?;
+    let mut status = parse(&document)?;
+    files::amend(&mut status, &mountpoint, SystemClock.now().timestamp());
     if !args.json {
         cmd::print(text(&status, SystemClock.now().timestamp()).as_bytes())?;
     }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::cmd::{self, Advise};
 use crate::config;
 use crate::connection::supervisor::UPGRADE;
-use crate::fs::status::Status;
+use crate::fs::status::{Backend, Status};
 use crate::time::{Clock, SystemClock};
 
 /// How long the newer worker may take; the supervisor gives it 10 s.
@@ -34,6 +34,11 @@ pub struct UpgradeArgs {
 pub fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
     let mountpoint = config::find_mountpoint(args.mountpoint.clone())?;
     let before = status(&mountpoint)?;
+    if before.backend == Backend::Files {
+        let at = mountpoint.display();
+        return Err(anyhow::anyhow!("the tokens at {at} are files, kept by one process that cannot hand over"))
+            .hint(format!("start it again: molecule-tokenfs umount {at}, then molecule-tokenfs mount --background {at}"));
+    }
     let supervisor = Pid::from_raw(i32::try_from(before.supervisor_pid)?);
     kill(supervisor, UPGRADE)
         .with_context(|| format!("cannot signal the daemon (process {supervisor})"))

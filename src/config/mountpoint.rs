@@ -88,8 +88,9 @@ fn look(path: &Path) -> Option<String> {
             Some("nothing is mounted there".to_owned())
         }
         Ok(metadata) if !metadata.is_dir() => None,
-        Ok(_) => match std::fs::metadata(path.join("token")) {
-            Err(error) if missing(&error) => Some("nothing is mounted there".to_owned()),
+        // Among files there is no token while none may be served.
+        Ok(_) => match ["token", "status.json"].map(|name| std::fs::metadata(path.join(name))) {
+            [Err(error), Err(_)] if missing(&error) => Some("nothing is mounted there".to_owned()),
             _ => None,
         },
         Err(error) if missing(&error) => Some("it does not exist".to_owned()),

@@ -115,14 +115,19 @@ impl Mount {
     /// Makes the mount visible. Whoever serves it must have answered INIT.
     ///
     /// # Errors
-    /// [`MountError::System`].
+    /// [`MountError::Forbidden`], [`MountError::System`].
     pub fn attach(&mut self) -> Result<(), MountError> {
         if let Way::Detached(tree) = &self.way {
             let flags = kernel::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
                 | kernel::MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
             kernel::move_mount(tree, c"", &*self.pinned, c"", flags).map_err(|error| {
-                let what = format!("mount on {}", self.target.display());
-                MountError::system(what, from_rustix(error))
+                match from_rustix(error) {
+                    Errno::EACCES | Errno::EPERM => MountError::Forbidden,
+                    errno => {
+                        let what = format!("mount on {}", self.target.display());
+                        MountError::system(what, errno)
+                    }
+                }
             })?;
             self.way = Way::Kernel;
             self.attached = true;

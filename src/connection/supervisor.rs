@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::companion::{Answer, Companion};
 use crate::connection::handover::Message;
-use crate::connection::mount::Mount;
+use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
 use crate::fs::status::Backend;
@@ -71,6 +71,9 @@ pub enum SupervisorError {
         /// How the last one ended.
         last: String,
     },
+    /// The mount cannot be made visible.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// The system refuses something that the supervisor cannot do without.
     #[error("cannot {what}: {source}")]
     System {
@@ -394,10 +397,7 @@ impl Supervisor {
             None => {
                 rustix::io::write(&self.device, &answer).map_err(cannot("answer INIT"))?;
                 self.init_answer = Some(answer);
-                self.setup.mount.attach().map_err(|error| SupervisorError::System {
-                    what: "mount",
-                    source: io::Error::other(error),
-                })?;
+                self.setup.mount.attach()?;
             }
             Some(first) if *first != answer => {
                 // The same program cannot answer otherwise.

@@ -22,7 +22,7 @@ use crate::fs::access::Access;
 use crate::view;
 
 /// The file that says whose the directory is.
-pub(super) const MARKER: &str = ".molecule-tokenfs";
+pub const MARKER: &str = ".molecule-tokenfs";
 /// Before the name of a file that is not complete yet.
 pub(super) const NEW: &str = ".new-";
 /// Before the name of a directory that a mountpoint links to.

@@ -12,6 +12,7 @@ use rustix::process::{
 };
 
 use crate::connection::mount::MountError;
+use crate::connection::mountinfo;
 use crate::files::directory::{MARKER, PREFIX, empty};
 
 /// How long a daemon may take to end.
@@ -43,6 +44,9 @@ impl Found {
     /// What lies at a mountpoint; nothing where that is not ours.
     #[must_use]
     pub fn at(mountpoint: &Path) -> Option<Self> {
+        if is_mounted(mountpoint) {
+            return None;
+        }
         let link = std::fs::read_link(mountpoint).ok();
         let path = link.clone().unwrap_or_else(|| mountpoint.to_owned());
         let is_named_by_us = path
@@ -135,6 +139,16 @@ impl Found {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a mount of ours is there. Nobody waits for its daemon here, which may be stopped.
+fn is_mounted(mountpoint: &Path) -> bool {
+    let real = || {
+        let path = std::path::absolute(mountpoint).ok()?;
+        Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+    };
+    let topmost = real().and_then(|path| mountinfo::topmost(&path).ok().flatten());
+    topmost.is_some_and(|mount| mount.is_ours())
 }
 
 /// Removes from a mountpoint what a daemon left that was killed.

@@ -12,6 +12,7 @@ mod tls;
 
 mod commands;
 mod faults;
+mod files;
 mod processes;
 
 use std::fs;

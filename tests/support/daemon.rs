@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use molecule_tokenfs::files::MARKER;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -106,8 +107,16 @@ impl Daemon {
                 panic!("the daemon ended: {status}\n{}", self.process.stderr());
             }
             let kind = statfs(&self.mountpoint).ok()?.filesystem_type();
-            (kind == FUSE_SUPER_MAGIC).then_some(())
+            (kind == FUSE_SUPER_MAGIC || self.keeps_files()).then_some(())
         });
+    }
+
+    /// Whether it, and no daemon before it, has put files there.
+    fn keeps_files(&self) -> bool {
+        let status = std::fs::read(self.path("status.json")).unwrap_or_default();
+        let status = serde_json::from_slice::<serde_json::Value>(&status).unwrap_or_default();
+        let process = status.get("worker_pid").and_then(serde_json::Value::as_i64);
+        process == Some(self.pid().as_raw().into()) && self.path(MARKER).exists()
     }
 
     pub fn mountpoint(&self) -> &Path {

@@ -16,7 +16,13 @@ pub struct TestDir {
 
 impl TestDir {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("tokenfs-test-").tempdir().expect("a directory");
+        Self::under(std::env::temp_dir())
+    }
+
+    /// The same under another directory than that for temporary files.
+    pub fn under(base: impl AsRef<Path>) -> Self {
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("tokenfs-test-").tempdir_in(base).expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         let path = dir.path().to_owned();
         // The thread's own view of the mounts: another thread may be in another namespace.

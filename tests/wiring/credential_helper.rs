@@ -229,3 +229,21 @@ fn git_stops_cleanly_where_there_is_no_token() {
         }
     }
 }
+
+#[test]
+fn of_files_that_outlived_their_daemon_none_is_answered() {
+    let home = Home::new();
+    let get = |helper: &[String]| tell(&mut ask(&home, helper, &["get"]), REQUEST);
+    home.keep_files("2100-01-01T00:00:00Z", 4_102_444_800);
+    for helper in helpers(&home) {
+        let (code, answer, errors) = get(&helper);
+        assert_eq!(code, 0, "{helper:?}: {errors}");
+        assert!(answer.contains(TOKEN), "{helper:?}");
+    }
+    home.keep_files("2001-01-01T00:00:00Z", 978_307_200);
+    for helper in helpers(&home) {
+        let (code, answer, errors) = get(&helper);
+        assert_eq!((code, answer.as_str()), (1, "quit=1\n"), "{helper:?}: {errors}");
+        assert!(errors.contains("no token: ") && errors.contains("status"), "{errors}");
+    }
+}

@@ -395,3 +395,24 @@ fn the_real_gh_takes_the_token_from_the_shim() {
         assert_eq!(succeed(&mut command, "").trim(), TOKEN);
     }
 }
+
+#[test]
+fn of_files_that_outlived_their_daemon_no_token_is_taken() {
+    for shell in SHELLS {
+        let home = home();
+        let gh = |file: &Path| {
+            let mut command = gh(&home, shell, &["api"]);
+            tell(command.env("GH_TOKEN_FILE", file), "")
+        };
+        let link = home.path("link");
+        symlink(home.token_file(), &link).unwrap();
+        for file in [home.token_file(), link] {
+            home.keep_files("2100-01-01T00:00:00Z", 4_102_444_800);
+            assert_eq!(gh(&file).0, 0, "{shell:?}");
+            home.keep_files("2001-01-01T00:00:00Z", 978_307_200);
+            let (code, stdout, stderr) = gh(&file);
+            assert_eq!((code, stdout.as_str()), (4, ""), "{shell:?}");
+            assert!(stderr.contains("has expired") && stderr.contains("status"), "{stderr}");
+        }
+    }
+}

@@ -65,6 +65,14 @@ impl Home {
         fs::write(self.mount().join("git-credential"), view).unwrap();
     }
 
+    /// The tokens are files, and this one expires then.
+    pub fn keep_files(&self, expires_at: &str, seconds: u64) {
+        fs::write(self.mount().join(".molecule-tokenfs"), "").unwrap();
+        fs::write(self.mount().join("expires_at"), format!("{expires_at}\n")).unwrap();
+        let view = format!("password={TOKEN}\npassword_expiry_utc={seconds}\n");
+        fs::write(self.mount().join("git-credential"), view).unwrap();
+    }
+
     /// What was written to the mount's control file since the last call.
     pub fn refreshed(&self) -> String {
         let control = self.mount().join("refresh");

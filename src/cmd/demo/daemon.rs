@@ -13,9 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cmd::Advise;
+use crate::cmd::demo::fuse::Way;
 use crate::cmd::demo::place::Place;
 use crate::cmd::demo::tools::Tools;
 use crate::cmd::demo::{fuse, process};
+use crate::cmd::reader::files;
 use crate::demo::Demo;
 
 /// How long it may take until the mount answers.
@@ -38,6 +40,7 @@ impl Daemon {
         demo: &Demo,
         tools: &Tools,
         life: Duration,
+        way: Way,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let log = File::create(place.log()).context("cannot write the daemon's log")?;
@@ -58,7 +61,9 @@ impl Daemon {
             .arg(place.configs())
             .args(["--min-life", &format!("{}ms", min_life.as_millis())])
             .args(["--host", demo.host()])
-            .args(["--log-level", "info", "--with-parent"])
+            .args(["--backend", if way == Way::Files { "files" } else { "auto" }])
+            // Nobody outside the demo takes its tokens.
+            .args(["--allow-disk", "--log-level", "info", "--with-parent"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -87,6 +92,11 @@ impl Daemon {
             tokio::time::sleep(POLL).await;
         }
         Err(failure(place, "the mount does not answer"))
+    }
+
+    /// Whether it keeps files, since it could not mount.
+    pub(super) fn keeps_files(&self) -> bool {
+        files::are_at(&self.mount)
     }
 
     fn ended_within(&mut self, limit: Duration) -> bool {

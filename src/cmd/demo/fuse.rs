@@ -23,6 +23,8 @@ pub(super) enum Way {
     /// In a user and mount namespace that this process entered: the mount is seen by its children
     /// only.
     Namespace,
+    /// Not at all: the tokens are files.
+    Files,
 }
 
 /// `CAP_SYS_ADMIN` in the sets of `/proc/self/status` (capabilities(7)).

@@ -89,6 +89,9 @@ pub enum MountError {
     /// The kernel does not let this process mount, and there is no helper that may.
     #[error("this process may not mount, and there is no {HELPER} that could do it")]
     NotPermitted,
+    /// A security module refuses the very last step.
+    #[error("a security module (AppArmor, SELinux) does not let this process mount")]
+    Forbidden,
     /// The kernel has no FUSE.
     #[error("this kernel has no FUSE")]
     NoFuse,
@@ -165,6 +168,7 @@ impl MountError {
                  ordinary user install the helper: apt-get install fuse3"
                     .into()
             }
+            Self::Forbidden => "under Docker: --security-opt apparmor=unconfined".into(),
             Self::NoFuse => "load the module: modprobe fuse".into(),
             Self::Helper { .. } => {
                 format!("it must be setuid root, and {DEVICE} open to users; see {HELPER}(1)")
@@ -180,6 +184,7 @@ impl MountError {
             Self::NoDevice
             | Self::DeviceRefused { .. }
             | Self::NotPermitted
+            | Self::Forbidden
             | Self::NoFuse
             | Self::Helper { .. } => true,
             Self::AlreadyServed { .. }

@@ -1,0 +1,113 @@
+//! What a reader does where tokens are files, since no mount can do it in the open: waits for a token,
+//! and takes none that is dead.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+
+use crate::error::{FetchErrorKind, ReadErrorKind};
+use crate::files::{Found, Holder, MARKER};
+use crate::fs::status::{Status, TokenStatus};
+use crate::time::{Clock, SystemClock};
+
+/// The longest that an open waits for a token, as a mount's by default.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Whether the tokens at a mountpoint are files.
+#[must_use]
+pub fn are_at(mountpoint: &Path) -> bool {
+    mountpoint.join(MARKER).exists()
+}
+
+/// Opens a view at a mountpoint; of files only one whose token lives.
+///
+/// # Errors
+/// The same as those of a mount, by their numbers.
+pub fn open(mountpoint: &Path, path: &Path) -> io::Result<File> {
+    open_another(mountpoint, path, |_| Ok(true))
+}
+
+/// The same, waiting for a file that is `another` one.
+///
+/// # Errors
+/// As [`open`], and those of `another`.
+pub fn open_another(
+    mountpoint: &Path,
+    path: &Path,
+    another: impl Fn(&File) -> io::Result<bool>,
+) -> io::Result<File> {
+    let deadline = SystemClock.now().boot.saturating_add(OPEN_TIMEOUT);
+    loop {
+        let opened = File::open(path);
+        if !are_at(mountpoint) {
+            return opened;
+        }
+        let is_over = SystemClock.now().boot >= deadline;
+        match opened {
+            // Where the source insists on its token, it is served again after a while.
+            Ok(file) if another(&file)? || is_over => {
+                return if is_dead(mountpoint) {
+                    Err(refusal(mountpoint, is_over))
+                } else {
+                    Ok(file)
+                };
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) if is_over || !pays_to_wait(mountpoint) => {
+                return Err(refusal(mountpoint, is_over));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether the token that is there has run out: then its daemon was killed, or is stopped.
+fn is_dead(mountpoint: &Path) -> bool {
+    let expiry = std::fs::read_to_string(mountpoint.join("expires_at")).unwrap_or_default();
+    // Of a token whose expiry nobody knows there is nothing to say.
+    expiry.trim().parse::<Timestamp>().is_ok_and(|at| at <= SystemClock.now().timestamp())
+}
+
+fn token_status(mountpoint: &Path) -> Option<TokenStatus> {
+    let text = std::fs::read(mountpoint.join("status.json")).ok()?;
+    let status: Status = serde_json::from_slice(&text).ok()?;
+    status.tokens.into_iter().next()
+}
+
+fn is_deserted(mountpoint: &Path) -> bool {
+    Found::at(mountpoint).is_some_and(|found| found.holder() == Holder::Nobody)
+}
+
+/// While nothing has failed, a token is on its way.
+fn pays_to_wait(mountpoint: &Path) -> bool {
+    let fails = |token: TokenStatus| token.last_failure.is_some() && !token.fetching;
+    !is_deserted(mountpoint) && !token_status(mountpoint).is_some_and(fails)
+}
+
+/// The errno that the open of a mount would have had.
+fn refusal(mountpoint: &Path, is_late: bool) -> io::Error {
+    if is_deserted(mountpoint) {
+        return Errno::ENOTCONN.into();
+    }
+    let token = token_status(mountpoint);
+    let refuses = |token: &TokenStatus| {
+        let kinds = token.failures.iter().map(|failure| failure.kind.as_str());
+        let mut known = kinds
+            .filter_map(|name| FetchErrorKind::ALL.into_iter().find(|kind| kind.name() == name));
+        known.any(FetchErrorKind::is_refusal)
+    };
+    let kind = match token {
+        Some(token) if refuses(&token) => ReadErrorKind::Rejected,
+        Some(token) if is_late && token.fetching => ReadErrorKind::TimedOut,
+        Some(token) if token.generation.is_none() => ReadErrorKind::NoToken,
+        _ => ReadErrorKind::Expired,
+    };
+    kind.errno().into()
+}
