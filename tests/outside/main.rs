@@ -18,7 +18,10 @@
 mod support;
 
 mod bound;
+mod processes;
 mod programs;
+mod rotations;
+mod waiting;
 mod watchers;
 
 use std::fs::File;
