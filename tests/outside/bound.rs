@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::docker::{Container, Engine, busybox_root};
+use crate::support::limit::within;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
@@ -70,7 +71,9 @@ impl Place {
             .unwrap_or_else(|error| panic!("binding {view}: {error}"));
         let mut reader = command(&self.reader, User::Own);
         reader.arg(&target).arg("fd");
-        Binding { process: Process::start(reader, &format!("reader-{name}"), &self.dir), target }
+        let process = Process::start(reader, &format!("reader-{name}"), &self.dir);
+        eventually("it reads", secs(10), || process.stdout().contains("reads").then_some(()));
+        Binding { process, target }
     }
 
     /// Asks for another token until it is there; every second time the worker is killed as well.
@@ -139,6 +142,7 @@ impl Tally {
                     println!("{what}: errno {errno}");
                     self.errors += 1;
                 }
+                ["reads"] => {}
                 ["opens", number] => self.opens += number.parse::<u64>().expect("a number"),
                 _ => panic!("a reader printed {line:?}"),
             }
@@ -183,7 +187,9 @@ fn a_bound_file_stays_fresh_while_tokens_rotate_and_the_worker_crashes() {
 
 /// A container whose first process is the reader.
 fn reader<'a>(engine: &'a Engine<'_>, options: &[&str], words: &[&str]) -> Container<'a> {
-    engine.run(options, "reader", &[&["/bin/reader"], words].concat())
+    let container = engine.run(options, "reader", &[&["/bin/reader"], words].concat());
+    eventually("it reads", secs(20), || container.logs().0.contains("reads").then_some(()));
+    container
 }
 
 fn end(engine: &Engine<'_>, container: &Container<'_>) -> String {
@@ -246,5 +252,23 @@ fn a_file_bound_into_a_container_without_capabilities_stays_fresh() {
         live.assert_holds(true);
         token.assert_holds(false);
         directory.assert_holds(true);
+    });
+}
+
+#[test]
+fn a_reader_that_saw_a_dead_or_torn_token_an_error_or_another_size_is_told_from_a_good_one() {
+    within(secs(10), || {
+        let demo = Demo::start(Setup::with_life(LIFE)).expect("the demo platform starts");
+        let token = demo.ledger().issue().secret;
+        let token = token.expose_str();
+        let end = demo.ledger().entry(token.as_bytes()).expect("its entry").expires_ms * 1_000_000;
+        let mut tally = Tally::default();
+        tally.add(&format!("reads\ntoken 1 {} {token}\nopens 11\n", end - 1), demo.ledger());
+        tally.assert_holds(true);
+        let mut bad = Tally::default();
+        let printed =
+            format!("token 1 {end} {token}\ntoken 1 2 x{token}\ndiffers 1 2\nerror open 2");
+        bad.add(&printed, demo.ledger());
+        assert_eq!((bad.dead, bad.torn, bad.size_differences, bad.errors), (1, 1, 1, 1));
     });
 }

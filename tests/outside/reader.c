@@ -1,6 +1,7 @@
 /* Opens a file again and again, in a container or out of it, until SIGTERM; judges what can be judged
  * at once and prints the rest:
  *
+ *   reads                    at the beginning
  *   token FIRST LAST BYTES   the same token from one open to another; CLOCK_BOOTTIME in nanoseconds
  *   differs SIZE LENGTH      fstat of the handle told another size than it has bytes
  *   error WHAT ERRNO
@@ -105,6 +106,8 @@ int main(int count, char **words)
 		failed("open");
 	snprintf(link, sizeof link, "/proc/self/fd/%d", held);
 	sigaction(SIGTERM, &action, NULL);
+	puts("reads");
+	fflush(stdout);
 	while (!stopped) {
 		look(held >= 0 && opens % 2 ? link : words[1]);
 		opens++;
