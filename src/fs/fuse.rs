@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -176,6 +177,16 @@ macro_rules! refuse_writes {
             let (_, reply) = self.enter(request, reply);
             let errno = error(self.fs.refuse(ReadErrorKind::ReadOnly));
             reply.answer(|reply| reply.error(errno));
+        }
+    )*};
+}
+
+/// Handlers of what the kernel does by itself when it is told ENOSYS, which it then remembers. Without
+/// them fuser would log each as a warning.
+macro_rules! leave_to_the_kernel {
+    ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
+        fn $name(&self, request: &fuser::Request, $(_: $argument,)* reply: $reply) {
+            self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
         }
     )*};
 }
@@ -405,6 +416,13 @@ impl Filesystem for Adapter {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(error(errno)),
         });
+    }
+
+    leave_to_the_kernel! {
+        fsync(INodeNo, FileHandle, bool) -> ReplyEmpty;
+        fsyncdir(INodeNo, FileHandle, bool) -> ReplyEmpty;
+        lseek(INodeNo, FileHandle, i64, i32) -> ReplyLseek;
+        poll(INodeNo, FileHandle, PollNotifier, PollEvents, PollFlags) -> ReplyPoll;
     }
 
     refuse_writes! {

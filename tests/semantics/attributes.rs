@@ -1,0 +1,190 @@
+//! stat(2), statfs(2), access(2), and what would change an attribute.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use crate::support::process::{ORDINARY, User};
+use crate::{Mount, Section, fails, is_token};
+
+const CHANGES: &str = r"
+import errno, os, sys
+root = sys.argv[1]
+for name in 'token', 'live/token', 'status.json', 'live', 'refresh', '.':
+    path = os.path.join(root, name)
+    before = os.stat(path)
+    changes = [lambda: os.chmod(path, 0o777), lambda: os.chown(path, 1, 1),
+               lambda: os.utime(path), lambda: os.setxattr(path, 'user.x', b'1')]
+    if name not in ('.', 'live', 'refresh'): changes.append(lambda: os.truncate(path, 0))
+    for change in changes:
+        try: change(); sys.exit('changed ' + name)
+        except OSError as error: assert error.errno == errno.EROFS, (name, error)
+    after = os.stat(path)
+    for key in 'st_mode', 'st_uid', 'st_gid', 'st_mtime', 'st_size', 'st_ino':
+        assert getattr(before, key) == getattr(after, key), (name, key)
+";
+
+const IOCTL: &str = r"
+import errno, fcntl, os, sys
+fd = os.open(sys.argv[1] + '/token', os.O_RDONLY)
+for command in 0x5401, 0x80086601:
+    try: fcntl.ioctl(fd, command, bytes(64)); sys.exit('it works')
+    except OSError as error: assert error.errno == errno.ENOTTY, error
+";
+
+/// Waits for the rotation between making a handle and opening it.
+const HANDLE: &str = r"
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure): _fields_ = [('size', ctypes.c_uint), ('type', ctypes.c_int), ('bytes', ctypes.c_char * 128)]
+handle, mount = Handle(128, 0), ctypes.c_int()
+path = sys.argv[1] + '/token'
+first = open(path).read()
+assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(handle), ctypes.byref(mount), 0) == 0
+root = os.open(sys.argv[1], os.O_RDONLY)
+def reopen():
+    fd = libc.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return os.read(fd, 65536).decode()
+assert reopen() == first
+import hashlib
+open(sys.argv[1] + '/refresh', 'w').write(hashlib.sha256(first.encode()).hexdigest()[:8])
+while open(path).read() == first: time.sleep(0.01)
+assert reopen() == open(path).read() != first
+";
+
+#[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
+fn started() -> SystemTime {
+    SystemTime::now()
+}
+
+pub fn check(section: &mut Section) {
+    let mount = Mount::new();
+    let path = mount.path("token");
+    let size = |name: &str| fs::metadata(mount.path(name)).unwrap().len();
+    section.says("`stat` asks no source and never waits, before the first token either.", || {
+        for name in ["token", "live/token", "gh/hosts.yml", "status.json", "refresh"] {
+            fs::metadata(mount.path(name)).unwrap();
+        }
+        assert_eq!(mount.attempts(), 0);
+    });
+    section.says(
+        "Before the first token the size of a view is 1, so that `test -s` holds.",
+        || {
+            assert_eq!((size("token"), size("live/netrc")), (1, 1));
+            assert!(mount.shell(User::Own, "test -s \"$1/token\"").status.success());
+            assert_eq!(mount.attempts(), 0);
+        },
+    );
+    section.says("From then on it is the size of what the view shows now.", || {
+        for _ in 0..3 {
+            for name in ["token", "netrc", "live/token"] {
+                let bytes = fs::read(mount.path(name)).unwrap();
+                assert_eq!(size(name), bytes.len() as u64, "{name}");
+            }
+            mount.rotate();
+        }
+    });
+    section.says(
+        "Each token is an inode of its own: after a rotation the same name has another `st_ino`.",
+        || {
+            let before = fs::metadata(&path).unwrap().ino();
+            mount.rotate();
+            assert_ne!(fs::metadata(&path).unwrap().ino(), before);
+        },
+    );
+    section.says("The inode of a token that has passed has no links (`st_nlink` is 0).", || {
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 1);
+        mount.rotate();
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        assert_eq!(fs::metadata(&path).unwrap().nlink(), 1);
+    });
+    section.says("All times of a view are the moment when its token was published.", || {
+        let now = started();
+        mount.rotate();
+        let metadata = fs::metadata(&path).unwrap();
+        let modified = metadata.modified().unwrap();
+        assert!(modified + crate::support::secs(5) > now, "{modified:?} {now:?}");
+        assert_eq!(
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec())
+        );
+        assert_eq!(
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.atime(), metadata.atime_nsec())
+        );
+        fs::read(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
+    });
+    section.says(
+        "Views have the mode 0400 and `refresh` 0600, directories 0711, the status files 0444.",
+        || {
+            for (name, mode) in [
+                ("token", 0o400),
+                ("live/env", 0o400),
+                ("refresh", 0o600),
+                (".", 0o711),
+                ("gh", 0o711),
+                ("live/gh", 0o711),
+                ("status.json", 0o444),
+                ("metrics.prom", 0o444),
+            ] {
+                let metadata = fs::metadata(mount.path(name)).unwrap();
+                assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{name}");
+            }
+        },
+    );
+    section.says("The status files always have the same size, that of what they hold.", || {
+        for name in ["status.json", "metrics.prom"] {
+            let before = size(name);
+            mount.rotate();
+            assert_eq!(size(name), before, "{name}");
+            assert_eq!(fs::read(mount.path(name)).unwrap().len() as u64, before, "{name}");
+        }
+    });
+    section.says(
+        "`statfs` reports a FUSE file system without blocks, inodes or free space.",
+        || {
+            let root = mount.daemon.mountpoint();
+            assert_eq!(statfs(root).unwrap().filesystem_type(), FUSE_SUPER_MAGIC);
+            let numbers = statvfs(root).unwrap();
+            assert_eq!((numbers.blocks(), numbers.blocks_available(), numbers.files()), (0, 0, 0));
+        },
+    );
+    section.says(
+        "`access` judges by mode and owner alone; so root is told that it may write, and then may \
+         not.",
+        || {
+            assert_eq!(access(&path, AccessFlags::R_OK | AccessFlags::W_OK), Ok(()));
+            assert_eq!(access(&path, AccessFlags::X_OK), Err(Errno::EACCES));
+            assert_eq!(fails(fs::OpenOptions::new().write(true).open(&path)), Errno::EROFS);
+            for (test, code) in [("-r \"$1/token\"", 1), ("-r \"$1/status.json\"", 0)] {
+                let told = mount.shell(User::Number(ORDINARY), &format!("test {test}"));
+                assert_eq!(told.status.code(), Some(code), "{test}");
+            }
+        },
+    );
+    section.says(
+        "`chmod`, `chown`, `utimensat`, `truncate` and `setxattr` fail with `EROFS` and change \
+         nothing.",
+        || {
+            mount.python(CHANGES);
+            is_token(&fs::read(&path).unwrap());
+        },
+    );
+    section.says("`ioctl` fails with `ENOTTY`.", || {
+        mount.python(IOCTL);
+    });
+    section.says(
+        "A file handle (`name_to_handle_at`) opens the token that it was made for, or the newest.",
+        || {
+            mount.python(HANDLE);
+        },
+    );
+}

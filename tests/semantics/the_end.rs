@@ -1,0 +1,103 @@
+//! What is left of a mount when its processes die, and when it is taken away.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use molecule_tokenfs::demo::Setup;
+use molecule_tokenfs::demo::faults::Fault;
+use molecule_tokenfs::demo::ledger::Verdict;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+
+use crate::bound::kill_worker;
+use crate::support::daemon::{Daemon, tokenfs_run};
+use crate::support::{eventually, millis, secs};
+use crate::{Mount, Section, Workspace, fails, is_token};
+
+/// Reads without a pause; an error or a torn token is a panic.
+fn read_often(path: &Path) -> JoinHandle<()> {
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        for _ in 0..2000 {
+            is_token(&fs::read(&path).expect("an open never fails"));
+        }
+    })
+}
+
+pub fn check(section: &mut Section) {
+    let mut mount = Mount::new();
+    let path = mount.path("token");
+    section.says(
+        "The death of a worker fails no open and no read, and files that are open stay what they \
+         were.",
+        || {
+            let token = fs::read(&path).unwrap();
+            let (held, live) =
+                (File::open(&path).unwrap(), File::open(mount.path("live/token")).unwrap());
+            for _ in 0..3 {
+                let reader = read_often(&path);
+                kill_worker(&mount);
+                reader.join().unwrap();
+                for file in [&held, &live] {
+                    let mut bytes = vec![0; token.len()];
+                    file.read_exact_at(&mut bytes, 0).unwrap();
+                    assert_eq!(bytes, token);
+                }
+            }
+            assert_eq!(fs::read(&path).unwrap(), token);
+        },
+    );
+    section.says(
+        "A worker that dies while an open waits is replaced, and the open gets its token.",
+        || {
+            let setup = Setup::with_life(Duration::from_hours(1));
+            let workspace = Workspace::new(setup, |builder| builder);
+            workspace.stick(Fault::Slow(millis(700)));
+            let path = workspace.mount.path("token");
+            let reader = std::thread::spawn(move || fs::read(path));
+            eventually("it waits", secs(5), || {
+                (workspace.demo.ledger().counts().platform.requests > 0).then_some(())
+            });
+            kill_worker(&workspace.mount);
+            let token = reader.join().unwrap().unwrap();
+            assert_eq!(workspace.demo.ledger().verdict(&token), Verdict::Live);
+        },
+    );
+    section.says("An upgrade fails no open either.", || {
+        let reader = read_often(&path);
+        let place = mount.daemon.mountpoint().to_str().unwrap().to_owned();
+        tokenfs_run(&mount.dir, &["upgrade", &place]).ok();
+        reader.join().unwrap();
+    });
+    section.says(
+        "When the supervisor dies, everything fails with `ENOTCONN` until the next start.",
+        || {
+            kill(mount.daemon.pid(), Signal::SIGKILL).unwrap();
+            mount.daemon.process().wait(secs(5));
+            eventually("readers get an error", secs(5), || {
+                let error = fs::read(&path).err()?;
+                assert_eq!(error.raw_os_error(), Some(Errno::ENOTCONN as i32));
+                Some(())
+            });
+            assert_eq!(fails(fs::read(mount.path("status.json"))), Errno::ENOTCONN);
+            mount.daemon = Daemon::at(&mount.dir).args(["--made-up", "1h"]).start();
+            is_token(&fs::read(&path).unwrap());
+        },
+    );
+    section.says(
+        "`umount` fails with `EBUSY` while a file is open, and `umount -l` ends the daemon when the \
+         last is closed.",
+        || {
+            let held = File::open(&path).unwrap();
+            let root = mount.daemon.mountpoint().to_owned();
+            assert_eq!(umount2(&root, MntFlags::empty()), Err(Errno::EBUSY));
+            umount2(&root, MntFlags::MNT_DETACH).unwrap();
+            drop(held);
+            assert_eq!(mount.daemon.process().wait(secs(10)).code(), Some(0));
+        },
+    );
+}
