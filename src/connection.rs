@@ -2,6 +2,7 @@
 
 pub mod companion;
 pub mod handover;
+pub mod manager;
 pub mod mount;
 pub mod mountinfo;
 pub mod rotation;

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::oneshot;
 
 use crate::connection::companion::{Answer, Companion};
+use crate::connection::manager;
 use crate::fs::access::Access;
 use crate::fs::counters::Counters;
 use crate::fs::metrics;
@@ -87,6 +88,7 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
         rand::random(),
     );
     let mut wishes = wishes::Wishes::new(&setup.directory, token.clone())?;
+    let mountpoint = setup.directory.mountpoint().to_owned();
     let keeper = Keeper {
         directory: setup.directory,
         access: setup.access,
@@ -119,9 +121,11 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
         Ok::<_, io::Error>(())
     };
     let keeper = thread::Builder::new().name("files".into()).spawn(keep)?;
+    manager::ready(&mountpoint);
     if companion.ready(Backend::Files) != Answer::Stop {
         listen(signals, companion, &mut wishes, &ended)?;
     }
+    manager::stopping();
     // It may have ended.
     stop.send(()).ok();
     keeper.join().map_err(|_| io::Error::other("the thread that keeps the files failed"))?

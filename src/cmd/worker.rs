@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
+use rustix::fs::{MemfdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps};
@@ -117,7 +117,7 @@ pub(super) fn config(
 /// The configuration in memory that nobody can change, for a worker to inherit.
 pub(super) fn write(config: &WorkerConfig) -> anyhow::Result<OwnedFd> {
     let text = Zeroizing::new(serde_json::to_vec(config)?);
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = memfd_create(c"molecule-tokenfs-config", flags)?;
     let mut rest = text.as_slice();
     while !rest.is_empty() {

@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::companion::{Answer, Companion};
 use crate::connection::handover::Message;
+use crate::connection::manager;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
@@ -336,6 +337,7 @@ impl Supervisor {
 
     /// Lets the worker answer everybody who waits, and ends it.
     fn stop(&mut self) {
+        manager::stopping();
         self.drop_candidate();
         let Some(mut worker) = self.worker.take() else { return };
         if worker.channel.send(Message::Stop).is_ok() {
@@ -379,6 +381,9 @@ impl Supervisor {
                 Message::Ready => {
                     let is_first = self.init_answer.is_none();
                     self.worker_is_ready()?;
+                    if is_first {
+                        manager::ready(self.setup.mount.target());
+                    }
                     if is_first && let Some(end) = self.answer(companion.ready(Backend::Fuse)) {
                         return Ok(Some(end));
                     }

@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mm::{MlockFlags, mlock_with};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -200,7 +201,7 @@ impl State {
     /// Where the system refuses the memory; without it nothing can be served.
     pub fn create(sources: Vec<&'static str>, views: Vec<u8>) -> std::io::Result<Self> {
         let memory =
-            memfd_create(c"molecule-tokenfs", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+            memfd_create(c"molecule-tokenfs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap_or(i64::MAX))?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
@@ -268,9 +269,8 @@ impl State {
     fn keep_in_memory(address: NonNull<c_void>) {
         // SAFETY: the range is this value's own mapping.
         let locked =
-            unsafe { libc::mlock2(address.as_ptr(), size_of::<Shared>(), libc::MLOCK_ONFAULT) };
-        if locked != 0 {
-            let error = std::io::Error::last_os_error();
+            unsafe { mlock_with(address.as_ptr(), size_of::<Shared>(), MlockFlags::ONFAULT) };
+        if let Err(error) = locked {
             tracing::warn!(
                 "cannot lock the memory that holds tokens, so they could be swapped out: {error}; \
                  raise the limit (ulimit -l 8192) or turn swap off"
@@ -734,7 +734,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_state_is_refused() {
-        let memory = memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap();
+        let memory = memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap();
         assert!(State::adopt(memory.try_clone().unwrap(), vec![], vec![]).is_err());
         nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap()).unwrap();
         assert!(State::adopt(memory, vec![], vec![]).is_err(), "no magic");

@@ -4,10 +4,12 @@ use std::os::fd::AsFd;
 
 use super::{KILL_LIMIT, Supervisor};
 use crate::connection::handover::Message;
+use crate::connection::manager;
 use crate::time::{Clock, SystemClock};
 
 impl Supervisor {
     pub(super) fn upgrade(&mut self) {
+        manager::reloading();
         self.drop_candidate();
         let started = (self.newer)().and_then(|newer| {
             let candidate = self.start(&newer.candidate, SystemClock.now().boot)?;
@@ -80,5 +82,6 @@ impl Supervisor {
             Err(why) => tracing::warn!("the worker stays as it is; the newer one: {why}"),
         }
         self.setup.state.set_last_upgrade(SystemClock.now().wall, outcome);
+        manager::ready(self.setup.mount.target());
     }
 }

@@ -1,0 +1,193 @@
+"""Tokens that are always fresh, from a molecule-tokenfs mount.
+
+``token()`` gives one that is valid now: call it at each use, and never keep what it gives.
+``install()`` makes git, gh and whatever else this process starts use the mount: call it once, before
+the process starts anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import shutil
+import stat
+import sysconfig
+from pathlib import Path
+from typing import Iterator, List, MutableMapping, Optional, Union
+
+__all__ = [
+    "Denied",
+    "Expired",
+    "NoToken",
+    "NotMounted",
+    "Rejected",
+    "TimedOut",
+    "TokenError",
+    "install",
+    "token",
+]
+
+AnyPath = Union[str, "os.PathLike[str]"]
+
+_MOUNTPOINT = "MOLECULE_TOKENFS_MOUNTPOINT"
+_SYSTEM = "/run/molecule/token"
+
+
+class TokenError(OSError):
+    """There is no token. ``errno`` and ``filename`` are those of the refused open, ``strerror`` says
+    why in words, ``remedy`` what to do about it."""
+
+    remedy = "see how things stand: molecule-tokenfs status"
+
+    def __str__(self) -> str:
+        name = errno.errorcode.get(self.errno or 0, str(self.errno))
+        return f"{self.strerror} ({self.filename}: {name}); {self.remedy}"
+
+
+class NotMounted(TokenError):
+    """Nothing is mounted where it was looked for, or the daemon behind the mount is gone."""
+
+    remedy = "mount the tokens: molecule-tokenfs mount --background"
+
+
+class NoToken(TokenError):
+    """No source has given a token yet."""
+
+
+class Expired(TokenError):
+    """The last token ran out, and no source gives a new one."""
+
+
+class Rejected(TokenError):
+    """The source refuses to give a token."""
+
+
+class TimedOut(TokenError):
+    """No token came before the open's deadline: try again."""
+
+
+class Denied(TokenError):
+    """This user may not read the token."""
+
+    remedy = "read it as its owner, or mount with --owner or --mode for this user"
+
+
+_ERRORS = {
+    errno.ENOENT: (NotMounted, "no tokens are mounted"),
+    errno.ENOTDIR: (NotMounted, "no tokens are mounted"),
+    errno.ENOTCONN: (NotMounted, "the daemon that served the tokens is gone"),
+    errno.ENOKEY: (NoToken, "no source has given a token yet"),
+    errno.EKEYEXPIRED: (Expired, "the last token ran out and no source gives a new one"),
+    errno.EKEYREJECTED: (Rejected, "the source refuses to give a token"),
+    errno.ETIMEDOUT: (TimedOut, "no token came before the open's deadline"),
+    errno.EACCES: (Denied, "this user may not read the token"),
+}
+
+
+def token(mountpoint: Optional[AnyPath] = None) -> str:
+    """A token that is valid now. Use it at once; the next use asks again.
+
+    The mount is ``mountpoint``, else ``$MOLECULE_TOKENFS_MOUNTPOINT``, else the first of
+    ``/run/molecule/token`` and ``$XDG_RUNTIME_DIR/molecule/token`` that is there.
+
+    Raises a ``TokenError`` within the mount's deadline (five seconds by default) if there is none.
+    """
+    path = _token_file(mountpoint, os.environ)
+    try:
+        return path.read_bytes().decode("ascii")
+    except OSError as error:
+        raise _explained(error, path) from None
+
+
+def install(
+    environ: Optional[MutableMapping[str, str]] = None, mountpoint: Optional[AnyPath] = None
+) -> Path:
+    """Wires git and gh in the environment of this process, and so of all that it starts from now
+    on; gives the token's file. A second call changes nothing more.
+
+    - git (2.31 or newer) asks the mount for the credentials of each host in
+      ``$MOLECULE_TOKENFS_HOST``, else of github.com, through ``GIT_CONFIG_COUNT``; helpers from
+      files, which could save a token, are passed over for these hosts;
+    - gh, by the shim in this package, which becomes the first in ``PATH``, and ``GH_TOKEN_FILE``;
+    - a ``GH_TOKEN`` or ``GITHUB_TOKEN`` that is an installation token (``ghs_``) is removed: it is
+      dead an hour after it was made, and programs would prefer it. Your own tokens stay.
+
+    Reads no token, so it may be called before the workspace has registered. Raises ``NotMounted``
+    if there is no mount; nothing is changed then.
+    """
+    environ = os.environ if environ is None else environ
+    path = _token_file(mountpoint, environ)
+    try:
+        path.stat()
+    except OSError as error:
+        raise _explained(error, path) from None
+    if mountpoint is not None:
+        environ[_MOUNTPOINT] = os.path.abspath(mountpoint)
+    environ["GH_TOKEN_FILE"] = str(path)
+    shims = str(Path(__file__).resolve().parent / "shims")
+    search = environ.get("PATH", os.defpath).split(os.pathsep)
+    environ["PATH"] = os.pathsep.join([shims] + [entry for entry in search if entry != shims])
+    _add_to_git(environ, list(_git_settings(environ)))
+    for name in ("GH_TOKEN", "GITHUB_TOKEN"):
+        if environ.get(name, "").startswith("ghs_"):
+            del environ[name]
+    return path
+
+
+def _token_file(mountpoint: Optional[AnyPath], environ: MutableMapping[str, str]) -> Path:
+    named = mountpoint or environ.get(_MOUNTPOINT)
+    candidates = [Path(named) if named else Path(_SYSTEM)]
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if not named and os.path.isabs(runtime):
+        candidates.append(Path(runtime, "molecule/token"))
+    for candidate in candidates:
+        # A mount is a directory of views, or a single file, which is never empty.
+        for path in (candidate / "token", candidate):
+            try:
+                found = path.stat()
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    continue
+                return path  # a dead or closed mount, too: opening it says what is wrong
+            if stat.S_ISREG(found.st_mode) and found.st_size > 0:
+                return path
+    return candidates[0] / "token"
+
+
+def _explained(error: OSError, path: Path) -> TokenError:
+    kind, sentence = _ERRORS.get(error.errno or 0, (TokenError, error.strerror or str(error)))
+    return kind(error.errno, sentence, str(path))
+
+
+def _git_settings(environ: MutableMapping[str, str]) -> Iterator[List[str]]:
+    program = shutil.which("molecule-tokenfs", path=environ["PATH"]) or os.path.join(
+        sysconfig.get_path("scripts"), "molecule-tokenfs"
+    )
+    hosts = environ.get("MOLECULE_TOKENFS_HOST") or "github.com"
+    for host in filter(None, (host.strip() for host in hosts.split(","))):
+        helper = f"!{shlex.quote(program)} git-credential --host {shlex.quote(host)}"
+        for protocol in ("https", "http") if _is_loopback(host) else ("https",):
+            key = f"credential.{protocol}://{host}.helper"
+            # The empty one resets those before it.
+            yield from ([key, ""], [key, helper])
+    # git-lfs would hold one token over a whole transfer.
+    yield ["lfs.cachecredentials", "false"]
+
+
+def _is_loopback(host: str) -> bool:
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name in ("localhost", "[::1]") or name.startswith("127.")
+
+
+def _add_to_git(environ: MutableMapping[str, str], settings: List[List[str]]) -> None:
+    # git-config(1), GIT_CONFIG_COUNT. What somebody else put there stays, before ours.
+    count = int(environ.get("GIT_CONFIG_COUNT") or 0)
+    names = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
+    there = [[environ.get(f"{name}{n}", "") for name in names] for n in range(count)]
+    if there[-len(settings) :] == settings:
+        return
+    for n, setting in enumerate(settings, start=count):
+        for name, text in zip(names, setting):
+            environ[f"{name}{n}"] = text
+    environ["GIT_CONFIG_COUNT"] = str(count + len(settings))
