@@ -223,8 +223,8 @@ fn a_reader_is_told_where_no_mount_was_found() {
             hint: mount them: molecule-tokenfs mount --background
             exit code 3
             ");
-        insta::assert_snapshot!(run_with(&dir, &environment, &["wait", "--for", "10ms"]), @r"
-            error: no token could be read within 10ms
+        insta::assert_snapshot!(run_with(&dir, &environment, &["wait", "--for", "500ms"]), @r"
+            error: no token could be read within 500ms
               caused by: no tokens are mounted (DIR/nowhere: it does not exist)
             hint: mount them: molecule-tokenfs mount --background
             exit code 3
