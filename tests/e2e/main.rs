@@ -7,6 +7,7 @@ mod gh;
 mod git;
 mod lfs;
 mod loops;
+mod old_names;
 mod places;
 #[path = "../support/mod.rs"]
 mod support;

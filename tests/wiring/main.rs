@@ -10,6 +10,7 @@
 )]
 
 mod credential_helper;
+mod old_names;
 mod setup_gh;
 mod setup_git;
 mod shim;

@@ -1,0 +1,177 @@
+//! An image that calls the old names, as its ordinary user: the two scripts mount the tokens, and keep
+//! git, gh and what reads `~/.gh_token` alive.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use molecule_tokenfs::demo::Demo;
+use molecule_tokenfs::demo::faults::{Fault, Service};
+use molecule_tokenfs::demo::ledger::Verdict;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::daemon::PROGRAM;
+use crate::support::dir::TestDir;
+use crate::support::namespace::sandboxed;
+use crate::support::process::{Finished, ORDINARY, Process, User, command, run};
+use crate::support::{eventually, secs};
+use crate::world::{platform, programs};
+
+/// The home of the ordinary user of an image, with the two scripts where images have them.
+struct Image {
+    demo: Demo,
+    dir: TestDir,
+    scripts: PathBuf,
+}
+
+impl Image {
+    /// Call it in `sandboxed` only.
+    fn new() -> Self {
+        let dir = TestDir::new();
+        let demo = platform(&dir, secs(3600));
+        let scripts = dir.folder("app/scripts");
+        for name in ["molecule-git-token-helper.sh", "molecule-gh-token-refresh.sh"] {
+            fs::copy(crate::world::script(name), scripts.join(name)).unwrap();
+        }
+        symlink(PROGRAM, dir.folder("bin").join("molecule-tokenfs")).unwrap();
+        dir.folder("home");
+        dir.give_to(ORDINARY);
+        Self { demo, dir, scripts }
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = command(program, User::Number(ORDINARY));
+        command.env("HOME", self.dir.join("home")).current_dir(self.dir.join("home"));
+        command.env("PATH", format!("{}:/usr/bin:/bin", self.dir.join("bin").display()));
+        command.env("PLATFORM_URL", self.demo.url()).env("CONFIGS_DIR", self.dir.join("configs"));
+        command.env("WORKSPACE_ID", &self.demo.address().workspace_id);
+        command.env("GIT_CONFIG_NOSYSTEM", "1");
+        // gh's name for a mock.
+        command.env("MOLECULE_TOKENFS_HOST", format!("{},github.localhost", self.demo.host()));
+        command
+    }
+
+    fn helper(&self, action: &str) -> Finished {
+        let mut command = self.command("sh");
+        command.arg(self.scripts.join("molecule-git-token-helper.sh")).arg(action);
+        run(command, &self.dir, secs(30))
+    }
+
+    /// Ends the daemon that serves, whoever started it.
+    fn end_the_daemon(&self) {
+        let status = self.dir.join("home/.molecule-token-cache/token/status.json");
+        let mut cat = self.command("cat");
+        cat.arg(&status);
+        let text = run(cat, &self.dir, secs(10)).stdout;
+        let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return };
+        let process = status.get("supervisor_pid").and_then(serde_json::Value::as_i64).unwrap();
+        let process = Pid::from_raw(process.try_into().unwrap());
+        kill(process, Signal::SIGTERM).unwrap();
+        eventually("the daemon has ended", secs(10), || kill(process, None).is_err().then_some(()));
+    }
+
+    fn is_live(&self, token: &str) -> bool {
+        self.demo.ledger().verdict(token.trim_end().as_bytes()) == Verdict::Live
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.end_the_daemon();
+    }
+}
+
+#[test]
+fn the_helper_mounts_answers_git_and_wires_gh() {
+    sandboxed(secs(90), || {
+        let image = Image::new();
+        let first = image.helper("_fetch_token").ok();
+        assert!(image.is_live(&first), "{first}");
+        assert_eq!(
+            image.helper("get").ok(),
+            format!("username=x-access-token\npassword={first}\n")
+        );
+        assert_eq!(image.demo.ledger().counts().platform.requests, 1, "the mount stays");
+
+        let refreshed = image.helper("_refresh_gh");
+        assert_eq!(refreshed.status.code(), Some(0), "{refreshed:?}");
+        assert_eq!(refreshed.stdout, "");
+        assert!(
+            refreshed.stderr.ends_with("_refresh_gh: token refreshed successfully\n"),
+            "{refreshed:?}"
+        );
+        let home = image.dir.join("home");
+        let mut cat = image.command("cat");
+        cat.arg(home.join(".gh_token"));
+        let second = run(cat, &image.dir, secs(10)).ok();
+        assert!(second != first.trim_end() && image.is_live(&second), "{second}");
+        for link in [".gh_token", ".config/gh/hosts.yml"] {
+            assert!(home.join(link).is_symlink(), "{link}");
+        }
+
+        let url = image.demo.create_repository("old.git").unwrap();
+        let key = format!("credential.{}.helper", image.demo.url());
+        let helper = format!("!{}", image.scripts.join("molecule-git-token-helper.sh").display());
+        let mut git = image.command(&programs("git")[0]);
+        git.args(["-c", &format!("{key}={helper}"), "ls-remote", &url, "HEAD"]);
+        assert!(run(git, &image.dir, secs(20)).ok().contains("HEAD"));
+        let mut gh = image.command(&programs("gh")[0]);
+        gh.args(["api", "/user"]).env("GH_HOST", "github.localhost");
+        run(gh, &image.dir, secs(20)).ok();
+        assert_eq!(image.demo.ledger().counts().service("rest").live, 1);
+
+        image.demo.faults().stick(Service::Platform, Some(Fault::Status(500)));
+        let failed = image.helper("_refresh_gh");
+        assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+        assert!(failed.stderr.ends_with("_refresh_gh: API fetch failed\n"), "{failed:?}");
+        assert_eq!(image.helper("_fetch_token").ok().trim_end(), second, "it is still served");
+    });
+}
+
+#[test]
+fn the_daemon_mounts_refreshes_and_ends_with_the_mount() {
+    sandboxed(secs(120), || {
+        let image = Image::new();
+        let start = |name: &str| {
+            let mut daemon = image.command("sh");
+            daemon.arg(image.scripts.join("molecule-gh-token-refresh.sh"));
+            daemon.env("TOKEN_REFRESH_INITIAL_DELAY_SEC", "1");
+            daemon.env("TOKEN_REFRESH_INTERVAL_SEC", "1");
+            Process::start(daemon, name, &image.dir)
+        };
+        let token = image.dir.join("home/.gh_token");
+        for (round, signal) in [Some(Signal::SIGTERM), None].into_iter().enumerate() {
+            let mut process = start(&format!("refresh-{round}"));
+            let log = eventually("it has refreshed twice", secs(30), || {
+                let log = process.stderr();
+                assert!(process.ended().is_none(), "{log}");
+                log.contains("Z refresh succeeded").then_some(log)
+            });
+            let lines: Vec<_> =
+                log.lines().filter(|line| line.starts_with("[molecule-gh")).collect();
+            for (line, end) in lines.iter().zip([
+                "starting (interval=1s, initial_delay=1s)",
+                "initial token refresh",
+                "initial refresh succeeded",
+                "periodic token refresh",
+                "refresh succeeded",
+            ]) {
+                assert!(line.ends_with(end), "{line}: {end}");
+            }
+            assert!(process.stdout().contains("_refresh_gh: token refreshed successfully"));
+            assert!(token.is_symlink() && fs::exists(&token).unwrap());
+            let code = if let Some(signal) = signal {
+                process.signal(signal);
+                process.wait(secs(10)).code()
+            } else {
+                image.end_the_daemon();
+                process.wait(secs(20)).code()
+            };
+            assert_eq!(code, Some(if signal.is_some() { 143 } else { 0 }), "{}", process.stderr());
+            assert!(!fs::exists(&token).unwrap(), "the mount is gone");
+        }
+    });
+}
