@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::companion::{Answer, Companion};
 use crate::connection::manager;
+use crate::connection::supervisor::End;
 use crate::fs::access::Access;
 use crate::fs::counters::Counters;
 use crate::fs::metrics;
@@ -63,11 +64,11 @@ pub struct Setup {
     pub identity: Identity,
 }
 
-/// Serves until the companion says stop. Nothing is left then.
+/// Serves until the companion says stop, or somebody takes the files away. Nothing is left then.
 ///
 /// # Errors
 /// Where the first files cannot be written, or the system has no threads or descriptors left.
-pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<()> {
+pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let counters = Arc::new(Counters::default());
     let metered = |source: SourceConfig| {
@@ -122,13 +123,15 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
     };
     let keeper = thread::Builder::new().name("files".into()).spawn(keep)?;
     manager::ready(&mountpoint);
-    if companion.ready(Backend::Files) != Answer::Stop {
-        listen(signals, companion, &mut wishes, &ended)?;
-    }
+    let end = match companion.ready(Backend::Files) {
+        Answer::Stop => End::Stopped,
+        _ => listen(signals, companion, &mut wishes, &ended)?,
+    };
     manager::stopping();
     // It may have ended.
     stop.send(()).ok();
-    keeper.join().map_err(|_| io::Error::other("the thread that keeps the files failed"))?
+    keeper.join().map_err(|_| io::Error::other("the thread that keeps the files failed"))??;
+    Ok(end)
 }
 
 /// Hears signals and wishes until the companion says stop, or the keeper has ended.
@@ -137,7 +140,7 @@ fn listen(
     companion: &mut dyn Companion,
     wishes: &mut wishes::Wishes,
     ended: &io::PipeReader,
-) -> io::Result<()> {
+) -> io::Result<End> {
     loop {
         let mut events = [
             PollFd::new(signals, PollFlags::IN),
@@ -151,12 +154,12 @@ fn listen(
         }
         let [_, _, end] = events.map(|event| !event.revents().is_empty());
         if end {
-            return Ok(());
+            return Ok(End::Stopped);
         }
         while let Ok(Some(info)) = signals.read_signal() {
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
             match signal.map(|signal| companion.signal(signal, &mut |_| false)) {
-                Some(Answer::Stop) => return Ok(()),
+                Some(Answer::Stop) => return Ok(End::Stopped),
                 Some(Answer::Refresh) => wishes.fetch(),
                 Some(Answer::Upgrade) => {
                     tracing::warn!("files cannot be handed over: end this and start it again");
@@ -164,7 +167,9 @@ fn listen(
                 Some(Answer::GoOn) | None => {}
             }
         }
-        wishes.hear();
+        if !wishes.hear() {
+            return Ok(End::Unmounted);
+        }
     }
 }
 

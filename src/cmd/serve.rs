@@ -155,8 +155,7 @@ pub fn serve(
             },
         }
     };
-    serve_files(args, settings, target, why, signals, companion)?;
-    Ok(End::Stopped)
+    serve_files(args, settings, target, why, signals, companion)
 }
 
 fn serve_files(
@@ -166,7 +165,7 @@ fn serve_files(
     why: String,
     signals: &SignalFd,
     companion: &mut dyn Companion,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let access = settings.access();
     let allow_disk = settings.allow_disk.value;
     let directory = Directory::open(target, access, &settings.memory(), allow_disk)
@@ -183,10 +182,9 @@ fn serve_files(
         views: config.fs.views,
         identity: Identity { backend: Backend::Files, why_files: Some(why), ..config.identity },
     };
-    files::serve(setup, signals, companion)
+    let end = files::serve(setup, signals, companion)
         .with_context(|| format!("cannot serve files at {}", target.display()))?;
-    tracing::info!("ended: it was told to");
-    Ok(())
+    Ok(ended(end))
 }
 
 fn serve_mount(
@@ -221,11 +219,15 @@ fn serve_mount(
             SupervisorError::Mount(error) => anyhow::Error::new(error),
             error => error.into(),
         })?;
+    Ok(ended(end))
+}
+
+fn ended(end: End) -> End {
     match end {
         End::Stopped => tracing::info!("ended: it was told to"),
         End::Unmounted => tracing::info!("ended: somebody unmounted it"),
     }
-    Ok(end)
+    end
 }
 
 /// Adds to an error of mounting what to do about it.

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
-use rustix::process::{
-    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal,
-};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use crate::connection::mount::MountError;
 use crate::connection::mountinfo;
-use crate::files::directory::{MARKER, PREFIX, empty};
+use crate::files::directory::{MARKER, PAGES, PREFIX, empty, entries};
+use crate::time::{Clock, SystemClock};
 
-/// How long a daemon may take to end.
+/// How long a daemon may take to remove its files.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A directory of files that some daemon made.
 pub struct Found {
@@ -109,35 +109,42 @@ impl Found {
         }
     }
 
-    /// Ends the daemon that serves it, and waits until it has ended.
+    /// Takes the files away: whoever serves them sees that the marker is gone, and removes the rest.
     ///
     /// # Errors
-    /// [`MountError::System`] where this user may not, [`MountError::Stuck`] where it does not end.
+    /// [`MountError::NotOurs`] where this user may not, [`MountError::Stuck`] where nobody removes them.
     pub fn end(&self, mountpoint: &Path) -> Result<(), MountError> {
         let target = mountpoint.to_owned();
-        let pid = match self.holder() {
-            Holder::Process(pid) => pid,
-            Holder::Unknown => return Err(MountError::NotOurs { target }),
-            Holder::Nobody => {
+        let Some(directory) = self.directory.as_ref().filter(|_| self.marker.is_some()) else {
+            if self.holder() == Holder::Nobody {
                 self.remove();
                 return Ok(());
             }
+            return Err(MountError::NotOurs { target });
         };
-        let cannot = |error: rustix::io::Errno| {
-            let errno = nix::errno::Errno::from_raw(error.raw_os_error());
-            MountError::system(format!("end the daemon (process {pid})"), errno)
-        };
-        let process = pidfd_open(pid, PidfdFlags::empty()).map_err(cannot)?;
-        // The number could have gone to another process before it was opened.
-        if self.holder() != Holder::Process(pid) {
+        if self.holder() == Holder::Nobody {
+            self.remove();
             return Ok(());
         }
-        pidfd_send_signal(&process, Signal::TERM).map_err(cannot)?;
-        let limit = Timespec::try_from(PATIENCE).ok();
-        match poll(&mut [PollFd::new(&process, PollFlags::IN)], limit.as_ref()) {
-            Ok(0) => Err(MountError::Stuck { target }),
-            _ => Ok(()),
+        rustix::fs::unlinkat(directory, MARKER, AtFlags::empty()).map_err(|error| {
+            let errno = nix::errno::Errno::from_raw(error.raw_os_error());
+            MountError::system(format!("remove {}", self.path.join(MARKER).display()), errno)
+        })?;
+        let deadline = SystemClock.now().boot.saturating_add(PATIENCE);
+        while entries(directory).iter().any(|name| PAGES.contains(&name.as_str())) {
+            if SystemClock.now().boot >= deadline {
+                return Err(MountError::Stuck { target });
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
+        // The directory and the link go right after the files.
+        while self.link.as_ref().is_some_and(|link| link.is_symlink()) {
+            if SystemClock.now().boot >= deadline {
+                break;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 }
 

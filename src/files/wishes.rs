@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::files::directory::{Directory, REFRESH};
+use crate::files::directory::{Directory, MARKER, REFRESH};
 use crate::refresh::{Handle, Wish};
 use crate::time::{Clock, SystemClock};
 
@@ -24,6 +25,7 @@ const TRY_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Wishes {
     file: File,
     inotify: Inotify,
+    marker: PathBuf,
     token: Handle,
     /// Until when a fetch that came too soon is still wanted (boot clock).
     postponed: Option<Duration>,
@@ -34,8 +36,12 @@ impl Wishes {
     pub(super) fn new(directory: &Directory, token: Handle) -> io::Result<Self> {
         let file = directory.make_refresh()?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        inotify.add_watch(&directory.path().join(REFRESH), AddWatchFlags::IN_CLOSE_WRITE)?;
-        Ok(Self { file, inotify, token, postponed: None })
+        let path = directory.path();
+        inotify.add_watch(&path.join(REFRESH), AddWatchFlags::IN_CLOSE_WRITE)?;
+        // Its removal is a change of the number of its links.
+        let marker = path.join(MARKER);
+        inotify.add_watch(&marker, AddWatchFlags::IN_ATTRIB)?;
+        Ok(Self { file, inotify, marker, token, postponed: None })
     }
 
     /// Readable when somebody has written.
@@ -48,15 +54,19 @@ impl Wishes {
         self.postponed.map(|_| TRY_EVERY)
     }
 
-    /// Does what was written, if anything was.
-    pub(super) fn hear(&mut self) {
+    /// Does what was written, if anything was. False where somebody took the files away.
+    pub(super) fn hear(&mut self) -> bool {
         let has_news = self.inotify.read_events().is_ok();
+        if has_news && !self.marker.exists() {
+            return false;
+        }
         if has_news && let Err(error) = self.read() {
             tracing::warn!("cannot read what was written into {REFRESH}: {error}");
         }
         if self.postponed.is_some() {
             self.fetch();
         }
+        true
     }
 
     fn read(&mut self) -> io::Result<()> {

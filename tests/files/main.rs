@@ -12,6 +12,7 @@ mod support;
 mod commands;
 mod lifecycle;
 mod place;
+mod run;
 mod views;
 
 use std::fs;
