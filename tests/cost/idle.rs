@@ -8,12 +8,12 @@ use molecule_tokenfs::demo::ledger::Verdict;
 use molecule_tokenfs::demo::{Demo, Setup};
 use serde_json::json;
 
-use crate::processes::{proportional_set_size, thread_count, wake_ups};
 use crate::subjects::processes_of;
 use crate::support::claim::{Claim, assert_all};
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
+use crate::support::processes::{proportional_set_size, thread_count, wake_ups};
 use crate::support::secs;
 use crate::tls::Tls;
 use crate::wanted;

@@ -20,7 +20,6 @@ mod tls;
 mod helpers;
 mod idle;
 mod picture;
-mod processes;
 mod readers;
 mod report;
 mod subjects;
@@ -105,7 +104,7 @@ fn open_read_close(length: Length, cores: &Cores) -> Vec<Reads> {
         for &(place, readers) in &ways {
             cores.put(place, &servers);
             for subject in &subjects.all {
-                let cpu = || processes::cpu_time(&subject.servers);
+                let cpu = || support::processes::cpu_time(&subject.servers);
                 let block =
                     readers::measure(&subject.file, &subjects.content, readers, length.block, cpu);
                 blocks.next().unwrap().push(block);

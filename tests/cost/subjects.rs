@@ -9,10 +9,10 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
-use crate::processes;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::process::{Process, User, command, run};
+use crate::support::processes;
 use crate::support::{eventually, secs};
 
 pub const TMPFS: &str = "tmpfs";

@@ -18,7 +18,6 @@
 mod support;
 
 mod bound;
-mod processes;
 mod programs;
 mod rotations;
 mod waiting;

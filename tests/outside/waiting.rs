@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::processes::cpu_time;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command};
+use crate::support::processes::cpu_time;
 use crate::support::{eventually, millis, secs};
 use crate::{report, worker};
 

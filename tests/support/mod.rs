@@ -30,6 +30,7 @@ pub mod limit;
 pub mod namespace;
 pub mod picture;
 pub mod process;
+pub mod processes;
 pub mod wall_clock;
 
 use std::time::{Duration, Instant};

@@ -47,3 +47,8 @@ fn number(text: &str, key: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
     value.trim().trim_end_matches(" kB").parse().expect("a number")
 }
+
+/// How many descriptors a process has open.
+pub fn descriptors(process: i32) -> usize {
+    fs::read_dir(format!("/proc/{process}/fd")).expect("its descriptors").count()
+}
