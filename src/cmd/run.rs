@@ -41,7 +41,8 @@ pub struct RunArgs {
     pub user: Option<String>,
 
     /// Where to mount; missing directories are made, and removed at the end [default:
-    /// /run/molecule/token for root, else $XDG_RUNTIME_DIR/molecule/token]
+    /// /run/molecule/token for root, else $XDG_RUNTIME_DIR/molecule/token, else
+    /// ~/.molecule-tokenfs/token]
     #[arg(long, value_name = "PATH")]
     pub mountpoint: Option<PathBuf>,
 
@@ -71,7 +72,7 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     let user = args.user.as_deref().map(Identity::parse).transpose()?;
     args.serve.default_owner = args.serve.default_owner.or(user.as_ref().map(|user| user.uid));
     let settings = args.serve.load()?;
-    let target = args.mountpoint.clone().map_or_else(config::default_mountpoint, Ok)?;
+    let target = args.mountpoint.clone().map_or_else(default_mountpoint, Ok)?;
     let target = std::path::absolute(target).context("cannot tell the current directory")?;
     observe::init(&settings.log_level.value);
     for warning in &settings.warnings {
@@ -106,6 +107,15 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         served?;
     }
     init.outcome().map(ExitCode::from)
+}
+
+/// Where nobody says where. The ordinary user of an image rarely has an `XDG_RUNTIME_DIR`; the command is
+/// told where the tokens are, so that any place will do.
+fn default_mountpoint() -> anyhow::Result<PathBuf> {
+    config::default_mountpoint().or_else(|error| match config::env("HOME") {
+        Some(home) => Ok(Path::new(&home).join(".molecule-tokenfs/token")),
+        None => Err(error),
+    })
 }
 
 /// What is taken back when the command has ended.

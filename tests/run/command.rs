@@ -4,9 +4,10 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::sandboxed;
-use crate::support::process::{ORDINARY, Process, run};
+use crate::support::process::{ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
 use crate::{MOUNTPOINT, own_root, run_with};
 
@@ -143,10 +144,7 @@ fn a_token_of_the_environment_is_the_fall_back() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();
         own_root(&dir);
-        let mut command = crate::support::process::command(
-            crate::support::daemon::PROGRAM,
-            crate::support::process::User::Own,
-        );
+        let mut command = command(PROGRAM, User::Own);
         command.args(["run", "--no-system-wide", "--configs-dir"]).arg(dir.join("configs"));
         command.args(["--platform-url", "http://127.0.0.1:9"]);
         command.args(["--", "sh", "-c", "echo ${GITHUB_TOKEN-none}; cat $GH_TOKEN_FILE"]);
@@ -205,5 +203,37 @@ fn a_read_only_root_is_no_reason_to_give_up() {
         }
         assert!(told.ok().starts_with("ghs_"));
         assert_eq!(mounts_below(MOUNTPOINT.as_ref()).len(), 0);
+    });
+}
+
+#[test]
+fn where_fuse_cannot_be_had_the_tokens_are_files() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        own_root(&dir);
+        let script = "until cat $GH_TOKEN_FILE 2>/dev/null; do sleep 0.05; done
+            stat -f -c %T $GH_TOKEN_FILE; (sleep 0.1 & ); sleep 0.3; exit 4";
+        let words = ["--backend", "files", "--user", "1000", "--", "sh", "-c", script];
+        let told = run(run_with(&dir, &words), &dir, secs(20));
+        assert_eq!(told.status.code(), Some(4), "{told:?}");
+        assert!(told.stdout.starts_with("ghs_") && told.stdout.ends_with("tmpfs\n"), "{told:?}");
+        assert!(!fs::exists("/run/molecule").unwrap(), "nothing is left");
+    });
+}
+
+#[test]
+fn an_ordinary_user_without_a_runtime_directory_has_the_tokens_at_home() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        own_root(&dir);
+        dir.give_to(ORDINARY);
+        let mut command = command(PROGRAM, User::Number(ORDINARY));
+        command.args(["run", "--made-up", "1m", "--", "sh", "-c"]);
+        command
+            .arg("until cat $GH_TOKEN_FILE 2>/dev/null; do sleep 0.05; done; echo; command -v gh");
+        command.env("HOME", dir.path()).current_dir(dir.path());
+        let told = run(command, &dir, secs(20)).ok();
+        assert!(told.starts_with("ghs_") && told.contains("molecule-tokenfs-bin-"), "{told}");
+        assert!(!dir.join(".molecule-tokenfs").exists(), "nothing is left");
     });
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::sandboxed;
 use crate::support::process::run;
@@ -153,5 +154,26 @@ fn the_command_goes_on_when_the_tokens_are_unmounted() {
         assert_eq!(container.outer.wait(secs(10)).code(), Some(6), "{}", container.outer.stderr());
         let told = container.outer.stderr();
         assert!(told.contains("the command goes on without tokens: they were unmounted"), "{told}");
+    });
+}
+
+#[test]
+fn an_upgrade_goes_on_for_the_user_of_the_command() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        own_root(&dir);
+        dir.give_to(1000);
+        let script = "echo ready; while [ ! -e stop ]; do sleep 0.05; done; cat $GH_TOKEN_FILE";
+        let words = ["--host", "ghe.example", "--user", "1000", "--", "sh", "-c", script];
+        let mut container = Container::start(&dir, &run_with(&dir, &words));
+        container.wait_for("ready");
+        let upgraded = run(container.enter(&[PROGRAM, "upgrade"]), &dir, secs(20));
+        assert!(upgraded.status.success(), "{upgraded:?}{}", container.outer.stderr());
+        let view = format!("{MOUNTPOINT}/netrc");
+        let netrc = run(container.enter(&["cat", &view]), &dir, secs(5)).ok();
+        assert!(netrc.starts_with("machine ghe.example "), "{netrc}");
+        dir.file("stop", "");
+        assert_eq!(container.outer.wait(secs(10)).code(), Some(0), "{}", container.outer.stderr());
+        assert!(container.said().starts_with("ready\nghs_"), "{}", container.said());
     });
 }

@@ -98,3 +98,15 @@ fn the_other_way_is_lines_that_a_shell_can_run() {
     let said = succeed(&mut home.command(["sh"]), &script);
     assert_eq!(said, format!("{}/gh||\n", home.mount().display()));
 }
+
+#[test]
+fn undo_puts_a_gh_back_that_had_moved_aside() {
+    let home = Home::new();
+    let shim = home.program("early/gh", &fs::read_to_string(script("gh")).unwrap());
+    let aside = home.program("early/gh.before-molecule-tokenfs", "theirs");
+    let undo = ["--undo", "--dir", home.path("early").to_str().unwrap()].map(str::to_owned);
+    let report = succeed(&mut setup(&home, &undo.each_ref().map(String::as_str)), "");
+    assert_eq!(report, format!("Put {} back, which had moved aside.\n", shim.display()));
+    assert_eq!(fs::read(&shim).unwrap(), b"theirs");
+    assert!(!aside.exists());
+}

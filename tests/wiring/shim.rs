@@ -220,6 +220,28 @@ fn the_real_gh_is_the_next_that_is_no_shim() {
 }
 
 #[test]
+fn a_gh_that_moved_aside_for_a_shim_takes_its_turn() {
+    for shell in SHELLS {
+        let home = home();
+        home.program(
+            "shim/gh.before-molecule-tokenfs",
+            "#!/bin/sh\nexec \"$HOME/real/gh\" aside \"$@\"\n",
+        );
+        let said = succeed(&mut gh(&home, shell, &["api"]), "");
+        assert!(said.contains("word=aside\nword=api\n"), "{said}");
+        // Also behind another shim, as in the command of `run`.
+        home.program("first/gh", &fs::read_to_string(script("gh")).unwrap());
+        let mut command =
+            home.command([shell, &[home.path("first/gh").to_str().unwrap(), "api"]].concat());
+        command.env("GH_TOKEN_FILE", home.token_file());
+        command.env("PATH", path(&home, &["first", "shim", "real"]));
+        let said = succeed(&mut command, "");
+        assert!(said.contains("word=aside\nword=api\n"), "{said}");
+        assert!(said.contains(&format!("GH_TOKEN={TOKEN}\n")), "{said}");
+    }
+}
+
+#[test]
 fn a_shim_that_lost_its_mark_still_knows_itself() {
     for shell in SHELLS {
         let home = home();
