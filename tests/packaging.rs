@@ -141,3 +141,36 @@ fn the_wheel_brings_the_very_scripts_of_the_project() {
         assert_eq!(fs::canonicalize(project(inside)).unwrap(), project(original), "{inside}");
     }
 }
+
+/// What follows this in a line of the document about containers.
+fn shown(start: &str) -> String {
+    let document = read("docs/CONTAINERS.md");
+    let line = document.lines().find_map(|line| line.strip_prefix(start));
+    line.unwrap_or_else(|| panic!("docs/CONTAINERS.md has no line that starts with {start:?}"))
+        .to_owned()
+}
+
+#[test]
+fn the_health_check_that_is_shown_is_well_with_a_mount_and_ill_without() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        let point = dir.join("token");
+        let shell = |line: &str| {
+            let mut shell = command("sh", User::Own);
+            shell.args(["-c", line]).env("PATH", path_with_program());
+            shell.env("MOLECULE_TOKENFS_MOUNTPOINT", &point);
+            run(shell, &dir, secs(10)).status
+        };
+        let health = shown("HEALTHCHECK CMD ");
+        let wait = shown("molecule-tokenfs wait ");
+        let wait = format!("molecule-tokenfs wait {}", wait.replace("60s", "1s"));
+        assert_eq!(shell(&health).code(), Some(1));
+        assert!(!shell(&wait).success());
+        let mut daemon = Daemon::at(&dir).mountpoint(&point).args(["--made-up", "1m"]).start();
+        assert!(shell(&health).success(), "nobody has asked yet");
+        assert!(shell(&wait).success());
+        assert!(shell(&health).success());
+        daemon.stop();
+        assert_eq!(shell(&health).code(), Some(1));
+    });
+}
