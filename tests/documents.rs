@@ -313,6 +313,32 @@ fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
 }
 
 #[test]
+fn the_figures_of_the_packages_are_those_of_their_evidence() {
+    let figures = evidence("packages.json");
+    let text = fs::read_to_string(root().join("docs/PACKAGES.md")).unwrap();
+    let (deb, tarball, program) = (&figures["deb"], &figures["tarball"], &figures["program"]);
+    for row in [
+        format!("| wheel | {} | ", grouped(&figures["wheel"]["bytes"])),
+        format!("| deb | {} | ", grouped(&deb["bytes"])),
+        format!("| tarball | {} | ", grouped(&tarball["bytes"])),
+        format!("{} reloads ", deb["reloads"]),
+        format!("during {} reads,", grouped(&deb["reads_meanwhile"])),
+        format!(
+            "glibc {} (built beside {})",
+            word(&tarball["glibc"]),
+            word(&tarball["glibc_here"])
+        ),
+        format!(
+            "{} bytes and asks for glibc {}.",
+            grouped(&program["bytes"]),
+            word(&program["needs_glibc"])
+        ),
+    ] {
+        assert!(text.contains(&row), "not in PACKAGES.md: {row}");
+    }
+}
+
+#[test]
 fn paths_and_links_are_found_in_a_text() {
     let text = "See `scripts/attic`, ./docs/old.md and tests/*.rs; not http://x/src/y or a/src/z.";
     assert_eq!(paths(text), ["scripts/attic", "docs/old.md", "tests/"]);
