@@ -1,5 +1,6 @@
 //! scripts/test leaves out what cannot be had here, says so, and never leaves out anything else.
 //! needs: root
+//! tests `where_fuse_cannot_be_used`, `where_everything_is_there` need: fuse
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

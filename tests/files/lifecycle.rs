@@ -10,7 +10,7 @@ use crate::support::daemon::{Daemon, tokenfs_run};
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::{eventually, secs};
-use crate::{in_memory, read, without_fuse};
+use crate::{in_memory, without_fuse};
 
 const LIFE: [&str; 2] = ["--made-up", "1m"];
 
@@ -55,6 +55,9 @@ fn it_says_what_it_took_and_why() {
             status.contains("plain files, without FUSE (there is no /dev/fuse here)"),
             "{status}"
         );
+        let doctor = tokenfs_run(&dir, &["doctor", daemon.mountpoint().to_str().unwrap()]).stdout;
+        assert!(doctor.contains("a directory, plain files in memory"), "{doctor}");
+        assert!(doctor.contains("plain files are served instead, which promise less"), "{doctor}");
         let metrics = fs::read_to_string(daemon.path("metrics.prom")).unwrap();
         assert!(metrics.contains("backend=\"files\""), "{metrics}");
     });
@@ -69,7 +72,11 @@ fn what_a_killed_daemon_leaves_is_named_and_the_next_start_cleans_it() {
         let shown = path.to_str().unwrap();
         for next in [&path, &other] {
             let mut daemon = Daemon::at(&dir).mountpoint(&path).args(["--made-up", "4s"]).start();
-            eventually("a token", secs(5), || read(&daemon.path("token")));
+            // The pages come after the views.
+            eventually("a token", secs(5), || {
+                let status = fs::read_to_string(daemon.path("status.json")).unwrap();
+                status.contains("\"state\": \"fresh\"").then_some(())
+            });
             daemon.process().signal(Signal::SIGKILL);
             daemon.process().wait(secs(5));
             let leftover = fs::read_link(&path).unwrap();
@@ -80,6 +87,11 @@ fn what_a_killed_daemon_leaves_is_named_and_the_next_start_cleans_it() {
             let status = tokenfs_run(&dir, &["status", shown]);
             assert_eq!(status.status.code(), Some(1), "{status:?}");
             assert!(status.stdout.contains("is gone: the last token is still good"), "{status:?}");
+            let doctor = tokenfs_run(&dir, &["doctor", shown]);
+            assert!(
+                doctor.stdout.contains("is gone, and left files, whose token dies"),
+                "{doctor:?}"
+            );
             let dead = eventually("get refuses the dead token", secs(15), || {
                 Some(tokenfs_run(&dir, &["get", shown])).filter(|get| !get.status.success())
             });

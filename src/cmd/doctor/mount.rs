@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::{Finding, Subject};
+use crate::cmd::reader::files;
 use crate::config::{Settings, default_mountpoint, find_mountpoint};
 use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
@@ -49,7 +50,9 @@ pub fn look(
     match alive(&mountpoint) {
         Health::Alive => {}
         Health::Dead => {
-            let sentence = format!("the daemon that served {shown} is gone, and left a dead mount");
+            let left =
+                if files::are_at(&mountpoint) { "files, whose token dies" } else { "a dead mount" };
+            let sentence = format!("the daemon that served {shown} is gone, and left {left}");
             let remedy = format!("molecule-tokenfs mount --background {shown}");
             let mut findings = vec![Finding::fail("mount", sentence, remedy)];
             findings.extend(bearer(settings));
@@ -89,11 +92,12 @@ pub fn look(
     (Served { mountpoint: Some(mountpoint), backend, fingerprint }, findings)
 }
 
-/// Plain files need no daemon to be looked at.
+/// Plain files need no daemon to be looked at, and do not live without one.
 fn alive(mountpoint: &Path) -> Health {
     let resolved = mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned());
     match mountinfo::topmost(&resolved) {
         Ok(Some(mount)) if mount.is_ours() => mountinfo::health(&resolved).0,
+        _ if files::are_deserted_at(mountpoint) => Health::Dead,
         _ => Health::Alive,
     }
 }

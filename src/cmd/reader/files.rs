@@ -81,19 +81,21 @@ fn token_status(mountpoint: &Path) -> Option<TokenStatus> {
     status.tokens.into_iter().next()
 }
 
-fn is_deserted(mountpoint: &Path) -> bool {
+/// Whether nobody keeps the files at a mountpoint any more.
+#[must_use]
+pub fn are_deserted_at(mountpoint: &Path) -> bool {
     Found::at(mountpoint).is_some_and(|found| found.holder() == Holder::Nobody)
 }
 
 /// While nothing has failed, a token is on its way.
 fn pays_to_wait(mountpoint: &Path) -> bool {
     let fails = |token: TokenStatus| token.last_failure.is_some() && !token.fetching;
-    !is_deserted(mountpoint) && !token_status(mountpoint).is_some_and(fails)
+    !are_deserted_at(mountpoint) && !token_status(mountpoint).is_some_and(fails)
 }
 
 /// The errno that the open of a mount would have had.
 fn refusal(mountpoint: &Path, is_late: bool) -> io::Error {
-    if is_deserted(mountpoint) {
+    if are_deserted_at(mountpoint) {
         return Errno::ENOTCONN.into();
     }
     let token = token_status(mountpoint);

@@ -5,15 +5,13 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::files::{Found, Holder};
+use crate::cmd::reader::files;
 use crate::fs::status::{Backend, State, Status};
 
 /// Brings the document of files up to `now`; that of a mount is always written anew.
 pub(super) fn amend(status: &mut Status, mountpoint: &Path, now: Timestamp) {
     if status.backend == Backend::Files {
-        let is_deserted =
-            Found::at(mountpoint).is_some_and(|found| found.holder() == Holder::Nobody);
-        amend_files(status, is_deserted, now);
+        amend_files(status, files::are_deserted_at(mountpoint), now);
     }
 }
 
