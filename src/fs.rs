@@ -28,6 +28,7 @@ use counters::Counters;
 use generations::{Generation, State};
 use node::{Node, Tree};
 use pages::Pages;
+use recent::Recent;
 use tables::Writers;
 
 pub mod access;
@@ -39,6 +40,7 @@ pub mod metrics;
 pub mod node;
 mod open;
 pub mod pages;
+mod recent;
 pub mod status;
 mod tables;
 
@@ -158,6 +160,7 @@ pub struct Fs {
     config: FsConfig,
     tree: Tree,
     state: Arc<State>,
+    recent: Recent,
     writers: Writers,
     token: Handle,
     clock: Arc<dyn Clock>,
@@ -178,8 +181,18 @@ impl Fs {
         pages: Pages,
     ) -> Arc<Self> {
         let started = clock.now().wall;
-        let (tree, writers) = (Tree::directory_layout(), Writers::default());
-        Arc::new(Self { config, tree, state, writers, token, clock, counters, pages, started })
+        Arc::new(Self {
+            config,
+            tree: Tree::directory_layout(),
+            state,
+            recent: Recent::default(),
+            writers: Writers::default(),
+            token,
+            clock,
+            counters,
+            pages,
+            started,
+        })
     }
 
     /// A request was taken from the kernel.
@@ -307,7 +320,7 @@ impl Fs {
             }
             Node::Live { view } | Node::Generation { view, .. } => view,
         };
-        let generation = self.state.generation(handle).ok_or(Errno::EKEYEXPIRED)?;
+        let generation = self.recent.get(&self.state, handle).ok_or(Errno::EKEYEXPIRED)?;
         let rendered = self.render(view, &generation)?;
         let range = range(rendered.as_bytes().len(), offset, size);
         Ok(Chunk::View(rendered, range))
@@ -450,7 +463,7 @@ impl Fs {
             let links = u32::from(self.state.current(view) == 0);
             return Ok(self.fixed(ino, 1, mode, links));
         }
-        let generation = self.state.generation(number).ok_or(Errno::EKEYEXPIRED)?;
+        let generation = self.recent.get(&self.state, number).ok_or(Errno::EKEYEXPIRED)?;
         let size = self.render(view, &generation)?.as_bytes().len() as u64;
         // Without a name the kernel tells watchers that the file was deleted.
         let links = u32::from(self.state.current(view) == number);

@@ -312,6 +312,57 @@ fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
     assert!(!claims.is_empty() && claims.iter().all(|claim| claim["holds"] == true));
 }
 
+/// The rows that the figures of `scripts/evidence bench` and `scripts/evidence idle` make.
+fn rows_of_the_cost(bench: &Value, idle: &Value) -> Vec<String> {
+    let in_bench = |key: &str| bench[key].as_array().unwrap().iter();
+    let claims = in_bench("claims").chain(idle["claims"].as_array().unwrap());
+    let claims = claims.map(|claim| {
+        let number = |key: &str| rounded(&claim[key], 2, "");
+        let verdict = if claim["holds"] == true { "holds" } else { "does not hold" };
+        let (what, measured, most) = (word(&claim["what"]), number("measured"), number("at_most"));
+        format!("| {what} | {measured} | {most} | {verdict} |")
+    });
+    let reads = in_bench("open_read_close").map(|reads| {
+        let micros = |key: &str| rounded(&reads[key], 1, "");
+        let cells = [
+            word(&reads["subject"]).to_owned(),
+            if reads["on_one_core"] == true { "one" } else { "all" }.to_owned(),
+            reads["readers"].to_string(),
+            micros("p50_us"),
+            micros("p50_typical_us"),
+            micros("p99_us"),
+            micros("reader_cpu_us"),
+            micros("server_cpu_us"),
+            grouped(&Value::from(rounded(&reads["a_second"], 0, "").parse::<u64>().unwrap())),
+        ];
+        format!("| {} |", cells.join(" | "))
+    });
+    let times = in_bench("git_credential_fill").chain([&bench["exec_to_first_stat"]]);
+    let times = times.map(|times| {
+        let millis = |key: &str| rounded(&times[key], 1, " ms");
+        format!("| {} | {} | {} |", word(&times["what"]), millis("p50_ms"), millis("p90_ms"))
+    });
+    claims.chain(reads).chain(times).collect()
+}
+
+#[test]
+fn the_figures_of_the_cost_are_those_of_its_evidence() {
+    let (bench, idle) = (evidence("bench.json"), evidence("idle.json"));
+    let text = fs::read_to_string(root().join("docs/BENCHMARKS.md")).unwrap();
+    let machine = &bench["machine"];
+    let machine = format!(
+        "{}, {} cores, Linux {}, load average {}",
+        word(&machine["processor"]),
+        machine["cores"],
+        word(&machine["kernel"]),
+        machine["load_average"]
+    );
+    let rows = rows_of_the_cost(&bench, &idle);
+    let missing =
+        rows.iter().chain([&machine]).filter(|row| !text.contains(*row)).collect::<Vec<_>>();
+    assert!(rows.len() > 40 && missing.is_empty(), "not in BENCHMARKS.md: {missing:#?}");
+}
+
 #[test]
 fn the_figures_of_the_packages_are_those_of_their_evidence() {
     let figures = evidence("packages.json");

@@ -3,7 +3,10 @@
 //! It knows no path and no mount. Its supervisor hands it everything; it ends when the connection
 //! does, when it is told to, or with its supervisor.
 
-#![expect(unsafe_code, reason = "puts the connection in the place of the session's socket")]
+#![expect(
+    unsafe_code,
+    reason = "puts the connection in the place of the session's socket; mallopt(3)"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -72,6 +75,7 @@ pub fn serve(
     config: WorkerConfig,
     config_memory: &OwnedFd,
 ) -> io::Result<End> {
+    keep_the_heap_small();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -131,6 +135,20 @@ pub fn serve(
     });
     runtime.shutdown_timeout(WIND_DOWN);
     end
+}
+
+/// Gives back what a fetch needed for a moment, most of all the root certificates: the next one may be
+/// an hour away.
+fn keep_the_heap_small() {
+    #[cfg(target_env = "gnu")]
+    {
+        const KEPT: libc::c_int = 64 * 1024;
+        // One arena for the few threads, each of which would keep its own.
+        for (what, value) in [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, KEPT)] {
+            // SAFETY: sets a number of the allocator; no memory is involved.
+            unsafe { libc::mallopt(what, value) };
+        }
+    }
 }
 
 /// Answers INIT from the stand-in socket, then puts the connection in its place: fuser cannot take a

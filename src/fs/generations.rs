@@ -482,16 +482,20 @@ impl State {
         self.shared().slots.get(usize::try_from(generation).ok()? % SLOTS)
     }
 
+    /// Whether a generation is still in its slot.
+    #[must_use]
+    pub fn keeps(&self, generation: u64) -> bool {
+        let slot = self.slot(generation).filter(|_| generation != 0);
+        slot.is_some_and(|slot| slot.generation.load(Ordering::Acquire) == generation)
+    }
+
     /// A generation, while it is one of the last [`SLOTS`].
     #[must_use]
     pub fn generation(&self, generation: u64) -> Option<Generation> {
-        if generation == 0 {
+        if !self.keeps(generation) {
             return None;
         }
         let slot = self.slot(generation)?;
-        if slot.generation.load(Ordering::Acquire) != generation {
-            return None;
-        }
         let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let length = usize::try_from(read(&slot.length)).ok()?;
         let issued = Now {
