@@ -49,6 +49,8 @@ const FOR_EVER: Duration = Duration::from_hours(1);
 /// How long the kernel may take a name for the generation it led to. Opens do not depend on it; a
 /// bare `stat` by path shows the last generation for at most that long.
 const NAME_TTL: Duration = Duration::from_secs(1);
+/// The bytes of the longest name, as on other file systems. The kernel itself would let more pass.
+const NAME_MAX: u32 = 255;
 /// Before the name of a view: the newest generation of it, which the helper renames onto it.
 const NEXT: &str = ".next-";
 
@@ -208,8 +210,11 @@ impl Fs {
     /// Finds a name in a directory. Never waits.
     ///
     /// # Errors
-    /// ENOENT.
+    /// ENOENT, ENAMETOOLONG.
     pub fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+        if name.len() > NAME_MAX as usize {
+            return Err(Errno::ENAMETOOLONG);
+        }
         let name = name.to_str().ok_or(Errno::ENOENT)?;
         let Some(node) = self.tree.lookup(parent, name) else {
             return self.lookup_next(request, parent, name);
@@ -435,7 +440,9 @@ impl Fs {
         let ino = node.ino();
         match node {
             Node::Directory(_) => {
-                Ok(self.fixed(ino, 0, Access::DIRECTORY_MODE, 2 + self.tree.subdirectories(ino)))
+                let links = 2 + self.tree.subdirectories(ino);
+                let fixed = self.fixed(ino, 0, Access::DIRECTORY_MODE, links);
+                Ok(Attributes { modified: self.renamed(ino).unwrap_or(fixed.modified), ..fixed })
             }
             Node::Control => Ok(self.fixed(ino, 0, self.config.access.control_mode(), 1)),
             Node::Page(page) => Ok(self.fixed(ino, Pages::size(page), Access::STATUS_MODE, 1)),
@@ -453,6 +460,16 @@ impl Fs {
                 Ok(Attributes { ino, links: 1, ..attributes })
             }
         }
+    }
+
+    /// When a rotation last renamed in a directory; the kernel asks again after each rename.
+    fn renamed(&self, directory: u64) -> Option<Duration> {
+        let (_, mut names) = self.tree.list(directory)?;
+        let view = names.find_map(|(_, node)| match node {
+            Node::Generation { view, .. } => Some(view),
+            _ => None,
+        })?;
+        Some(self.state.generation(self.state.current(view))?.published_at)
     }
 
     fn generation_attributes(&self, ino: u64, number: u64, view: u8) -> Result<Attributes, Errno> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +20,10 @@ use tokio_util::task::TaskTracker;
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
 use crate::fs::interrupt::Interrupts;
-use crate::fs::{Attributes, Cache, Fs, Open, Opened, Request};
+use crate::fs::{Attributes, Cache, Fs, NAME_MAX, Open, Opened, Request};
 
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
 const RESENT: u64 = 1 << 63;
-const NAME_MAX: u32 = 255;
 const BLOCK: u32 = 4096;
 
 /// The opens that wait, on a runtime.
@@ -423,6 +422,7 @@ impl Filesystem for Adapter {
         fsyncdir(INodeNo, FileHandle, bool) -> ReplyEmpty;
         lseek(INodeNo, FileHandle, i64, i32) -> ReplyLseek;
         poll(INodeNo, FileHandle, PollNotifier, PollEvents, PollFlags) -> ReplyPoll;
+        copy_file_range(INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags) -> ReplyWrite;
     }
 
     refuse_writes! {

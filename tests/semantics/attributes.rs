@@ -14,19 +14,35 @@ use crate::{Mount, Section, fails, is_token};
 
 const CHANGES: &str = r"
 import errno, os, sys
-root = sys.argv[1]
+root, user = sys.argv[1], int(sys.argv[2])
+os.setuid(user)
 for name in 'token', 'live/token', 'status.json', 'live', 'refresh', '.':
     path = os.path.join(root, name)
     before = os.stat(path)
-    changes = [lambda: os.chmod(path, 0o777), lambda: os.chown(path, 1, 1),
-               lambda: os.utime(path), lambda: os.setxattr(path, 'user.x', b'1')]
-    if name not in ('.', 'live', 'refresh'): changes.append(lambda: os.truncate(path, 0))
-    for change in changes:
-        try: change(); sys.exit('changed ' + name)
-        except OSError as error: assert error.errno == errno.EROFS, (name, error)
+    may_write = user == 0 or before.st_mode & 0o200
+    by_the_mode = errno.EROFS if may_write else errno.EACCES
+    secret = errno.EROFS if user == 0 else errno.EPERM
+    changes = [(lambda: os.chmod(path, 0o777), errno.EROFS), (lambda: os.chown(path, user, -1), errno.EROFS),
+               (lambda: os.utime(path), errno.EROFS), (lambda: os.utime(path, (1, 1)), errno.EROFS),
+               (lambda: os.setxattr(path, 'user.x', b'1'), by_the_mode),
+               (lambda: os.removexattr(path, 'user.x'), by_the_mode),
+               (lambda: os.setxattr(path, 'trusted.x', b'1'), secret)]
+    if name not in ('.', 'live', 'refresh'): changes.append((lambda: os.truncate(path, 0), by_the_mode))
+    for number, (change, expected) in enumerate(changes):
+        try: change(); sys.exit(f'changed {name} {number}')
+        except OSError as error: assert error.errno == expected, (name, number, error)
     after = os.stat(path)
     for key in 'st_mode', 'st_uid', 'st_gid', 'st_mtime', 'st_size', 'st_ino':
         assert getattr(before, key) == getattr(after, key), (name, key)
+";
+
+const EXTENDED: &str = r"
+import errno, os, sys
+for name in '.', 'token', 'live', 'live/token', 'status.json', 'refresh':
+    path = os.path.join(sys.argv[1], name)
+    for ask in lambda: os.getxattr(path, 'user.molecule.status'), lambda: os.listxattr(path):
+        try: ask(); sys.exit('an attribute')
+        except OSError as error: assert error.errno == errno.EOPNOTSUPP, (name, error)
 ";
 
 const IOCTL: &str = r"
@@ -39,23 +55,24 @@ for command in 0x5401, 0x80086601:
 
 /// Waits for the rotation between making a handle and opening it.
 const HANDLE: &str = r"
-import ctypes, os, sys, time
+import ctypes, errno, hashlib, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 class Handle(ctypes.Structure): _fields_ = [('size', ctypes.c_uint), ('type', ctypes.c_int), ('bytes', ctypes.c_char * 128)]
-handle, mount = Handle(128, 0), ctypes.c_int()
-path = sys.argv[1] + '/token'
-first = open(path).read()
-assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(handle), ctypes.byref(mount), 0) == 0
-root = os.open(sys.argv[1], os.O_RDONLY)
-def reopen():
+root, path = os.open(sys.argv[1], os.O_RDONLY), os.path.join(*sys.argv[1:])
+def read(): return open(path).read()
+def handle():
+    handle, mount = Handle(128, 0), ctypes.c_int()
+    assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(handle), ctypes.byref(mount), 0) == 0
+    return handle
+def reopen(handle):
     fd = libc.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY)
-    assert fd >= 0, os.strerror(ctypes.get_errno())
-    return os.read(fd, 65536).decode()
-assert reopen() == first
-import hashlib
-open(sys.argv[1] + '/refresh', 'w').write(hashlib.sha256(first.encode()).hexdigest()[:8])
-while open(path).read() == first: time.sleep(0.01)
-assert reopen() == open(path).read() != first
+    if fd < 0: return ctypes.get_errno()
+    with open(fd) as file: return file.read()
+def rotate():
+    first = read()
+    open(sys.argv[1] + '/refresh', 'w').write(hashlib.sha256(first.encode()).hexdigest()[:8])
+    deadline = time.monotonic() + 10
+    while read() == first or os.stat(path).st_size != len(read()): assert time.monotonic() < deadline; time.sleep(0.01)
 ";
 
 #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
@@ -105,23 +122,46 @@ pub fn check(section: &mut Section) {
         assert_eq!(file.metadata().unwrap().nlink(), 0);
         assert_eq!(fs::metadata(&path).unwrap().nlink(), 1);
     });
-    section.says("All times of a view are the moment when its token was published.", || {
-        let now = started();
-        mount.rotate();
-        let metadata = fs::metadata(&path).unwrap();
-        let modified = metadata.modified().unwrap();
-        assert!(modified + crate::support::secs(5) > now, "{modified:?} {now:?}");
-        assert_eq!(
-            (metadata.mtime(), metadata.mtime_nsec()),
-            (metadata.ctime(), metadata.ctime_nsec())
-        );
-        assert_eq!(
-            (metadata.mtime(), metadata.mtime_nsec()),
-            (metadata.atime(), metadata.atime_nsec())
-        );
-        fs::read(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
-    });
+    section.says(
+        "All times of a view are the moment when its token was published; reading changes none.",
+        || {
+            let now = started();
+            mount.rotate();
+            let metadata = fs::metadata(&path).unwrap();
+            let modified = metadata.modified().unwrap();
+            assert!(modified + crate::support::secs(5) > now, "{modified:?} {now:?}");
+            assert_eq!(
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec())
+            );
+            assert_eq!(
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.atime(), metadata.atime_nsec())
+            );
+            fs::read(&path).unwrap();
+            let after = fs::metadata(&path).unwrap();
+            assert_eq!(after.modified().unwrap(), modified);
+            assert_eq!(after.accessed().unwrap(), modified);
+        },
+    );
+    section.says(
+        "The times of a directory of views are those of its last rotation, and there is no birth \
+         time.",
+        || {
+            for directory in [".", "gh"] {
+                let times = || {
+                    let directory = fs::metadata(mount.path(directory)).unwrap();
+                    (directory.modified().unwrap(), directory.ctime_nsec())
+                };
+                let before = times();
+                mount.rotate();
+                let view = fs::metadata(&path).unwrap();
+                assert_eq!(times(), (view.modified().unwrap(), view.ctime_nsec()));
+                assert!(times() > before);
+                assert!(view.created().is_err());
+            }
+        },
+    );
     section.says(
         "Views have the mode 0400 and `refresh` 0600, directories 0711, the status files 0444.",
         || {
@@ -171,20 +211,53 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "`chmod`, `chown`, `utimensat`, `truncate` and `setxattr` fail with `EROFS` and change \
-         nothing.",
+        "`chmod`, `chown`, `utimensat`, `truncate`, `setxattr` and `removexattr` fail and change \
+         nothing: for root and the owner with `EROFS`, or for the owner with `EACCES` and `EPERM` \
+         where the mode bits forbid it already.",
         || {
-            mount.python(CHANGES);
-            is_token(&fs::read(&path).unwrap());
+            let owned = Mount::living("1h", |builder| builder.args(["--owner", "4242"]));
+            for user in ["0", "4242"] {
+                owned.python_with(CHANGES, &[user]);
+            }
+            is_token(&fs::read(owned.path("token")).unwrap());
+        },
+    );
+    section.says(
+        "A directory and what is in it have no extended attributes: `getxattr` and `listxattr` \
+         fail with `EOPNOTSUPP`.",
+        || {
+            mount.python(EXTENDED);
         },
     );
     section.says("`ioctl` fails with `ENOTTY`.", || {
         mount.python(IOCTL);
     });
     section.says(
-        "A file handle (`name_to_handle_at`) opens the token that it was made for, or the newest.",
+        "A file handle (`name_to_handle_at`) of a view opens the newest token while anybody holds \
+         the file, else fails with `ESTALE` when its token has passed, as for a file that was \
+         replaced.",
         || {
-            mount.python(HANDLE);
+            let of_a_view = "
+first, held = read(), open(path)
+of_the_first = handle()
+assert reopen(of_the_first) == first
+rotate()
+assert reopen(of_the_first) == read() != first
+held.close()
+of_the_second = handle()
+rotate()
+assert reopen(of_the_second) == errno.ESTALE, reopen(of_the_second)
+";
+            mount.python_with(&format!("{HANDLE}{of_a_view}"), &["token"]);
         },
     );
+    section.says("A file handle of a file of `live` opens the newest token.", || {
+        let of_a_live_file = "
+once = handle()
+for _ in range(2):
+    rotate()
+    assert reopen(once) == read()
+";
+        mount.python_with(&format!("{HANDLE}{of_a_live_file}"), &["live/token"]);
+    });
 }

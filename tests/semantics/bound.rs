@@ -5,12 +5,13 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as bind_mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::{eventually, secs};
-use crate::{Mount, Section};
+use crate::{Mount, Section, fails};
 
 const MAPPING: &str = r"
 import errno, mmap, os, sys
@@ -92,11 +93,41 @@ pub fn check(section: &mut Section) {
         is_newest(&mount, &place.join("token"));
         is_newest(&mount, &place.join("live/token"));
     });
-    section.says("A view that is bound itself gives the newest token at each open, too.", || {
-        let place = bind(&mount, "token", "bound-view");
-        for _ in 0..3 {
-            mount.rotate();
-            assert_eq!(fs::read(&place).unwrap(), fs::read(mount.path("token")).unwrap());
-        }
-    });
+    section.says(
+        "A view that is bound itself gives the newest token at each open, too, but its `stat` \
+         stays that of the token that was bound.",
+        || {
+            let place = bind(&mount, "token", "bound-view");
+            let size = fs::metadata(&place).unwrap().size();
+            for _ in 0..3 {
+                mount.rotate();
+                assert_eq!(fs::read(&place).unwrap(), fs::read(mount.path("token")).unwrap());
+                assert_eq!(fs::metadata(&place).unwrap().size(), size);
+            }
+        },
+    );
+    section.says(
+        "Beneath an overlay a file of `live` stays fresh; a view fails there with `ESTALE` when its \
+         token has passed.",
+        || {
+            let layers = mount.dir.folder("layers");
+            let none = None::<&str>;
+            bind_mount(none, &layers, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            let [empty, merged] = ["empty", "merged"].map(|name| layers.join(name));
+            fs::create_dir(&empty).unwrap();
+            fs::create_dir(&merged).unwrap();
+            let (root, lower) = (mount.daemon.mountpoint().display(), empty.display());
+            let options = format!("lowerdir={root}:{lower}");
+            let kind = Some("overlay");
+            bind_mount(kind, &merged, kind, MsFlags::empty(), Some(options.as_str())).unwrap();
+            let newest = || fs::read(mount.path("token")).unwrap();
+            assert_eq!(fs::read(merged.join("token")).unwrap(), newest());
+            for _ in 0..3 {
+                mount.rotate();
+                assert_eq!(fs::read(merged.join("live/token")).unwrap(), newest());
+                assert_eq!(fails(fs::read(merged.join("token"))), Errno::ESTALE);
+            }
+            umount2(&merged, MntFlags::empty()).unwrap();
+        },
+    );
 }

@@ -13,6 +13,7 @@ mod support;
 
 mod attributes;
 mod bound;
+mod caching;
 mod errors;
 mod locks;
 mod names;
@@ -27,6 +28,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::{Demo, Setup};
@@ -59,6 +61,7 @@ sections! {
     attributes: "Attributes",
     names: "Names",
     locks: "Locks and synchronisation",
+    caching: "Memory and caching",
     watching: "Waiting for a rotation",
     bound: "Live files and bind mounts",
     refresh: "Asking for a fetch",
@@ -157,8 +160,20 @@ impl Mount {
 
     /// Runs a script of Python with the mountpoint as its argument; it must succeed.
     fn python(&self, script: &str) -> String {
+        self.python_with(script, &[])
+    }
+
+    /// Runs one that takes its time.
+    fn python_for(&self, limit: Duration, script: &str) {
         let mut python = command("python3", User::Own);
         python.args(["-c", script]).arg(self.daemon.mountpoint());
+        run(python, &self.dir, limit).ok();
+    }
+
+    /// With more arguments.
+    fn python_with(&self, script: &str, arguments: &[&str]) -> String {
+        let mut python = command("python3", User::Own);
+        python.args(["-c", script]).arg(self.daemon.mountpoint()).args(arguments);
         run(python, &self.dir, secs(20)).ok()
     }
 

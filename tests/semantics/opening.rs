@@ -15,6 +15,13 @@ use crate::support::process::{ORDINARY, Process, User, command};
 use crate::support::{eventually, millis, secs};
 use crate::{Mount, Section, Workspace, fails, is_token, listing};
 
+const EXECUTION: &str = r"
+import errno, os, sys
+fd = os.open(sys.argv[1] + '/token', os.O_RDONLY)
+try: os.execve(fd, ['token'], {})
+except OSError as error: assert error.errno == errno.EACCES, error
+";
+
 fn open(mount: &Mount, flags: i32) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(mount.path("token"))
 }
@@ -38,25 +45,25 @@ pub fn check(section: &mut Section) {
     });
     waiting(section);
     section.says(
-        "`O_WRONLY` and `O_RDWR` fail: with `EACCES` by the mode bits, for the owner too, and for \
-         root with `EROFS`.",
+        "`O_WRONLY`, `O_RDWR` and `O_TRUNC` fail: with `EACCES` by the mode bits, for the owner \
+         too, and for root with `EROFS`.",
         || {
             assert_eq!(fails(OpenOptions::new().write(true).open(&path)), Errno::EROFS);
             let both = OpenOptions::new().read(true).write(true).open(&path);
             assert_eq!(fails(both), Errno::EROFS);
+            assert_eq!(fails(open(&mount, libc::O_TRUNC)), Errno::EROFS);
+            assert_eq!(fails(File::create(&path)), Errno::EROFS);
+            is_token(&fs::read(&path).unwrap());
             let owned = Mount::living("1h", |builder| builder.args(["--owner", "1000"]));
-            for redirection in [": >>", ": <>"] {
+            fs::read(owned.path("token")).unwrap();
+            let cut = "python3 -c 'import os, sys; os.open(sys.argv[1], os.O_TRUNC)'";
+            for redirection in [": >>", ": <>", ": >", cut] {
                 let line = format!("{redirection} \"$1/token\"");
                 let told = owned.shell(User::Number(ORDINARY), &line);
                 assert!(told.stderr.contains("Permission denied"), "{told:?}");
             }
         },
     );
-    section.says("`O_TRUNC` fails with `EROFS`, with `O_RDONLY` too.", || {
-        assert_eq!(fails(open(&mount, libc::O_TRUNC)), Errno::EROFS);
-        assert_eq!(fails(File::create(&path)), Errno::EROFS);
-        is_token(&fs::read(&path).unwrap());
-    });
     section.says(
         "`O_CREAT` opens a view that is there; with `O_EXCL` it fails with `EEXIST`.",
         || {
@@ -88,6 +95,17 @@ pub fn check(section: &mut Section) {
             }
         },
     );
+    section.says(
+        "`O_DIRECTORY` fails with `ENOTDIR`, and opening a directory for writing with `EISDIR`, as \
+         anywhere.",
+        || {
+            assert_eq!(fails(open(&mount, libc::O_DIRECTORY)), Errno::ENOTDIR);
+            for directory in ["", "live", "gh"] {
+                let opened = OpenOptions::new().write(true).open(mount.path(directory));
+                assert_eq!(fails(opened), Errno::EISDIR);
+            }
+        },
+    );
     section.says("`O_PATH` gives a descriptor without asking for a token.", || {
         let untouched = Mount::new();
         open(&untouched, libc::O_PATH).unwrap();
@@ -102,8 +120,9 @@ pub fn check(section: &mut Section) {
         assert_ne!(again, first);
         assert_eq!(again, fs::read(&path).unwrap());
     });
-    section.says("A view cannot be executed: `EACCES`.", || {
+    section.says("A view cannot be executed: `EACCES`, by its descriptor neither.", || {
         assert_eq!(fails(std::process::Command::new(&path).spawn()), Errno::EACCES);
+        mount.python(EXECUTION);
     });
 }
 

@@ -58,13 +58,37 @@ try: os.copy_file_range(fd, target, 100); sys.exit('copied')
 except OSError as error: assert error.errno == errno.EXDEV, error
 ";
 
+const IN_PIECES: &str = r"
+import os, sys
+for name in 'token', 'live/token', 'status.json':
+    for flags in 0, os.O_DIRECT:
+        fd = os.open(os.path.join(sys.argv[1], name), flags)
+        whole = os.pread(fd, 65536, 0)
+        pieces = [os.read(fd, 7) for _ in range(len(whole) // 7 + 2)]
+        assert b''.join(pieces) == whole, name
+        buffers = [bytearray(3), bytearray(65536)]
+        length = os.preadv(fd, buffers, 5)
+        assert b''.join(buffers)[:length] == whole[5:], name
+";
+
+const WRITING: &str = r"
+import errno, os, sys
+fd = os.open(sys.argv[1] + '/token', os.O_RDONLY)
+for call, expected in [
+    (lambda: os.write(fd, b'x'), errno.EBADF), (lambda: os.posix_fallocate(fd, 0, 1), errno.EBADF),
+    (lambda: os.ftruncate(fd, 0), errno.EINVAL),
+]:
+    try: call(); sys.exit('written')
+    except OSError as error: assert error.errno == expected, error
+";
+
 /// A mount that rotates all the time.
-fn hasty() -> Mount {
+pub fn hasty() -> Mount {
     let often = ["--refresh-interval", "20ms", "--refresh-jitter", "0s"];
     Mount::living("1s", |builder| builder.args(often))
 }
 
-fn generation(mount: &Mount) -> u64 {
+pub fn generation(mount: &Mount) -> u64 {
     mount.status()["tokens"][0]["generation"].as_u64().unwrap_or(0)
 }
 
@@ -126,6 +150,12 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
+        "Reading in pieces gives the same bytes as reading whole, with `O_DIRECT` at any alignment.",
+        || {
+            mount.python(IN_PIECES);
+        },
+    );
+    section.says(
         "A read at or beyond the end gives nothing, and a read at any other offset what is there.",
         || {
             let file = File::open(&path).unwrap();
@@ -151,6 +181,13 @@ pub fn check(section: &mut Section) {
     section.says("`sendfile` and `splice` give every byte.", || {
         mount.python(WITHOUT_COPYING);
     });
+    section.says(
+        "`write` and `fallocate` on a descriptor for reading fail with `EBADF`, `ftruncate` with \
+         `EINVAL`, as anywhere.",
+        || {
+            mount.python(WRITING);
+        },
+    );
     section.says(
         "`copy_file_range` to another file system fails with `EXDEV`, so that `cp` reads instead.",
         || {

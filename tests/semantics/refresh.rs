@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use molecule_tokenfs::secret::Fingerprint;
 use nix::errno::Errno;
 
+use crate::support::process::User;
 use crate::support::{eventually, secs};
 use crate::{Mount, Section, fails};
 
@@ -44,7 +45,8 @@ pub fn check(section: &mut Section) {
          it is the one in hand.",
         || {
             eventually("nothing is under way", secs(5), || {
-                (mount.status()["tokens"][0]["fetching"] == false).then_some(())
+                let is_idle = mount.status()["tokens"][0]["fetching"] == false;
+                (is_idle && token() == fs::read(mount.path("live/token")).unwrap()).then_some(())
             });
             let before = token();
             (&control).write_all(b"00000000").unwrap();
@@ -53,10 +55,35 @@ pub fn check(section: &mut Section) {
             assert_ne!(token(), before, "a token that was refused is served no more");
         },
     );
-    section.says("Anything else fails with `EINVAL`.", || {
-        for text in ["no", "refresh now", "0123456", "0123456g", &"x".repeat(5000)] {
-            assert_eq!(fails(control.write_at(text.as_bytes(), 0)), Errno::EINVAL, "{text}");
-        }
+    section.says(
+        "Anything else fails with `EINVAL`, a token that is copied to it too, and the log tells \
+         none of it.",
+        || {
+            let copy = mount.shell(User::Own, "cp \"$1/token\" \"$1/refresh\"");
+            assert!(copy.stderr.contains("Invalid argument"), "{copy:?}");
+            for text in ["no", "refresh now", "0123456", "0123456g", &"x".repeat(5000)] {
+                assert_eq!(fails(control.write_at(text.as_bytes(), 0)), Errno::EINVAL, "{text}");
+            }
+            let log = mount.daemon.log();
+            assert!(!log.contains("Not Implemented") && !log.contains("ghs_"), "{log}");
+        },
+    );
+    section.says(
+        "Each `write` is a request of its own, and one that failed does not spoil the next.",
+        || {
+            for part in ["refr", "esh"] {
+                assert_eq!(fails((&control).write(part.as_bytes())), Errno::EINVAL);
+            }
+            let before = token();
+            ask(&control, "refresh", 0);
+            eventually("another token", secs(5), || (token() != before).then_some(()));
+        },
+    );
+    section.says("A `write` of no bytes asks for nothing.", || {
+        let before = mount.attempts();
+        assert_eq!((&control).write(b"").unwrap(), 0);
+        mount.shell(User::Own, ": >> \"$1/refresh\"").ok();
+        assert_eq!(mount.attempts(), before);
     });
     section.says("Opening `refresh` with `O_TRUNC`, or truncating it, asks for nothing.", || {
         let before = mount.attempts();

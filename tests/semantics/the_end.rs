@@ -52,6 +52,22 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
+        "A status file that is open while a worker dies shows a newer state to the next read.",
+        || {
+            let file = File::open(mount.path("status.json")).unwrap();
+            let mut bytes = vec![0; file.metadata().unwrap().len().try_into().unwrap()];
+            let mut worker = || -> serde_json::Value {
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                let status: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                status["worker_pid"].clone()
+            };
+            let before = worker();
+            kill_worker(&mount);
+            assert_ne!(worker(), before);
+            assert_eq!(worker(), mount.status()["worker_pid"]);
+        },
+    );
+    section.says(
         "A worker that dies while an open waits is replaced, and the open gets its token.",
         || {
             let setup = Setup::with_life(Duration::from_hours(1));

@@ -7,26 +7,81 @@ use crate::{Mount, Section};
 
 pub fn check(section: &mut Section) {
     let mount = Mount::living("1h", |builder| builder.args(["--owner", "4242"]));
-    section.says("Another user than the owner and root gets `EACCES`, whatever is tried.", || {
-        let tries = [
-            "cat \"$1/token\"",
-            "cat \"$1/live/token\"",
-            "cat \"$1/gh/hosts.yml\"",
-            ": > \"$1/token\"",
-            "echo > \"$1/refresh\"",
-            "cat \"$1/refresh\"",
-            "ls \"$1\"",
-            "cp /dev/null \"$1/new\"",
-            "rm -f \"$1/token\"",
-            "mkdir \"$1/new\"",
-        ];
-        for line in tries {
-            let told = mount.shell(User::Number(ORDINARY), line);
-            assert!(!told.status.success(), "{line}");
-            assert!(told.stderr.contains("Permission denied"), "{line}: {told:?}");
+    section.says(
+        "Another user than the owner and root gets `EACCES`, whatever is tried, or `EPERM` from \
+         `chmod`, `chown` and `link`.",
+        || {
+            let tries = [
+                "cat \"$1/token\"",
+                "cat \"$1/live/token\"",
+                "cat \"$1/gh/hosts.yml\"",
+                ": > \"$1/token\"",
+                "echo > \"$1/refresh\"",
+                "cat \"$1/refresh\"",
+                "ls \"$1\"",
+                "cp /dev/null \"$1/new\"",
+                "rm -f \"$1/token\"",
+                "mkdir \"$1/new\"",
+            ];
+            for line in tries {
+                let told = mount.shell(User::Number(ORDINARY), line);
+                assert!(!told.status.success(), "{line}");
+                assert!(told.stderr.contains("Permission denied"), "{line}: {told:?}");
+            }
+            for line in
+                ["chmod 666 \"$1/token\"", "chown 1000 \"$1/token\"", "ln \"$1/token\" \"$1/x\""]
+            {
+                let told = mount.shell(User::Number(ORDINARY), line);
+                assert!(told.stderr.contains("Operation not permitted"), "{line}: {told:?}");
+            }
+            for user in [User::Own, User::Number(4242)] {
+                mount.shell(user, "cat \"$1/token\"").ok();
+            }
+        },
+    );
+    section.says("Everybody may `stat` a file whose name they know.", || {
+        for name in ["token", "live/token", "gh/hosts.yml", "refresh", "."] {
+            let line = format!("stat -c %u \"$1/{name}\"");
+            assert_eq!(mount.shell(User::Number(ORDINARY), &line).ok(), "4242\n");
         }
-        for user in [User::Own, User::Number(4242)] {
-            mount.shell(user, "cat \"$1/token\"").ok();
+    });
+    section.says(
+        "With `--group` and `--mode 0440` the members of the group may read, also where it is one \
+         of their other groups.",
+        || {
+            let shared = Mount::living("1h", |builder| {
+                builder.args(["--owner", "4242", "--group", "4343", "--mode", "0440"])
+            });
+            let read = "cat \"$1/token\" \"$1/live/token\" && : > \"$1/refresh\"";
+            let member = format!(
+                "setpriv --reuid 1000 --regid 1000 --groups 7,4343 sh -c '{read}' sh \"$1\""
+            );
+            shared.shell(User::Own, &member).ok();
+            shared.shell(User::Number(4242), read).ok();
+            let stranger = shared.shell(User::Number(ORDINARY), read);
+            assert!(stranger.stderr.contains("Permission denied"), "{stranger:?}");
+        },
+    );
+    section.says(
+        "In a user namespace a process counts as the user that it is outside: its root is root no \
+         more.",
+        || {
+            let read = "unshare --user --map-root-user cat \"$1/token\"";
+            let of_somebody = mount.shell(User::Own, read);
+            assert!(of_somebody.stderr.contains("Permission denied"), "{of_somebody:?}");
+            let of_root = Mount::living("1h", |builder| builder.args(["--owner", "0"]));
+            of_root.shell(User::Own, read).ok();
+        },
+    );
+    section.says("Another mount or pid namespace changes nothing.", || {
+        for namespace in ["--mount", "--pid --fork", "--mount --pid --fork"] {
+            for _ in 0..2 {
+                let line = format!("unshare {namespace} cat \"$1/token\" \"$1/live/token\"");
+                let both = mount.shell(User::Own, &line).ok();
+                let token = fs::read_to_string(mount.path("token")).unwrap();
+                assert_eq!(both, format!("{token}{token}"));
+                mount.rotate();
+            }
         }
     });
     section.says(
