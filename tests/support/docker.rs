@@ -1,6 +1,7 @@
 //! A Docker engine of a test's own, with everything it makes in the test's directory.
 //!
-//! It pulls nothing: an image is a directory that a test fills. It gives containers no network. Needs
+//! It pulls nothing: an image is a directory that a test fills. Containers have no network, or with
+//! `--network=host` that of the test. Needs
 //! `dockerd` (the package docker.io) and the machine's own root. Start it within
 //! [`sandboxed`](super::namespace::sandboxed), so that what it mounts goes with the test.
 //!
@@ -96,7 +97,10 @@ impl<'a> Engine<'a> {
 
     /// Starts a container that goes on in the background. Dropping it removes it.
     pub fn run(&self, options: &[&str], image: &str, words: &[&str]) -> Container<'_> {
-        let mut args = vec!["run", "--detach", "--network=none", "--ulimit=nofile=4096:20000"];
+        let mut args = vec!["run", "--detach", "--ulimit=nofile=4096:20000"];
+        if !options.contains(&"--network=host") {
+            args.push("--network=none");
+        }
         args.extend(options);
         args.push(image);
         args.extend(words);

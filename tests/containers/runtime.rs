@@ -1,0 +1,291 @@
+//! The runtimes, each with the one way to start a container and to open a shell in it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::site::{AGENT, Site, Wiring, tool};
+use crate::support::docker::{self, Engine};
+use crate::support::process::{Finished, Process, run};
+use crate::support::{eventually, secs};
+
+/// A program that makes containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    Docker,
+    Runc,
+    Crun,
+    Podman,
+}
+
+/// Everything that Docker leaves a container by default.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// What is started, and how.
+pub struct Order {
+    pub wiring: Wiring,
+    pub environment: Vec<(String, String)>,
+    pub words: Vec<String>,
+    pub root: PathBuf,
+    pub configs: PathBuf,
+}
+
+/// A container that runs.
+pub trait Container {
+    /// Runs a line of the shell in it, as the agent.
+    fn shell(&self, line: &str) -> Finished;
+
+    /// Whether its first process has ended.
+    fn has_ended(&mut self) -> bool;
+
+    /// Its exit code, what it said to stdout, and to stderr. It must have ended.
+    fn told(&mut self) -> (i32, String, String);
+}
+
+impl Runtime {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// Starts a container, and hands it over until `body` is done with it.
+    pub fn with(self, site: &Site, order: &Order, body: impl FnOnce(&mut dyn Container)) {
+        match self {
+            Self::Docker => {
+                let engine = Engine::start(&site.dir);
+                engine.import("workspace", &order.root);
+                body(&mut InDocker::start(&engine, order));
+            }
+            Self::Runc | Self::Crun => body(&mut Bundle::start(self, site, order)),
+            Self::Podman => body(&mut InPodman::start(site, order)),
+        }
+    }
+}
+
+/// The options that Docker and podman share.
+fn options(order: &Order) -> Vec<String> {
+    let mut options = vec!["--network=host".to_owned()];
+    if order.wiring == Wiring::Run {
+        options.extend(["--device=/dev/fuse", "--cap-add=SYS_ADMIN"].map(str::to_owned));
+        options.push("--security-opt=apparmor=unconfined".to_owned());
+    }
+    for (name, value) in &order.environment {
+        options.push(format!("--env={name}={value}"));
+    }
+    options.push(format!("--volume={}:/configs", order.configs.display()));
+    options
+}
+
+fn words(order: &Order) -> Vec<&str> {
+    order.words.iter().map(String::as_str).collect()
+}
+
+struct InDocker<'a>(docker::Container<'a>, &'a Engine<'a>);
+
+impl<'a> InDocker<'a> {
+    fn start(engine: &'a Engine<'a>, order: &Order) -> Self {
+        let options = options(order);
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        Self(engine.run(&options, "workspace", &words(order)), engine)
+    }
+}
+
+impl Container for InDocker<'_> {
+    fn shell(&self, line: &str) -> Finished {
+        self.0.exec_with(&["--user=agent"], &["sh", "-c", line])
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let state = self.1.docker(&["inspect", "--format={{.State.Running}}", self.0.id()]).ok();
+        state.trim() == "false"
+    }
+
+    fn told(&mut self) -> (i32, String, String) {
+        let code = self.0.wait();
+        let (stdout, stderr) = self.0.logs();
+        (code, stdout, stderr)
+    }
+}
+
+/// A bundle of the Open Container Initiative, for runc and crun.
+struct Bundle<'a> {
+    runtime: &'static str,
+    site: &'a Site,
+    state: PathBuf,
+    process: Process,
+}
+
+impl<'a> Bundle<'a> {
+    fn start(runtime: Runtime, site: &'a Site, order: &Order) -> Self {
+        let runtime = runtime.name();
+        let (bundle, state) = (
+            site.dir.folder(&format!("{runtime}-bundle")),
+            site.dir.folder(&format!("{runtime}-state")),
+        );
+        let mut spec = tool("runc");
+        spec.arg("spec").current_dir(&bundle);
+        run(spec, &site.dir, secs(10)).ok();
+        let file = bundle.join("config.json");
+        let config = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        fs::write(&file, configured(config, order).to_string()).unwrap();
+        let mut start = tool(runtime);
+        start.arg("--root").arg(&state).args(["run", "--bundle"]).arg(&bundle).arg("workspace");
+        let process = Process::start(start, runtime, &site.dir);
+        let mut container = Self { runtime, site, state, process };
+        eventually("the container runs", secs(20), || {
+            if let Some(status) = container.process.ended() {
+                panic!("{runtime} ended: {status}\n{}", container.process.stderr());
+            }
+            container.tool(&["state", "workspace"]).stdout.contains("running").then_some(())
+        });
+        container
+    }
+
+    fn tool(&self, words: &[&str]) -> Finished {
+        let mut tool = tool(self.runtime);
+        tool.arg("--root").arg(&self.state).args(words);
+        run(tool, &self.site.dir, secs(30))
+    }
+}
+
+/// What `runc spec` proposes, with what the order asks for.
+fn configured(mut config: Value, order: &Order) -> Value {
+    let environment: Vec<_> =
+        order.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut capabilities: Vec<_> = CAPABILITIES.to_vec();
+    if order.wiring == Wiring::Run {
+        capabilities.push("CAP_SYS_ADMIN");
+        config["linux"]["devices"] = json!([{
+            "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666,
+            "uid": 0, "gid": 0
+        }]);
+        config["linux"]["resources"]["devices"].as_array_mut().unwrap().push(
+            json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm" }),
+        );
+    }
+    let process = &mut config["process"];
+    process["terminal"] = json!(false);
+    process["args"] = json!(order.words);
+    process["env"] = json!(environment);
+    process["noNewPrivileges"] = json!(false);
+    for set in ["bounding", "effective", "permitted"] {
+        process["capabilities"][set] = json!(capabilities);
+    }
+    config["root"] = json!({ "path": order.root, "readonly": false });
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|it| it["type"] != "network");
+    config["mounts"].as_array_mut().unwrap().push(json!({
+        "destination": "/configs", "type": "bind", "source": order.configs, "options": ["rbind", "rw"]
+    }));
+    config
+}
+
+impl Container for Bundle<'_> {
+    fn shell(&self, line: &str) -> Finished {
+        let user = format!("{AGENT}:{AGENT}");
+        self.tool(&["exec", "--user", &user, "workspace", "sh", "-c", line])
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    fn told(&mut self) -> (i32, String, String) {
+        let code = self.process.wait(secs(5)).code().unwrap_or(-1);
+        (code, self.process.stdout(), self.process.stderr())
+    }
+}
+
+impl Drop for Bundle<'_> {
+    fn drop(&mut self) {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.tool(&["delete", "--force", "workspace"])
+        }));
+    }
+}
+
+struct InPodman<'a> {
+    site: &'a Site,
+    process: Process,
+}
+
+impl<'a> InPodman<'a> {
+    fn start(site: &'a Site, order: &Order) -> Self {
+        let mut start = podman(site);
+        start.args(["run", "--rm", "--name=workspace"]).args(options(order));
+        start.arg("--rootfs").arg(&order.root).args(&order.words);
+        let process = Process::start(start, "podman", &site.dir);
+        let mut container = Self { site, process };
+        eventually("the container runs", secs(30), || {
+            if let Some(status) = container.process.ended() {
+                panic!("podman ended: {status}\n{}", container.process.stderr());
+            }
+            container.shell("true").status.success().then_some(())
+        });
+        container
+    }
+}
+
+/// podman, with all that it keeps in the directory of the test.
+fn podman(site: &Site) -> Command {
+    let place = site.dir.folder("podman");
+    let configuration = site.dir.file(
+        "podman/containers.conf",
+        "[containers]\ndefault_ulimits=[\"nofile=4096:20000\", \"nproc=16384:16384\"]\n\
+         [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n",
+    );
+    let mut podman = tool("podman");
+    podman.env("CONTAINERS_CONF", configuration).env("HOME", &place);
+    for (option, name) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
+        podman.arg(option).arg(place.join(name));
+    }
+    podman.args(["--runtime", "runc"]);
+    podman
+}
+
+impl Container for InPodman<'_> {
+    fn shell(&self, line: &str) -> Finished {
+        let mut exec = podman(self.site);
+        exec.args(["exec", "--user=agent", "workspace", "sh", "-c", line]);
+        run(exec, &self.site.dir, secs(30))
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    fn told(&mut self) -> (i32, String, String) {
+        let code = self.process.wait(secs(5)).code().unwrap_or(-1);
+        (code, self.process.stdout(), self.process.stderr())
+    }
+}
+
+impl Drop for InPodman<'_> {
+    fn drop(&mut self) {
+        let mut remove = podman(self.site);
+        remove.args(["rm", "--force", "--ignore", "--time=0", "workspace"]);
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run(remove, &self.site.dir, secs(30))
+        }));
+    }
+}
