@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::runtime::{Container, Order, Runtime};
-use crate::site::{AGENT, SHELL, Site, Wiring};
+use crate::site::{SHELL, Site, Wiring};
 use crate::support::namespace::sandboxed;
 use crate::support::{millis, secs};
 
@@ -52,9 +52,9 @@ fn live(runtime: Runtime, wiring: Wiring, length: Length) -> Value {
     let order = Order {
         wiring,
         environment: site.environment(wiring, seconds),
-        words: site.words(wiring),
+        words: Site::words(wiring),
         root: site.root(runtime.name()),
-        configs: site.configs(AGENT),
+        configs: site.configs(runtime.agent()),
     };
     let (mut shells, mut failed_shells) = (0_u64, 0_u64);
     let mut result = Value::Null;
@@ -150,6 +150,11 @@ fn crun_with_run_goes_on() {
 #[test]
 fn podman_with_run_goes_on() {
     goes_on(Runtime::Podman, Wiring::Run);
+}
+
+#[test]
+fn podman_of_an_ordinary_user_with_run_goes_on() {
+    goes_on(Runtime::PodmanRootless, Wiring::Run);
 }
 
 /// The failure that all this is against.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::site::{AGENT, Site, Wiring, tool};
 use crate::support::docker::{self, Engine};
-use crate::support::process::{Finished, Process, run};
+use crate::support::namespace::replace_file;
+use crate::support::process::{Finished, Process, User, command, run};
 use crate::support::{eventually, secs};
 
 /// A program that makes containers.
@@ -18,6 +19,8 @@ pub enum Runtime {
     Runc,
     Crun,
     Podman,
+    /// By an ordinary user, whose containers live in a user namespace.
+    PodmanRootless,
 }
 
 /// Everything that Docker leaves a container by default.
@@ -66,7 +69,13 @@ impl Runtime {
             Self::Runc => "runc",
             Self::Crun => "crun",
             Self::Podman => "podman",
+            Self::PodmanRootless => "podman-rootless",
         }
+    }
+
+    /// The number that the container's agent has on this machine.
+    pub fn agent(self) -> u32 {
+        if self == Self::PodmanRootless { FIRST_OF_MANY + AGENT - 1 } else { AGENT }
     }
 
     /// Starts a container, and hands it over until `body` is done with it.
@@ -78,7 +87,7 @@ impl Runtime {
                 body(&mut InDocker::start(&engine, order));
             }
             Self::Runc | Self::Crun => body(&mut Bundle::start(self, site, order)),
-            Self::Podman => body(&mut InPodman::start(site, order)),
+            Self::Podman | Self::PodmanRootless => body(&mut InPodman::start(self, site, order)),
         }
     }
 }
@@ -224,18 +233,32 @@ impl Drop for Bundle<'_> {
     }
 }
 
+/// The numbers that an ordinary user may give out in a user namespace begin here (`subuid(5)`).
+const FIRST_OF_MANY: u32 = 100_000;
+
 struct InPodman<'a> {
     site: &'a Site,
+    user: User,
     process: Process,
 }
 
 impl<'a> InPodman<'a> {
-    fn start(site: &'a Site, order: &Order) -> Self {
-        let mut start = podman(site);
+    fn start(runtime: Runtime, site: &'a Site, order: &Order) -> Self {
+        let user = match runtime {
+            Runtime::PodmanRootless => User::Number(AGENT),
+            _ => User::Own,
+        };
+        let mut start = podman(site, user);
         start.args(["run", "--rm", "--name=workspace"]).args(options(order));
-        start.arg("--rootfs").arg(&order.root).args(&order.words);
+        if user == User::Own {
+            start.arg("--rootfs").arg(&order.root);
+        } else {
+            start.arg("--cgroups=disabled");
+            start.arg("--rootfs").arg(given_away(site, order));
+        }
+        start.args(&order.words);
         let process = Process::start(start, "podman", &site.dir);
-        let mut container = Self { site, process };
+        let mut container = Self { site, user, process };
         eventually("the container runs", secs(30), || {
             if let Some(status) = container.process.ended() {
                 panic!("podman ended: {status}\n{}", container.process.stderr());
@@ -247,25 +270,53 @@ impl<'a> InPodman<'a> {
 }
 
 /// podman, with all that it keeps in the directory of the test.
-fn podman(site: &Site) -> Command {
+fn podman(site: &Site, user: User) -> Command {
     let place = site.dir.folder("podman");
     let configuration = site.dir.file(
         "podman/containers.conf",
         "[containers]\ndefault_ulimits=[\"nofile=4096:20000\", \"nproc=16384:16384\"]\n\
          [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n",
     );
-    let mut podman = tool("podman");
+    let mut podman = command("podman", user);
     podman.env("CONTAINERS_CONF", configuration).env("HOME", &place);
+    podman.env("XDG_RUNTIME_DIR", &place);
     for (option, name) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
         podman.arg(option).arg(place.join(name));
     }
-    podman.args(["--runtime", "runc"]);
+    // runc cannot do without control groups, which an ordinary user has none of here.
+    podman.args(["--runtime", if user == User::Own { "runc" } else { "crun" }]);
     podman
+}
+
+/// A copy of the root that belongs to an ordinary user and to the numbers that this user gives out; the
+/// user itself is made, for this namespace.
+fn given_away(site: &Site, order: &Order) -> PathBuf {
+    let users = format!("root:x:0:0::/root:/bin/sh\nworker:x:{AGENT}:{AGENT}::/:/bin/sh\n");
+    replace_file("/etc/passwd".as_ref(), &users, &site.dir);
+    for list in ["/etc/subuid", "/etc/subgid"] {
+        replace_file(list.as_ref(), &format!("worker:{FIRST_OF_MANY}:65536\n"), &site.dir);
+    }
+    let copy = site.dir.join("given-away");
+    let script = r#"
+        set -e
+        cp -a "$1" "$2"
+        chown -Rh --from="$3:$3" "$4:$4" "$2"
+        chown -Rh --from=0 "$3" "$2"
+        chown -Rh --from=:0 ":$3" "$2"
+        chown -R "$3:$3" "$5"
+        chmod 0700 "$5""#;
+    let place = site.dir.join("podman");
+    let mut give = tool("sh");
+    give.args(["-c", script, "sh"]).arg(&order.root).arg(&copy);
+    give.args([AGENT, Runtime::PodmanRootless.agent()].map(|number| number.to_string()));
+    give.arg(place);
+    run(give, &site.dir, secs(60)).ok();
+    copy
 }
 
 impl Container for InPodman<'_> {
     fn shell(&self, line: &str) -> Finished {
-        let mut exec = podman(self.site);
+        let mut exec = podman(self.site, self.user);
         exec.args(["exec", "--user=agent", "workspace", "sh", "-c", line]);
         run(exec, &self.site.dir, secs(30))
     }
@@ -282,7 +333,7 @@ impl Container for InPodman<'_> {
 
 impl Drop for InPodman<'_> {
     fn drop(&mut self) {
-        let mut remove = podman(self.site);
+        let mut remove = podman(self.site, self.user);
         remove.args(["rm", "--force", "--ignore", "--time=0", "workspace"]);
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             run(remove, &self.site.dir, secs(30))

@@ -103,8 +103,8 @@ impl Site {
             command(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rootfs"), User::Own);
         // Made once, and kept for the next tests.
         make.arg("python").env("HOME", home());
-        let made = run(make, &self.dir, secs(300)).ok();
-        let lower = made.trim();
+        let printed = run(make, &self.dir, secs(300)).ok();
+        let lower = printed.trim();
         let [upper, work, root] =
             ["upper", "work", "root"].map(|part| self.dir.folder(&format!("{name}-{part}")));
         let options =
@@ -145,7 +145,7 @@ impl Site {
     }
 
     /// The first process of the container, and its words.
-    pub fn words(&self, wiring: Wiring) -> Vec<String> {
+    pub fn words(wiring: Wiring) -> Vec<String> {
         let run = ["molecule-tokenfs", "run", "--user", "agent", "--", "sh", "-c", LOOP];
         let frozen = format!(
             "export HOME=/home/agent
