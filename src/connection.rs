@@ -5,6 +5,7 @@ pub mod handover;
 pub mod manager;
 pub mod mount;
 pub mod mountinfo;
+mod recovery;
 pub mod rotation;
 pub mod supervisor;
 pub mod worker;

@@ -26,6 +26,7 @@ use crate::view::{self, ViewContext};
 use access::{Access, Caller};
 use counters::Counters;
 use generations::{Generation, State};
+use journal::Call;
 use node::{Node, Tree};
 use pages::Pages;
 use recent::Recent;
@@ -33,9 +34,11 @@ use tables::Writers;
 
 pub mod access;
 pub mod counters;
+pub mod fault;
 pub mod fuse;
 pub mod generations;
 mod interrupt;
+pub mod journal;
 pub mod metrics;
 pub mod node;
 mod open;
@@ -197,14 +200,53 @@ impl Fs {
         })
     }
 
-    /// A request was taken from the kernel.
-    pub fn enter(&self) {
+    /// A request was taken from the kernel. `again` is whether it was delivered before.
+    ///
+    /// # Errors
+    /// EIO for one of which workers died.
+    pub fn enter(&self, request: &Request, call: &Call, again: bool) -> Result<(), Errno> {
         self.state.enter();
+        let journal = &self.state.shared().journal;
+        journal.enter(request.unique, call, &request.caller);
+        if again && journal.kills(request.unique) {
+            tracing::error!(
+                request = call.handler,
+                "workers died of it: it is answered EIO; please report this bug"
+            );
+            return Err(Errno::EIO);
+        }
+        self.state.pass_handler(call.handler, false);
+        Ok(())
+    }
+
+    /// An open is about to wait.
+    ///
+    /// # Errors
+    /// EAGAIN when too many do.
+    pub fn suspend(&self, request: &Request, call: &Call) -> Result<(), Errno> {
+        let has_room = self.state.shared().journal.wait(request.unique, call, &request.caller);
+        if has_room { Ok(()) } else { Err(Errno::EAGAIN) }
     }
 
     /// A request is done with: answered, or given up.
-    pub fn leave(&self) {
+    pub fn leave(&self, unique: u64, call: &Call, waited: bool) {
+        self.state.pass_handler(call.handler, true);
+        self.state.shared().journal.leave(unique, waited);
         self.state.leave();
+    }
+
+    /// Works on an open that waits: a death meanwhile is its doing.
+    pub fn work<T>(&self, unique: u64, work: impl FnOnce() -> T) -> T {
+        let journal = &self.state.shared().journal;
+        journal.polls(unique);
+        let done = work();
+        journal.polled();
+        done
+    }
+
+    /// A place where a [`fault::Fault`] may have been asked for.
+    pub fn pass(&self, place: &str) {
+        self.state.pass(place);
     }
 
     /// Finds a name in a directory. Never waits.

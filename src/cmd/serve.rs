@@ -23,6 +23,7 @@ use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Program, Setup, SupervisorError};
 use crate::files::{self, Directory};
+use crate::fs::fault::Fault;
 use crate::fs::generations::State;
 use crate::fs::status::{Backend, Identity};
 use crate::view;
@@ -33,6 +34,14 @@ pub struct ServeArgs {
     /// Serve made-up tokens that live this long, for tests and benchmarks of the mount
     #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
     pub made_up: Option<Duration>,
+
+    /// Break the worker at a certain place, for tests of what readers then see
+    #[arg(long, hide = true, value_name = "ACTION:PLACE[:WHEN]")]
+    pub fault: Option<Fault>,
+
+    /// Do as on kernels before 6.9, which do not deliver again what a dead worker had read
+    #[arg(long, hide = true)]
+    pub without_resend: bool,
 
     /// Who may read the tokens where no setting says so: the user whom `run` runs its command as
     #[arg(long, hide = true, value_name = "UID")]
@@ -55,9 +64,10 @@ impl ServeArgs {
     /// The same as arguments of a command line.
     fn arguments(&self) -> Vec<OsString> {
         let life = self.made_up.map(|life| flag("made-up", shown_span(life).as_ref()));
+        let fault = self.fault.as_ref().map(|fault| flag("fault", fault.to_string().as_ref()));
         let owner = self.default_owner.map(|uid| flag("default-owner", uid.to_string().as_ref()));
         let settings = self.settings.each().map(|(name, value)| flag(name, value));
-        life.into_iter().chain(owner).chain(settings).collect()
+        life.into_iter().chain(fault).chain(owner).chain(settings).collect()
     }
 }
 
@@ -210,6 +220,7 @@ fn serve_mount(
         program: executable.worker()?,
         open_timeout: settings.open_timeout.value,
         helper,
+        resend: !args.without_resend,
     };
     drop(config);
     let (args, executable) = (args.clone(), executable.try_clone()?);

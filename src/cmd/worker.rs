@@ -111,6 +111,7 @@ pub(super) fn config(
             min_life: settings.min_life.value,
         },
         log_level: settings.log_level.value.to_string(),
+        fault: args.fault.clone(),
     }
 }
 

@@ -21,6 +21,9 @@ pub enum Message {
     Handover = b'h',
     /// To the worker: serve now.
     Go = b'g',
+    /// To the worker: take care of what an earlier one left, which the kernel will not deliver again,
+    /// and serve.
+    Recover = b'c',
     /// To the worker: answer everybody who waits, and end.
     Stop = b's',
     /// To the supervisor: the worker has everything and can serve.
@@ -31,7 +34,7 @@ pub enum Message {
 
 impl Message {
     fn parse(byte: u8) -> Option<Self> {
-        [Self::Handover, Self::Go, Self::Stop, Self::Ready, Self::Rotate]
+        [Self::Handover, Self::Go, Self::Recover, Self::Stop, Self::Ready, Self::Rotate]
             .into_iter()
             .find(|message| *message as u8 == byte)
     }

@@ -113,6 +113,10 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
         let path = view.path();
         if let Err(error) = rustix::fs::renameat(&root, next(path), &root, path) {
             tracing::debug!("rename onto {path}: {error}");
+            if error == rustix::io::Errno::IO {
+                // Workers die of it. Asked for again it would kill more; the view flips without us.
+                return Err(error.into());
+            }
         }
     }
     for view in view::ALL.iter().filter(|view| state.touched(view.id()) < newest) {

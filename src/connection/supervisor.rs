@@ -5,7 +5,8 @@
 //! the mount. It knows no token, no source and no policy.
 //!
 //! A worker that starts finds requests that a dead one had read: the kernel delivers them again
-//! when asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9).
+//! when asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9). An older one does not; then the worker goes by
+//! what the dead one noted in the shared state.
 
 use std::fs::File;
 use std::io;
@@ -104,6 +105,9 @@ pub struct Setup {
     pub open_timeout: Duration,
     /// The helper that makes rotations visible.
     pub helper: Helper,
+    /// Whether the kernel may be asked to deliver again what a dead worker had read; if not, or where
+    /// it cannot (before 6.9), the next worker goes by the journal.
+    pub resend: bool,
 }
 
 /// The supervisor at work.
@@ -389,7 +393,7 @@ impl Supervisor {
                     }
                 }
                 Message::Rotate => self.setup.helper.rotate(),
-                Message::Handover | Message::Go | Message::Stop => {}
+                Message::Handover | Message::Go | Message::Recover | Message::Stop => {}
             }
         }
         Ok(None)
@@ -412,7 +416,7 @@ impl Supervisor {
             Some(_) => {}
         }
         worker.serving = Some(SystemClock.now().boot);
-        worker.go(self.device.as_fd(), &self.setup.state);
+        worker.go(self.device.as_fd(), &self.setup);
         self.watchdog.worker_started(SystemClock.now().boot);
         Ok(())
     }
@@ -429,7 +433,11 @@ impl Supervisor {
             worker.serving.is_some_and(|since| now < since.saturating_add(PROBATION));
         let is_failure = match worker.serving {
             None => true,
-            Some(_) => is_in_probation && status.is_some_and(is_crash),
+            // One that dies of a request has come up; that request will not kill many more.
+            Some(_) if status.is_some_and(is_crash) => {
+                !self.setup.state.charge_requests() && is_in_probation
+            }
+            Some(_) => false,
         };
         if is_failure {
             return self.failed(how);
@@ -464,6 +472,7 @@ impl Supervisor {
             Health::Unsure => self.setup.helper.ping(),
             Health::Stuck => {
                 tracing::error!("the worker does not answer: it is killed");
+                self.setup.state.charge_requests();
                 worker.kill();
                 // No longer: in an uninterruptible sleep it would keep everybody waiting.
                 worker.wait_for_end(KILL_LIMIT);

@@ -15,11 +15,14 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::connection::handover::{Channel, Handover, Message};
+use crate::connection::recovery::recover;
 use crate::fs::counters::Counters;
+use crate::fs::fault::{self, Fault};
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
 use crate::fs::pages::Pages;
@@ -52,6 +55,8 @@ pub struct WorkerConfig {
     pub identity: Identity,
     /// What is logged.
     pub log_level: String,
+    /// Where to break, for tests.
+    pub fault: Option<Fault>,
 }
 
 /// Why a worker ended.
@@ -87,6 +92,10 @@ pub fn serve(
     let names = sources.iter().map(|source| source.name()).collect();
     let views = view::ALL.iter().map(|view| view.id()).collect();
     let state = Arc::new(State::adopt(handover.state, names, views)?);
+    if let Some(fault) = config.fault {
+        state.break_at(fault);
+    }
+    state.pass(fault::START);
     let rotations = channel.try_clone()?;
     // Where it cannot be said, the patience below makes the generation visible.
     state.rotate_with(move || rotations.send_if_room(Message::Rotate));
@@ -103,11 +112,20 @@ pub fn serve(
     let pages = Pages::new(config.identity, Arc::clone(&state));
     let fs = Fs::new(config.fs, Arc::clone(&state), token, clock, counters, pages);
     let waiters = Waiters::new(runtime.handle().clone());
-    let adapter = Adapter::new(fs, waiters.clone());
+    let adapter = Adapter::new(Arc::clone(&fs), waiters.clone());
+    let again = Adapter::new(Arc::clone(&fs), waiters.clone());
+    let init = first_packet(&handover.init)?;
     let session = open_session(adapter, handover.init, &handover.device)?;
     channel.send_with(Message::Ready, &[config_memory.as_fd()])?;
-    if !matches!(channel.receive(true)?, Some((Message::Go, _))) {
-        return Ok(End::Stopped);
+    match channel.receive(true)? {
+        Some((Message::Go, _)) => {}
+        Some((Message::Recover, _)) => {
+            recover(&state, handover.device.as_fd(), &init, move |socket| {
+                let session = Session::from_fd(again, socket, SessionACL::All, Config::default())?;
+                Ok(Box::new(move || session.run()))
+            })?;
+        }
+        _ => return Ok(End::Stopped),
     }
 
     // Another worker may have gone on until this moment.
@@ -119,7 +137,7 @@ pub fn serve(
     }
     let stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
-        let engine = tokio::spawn(engine.run());
+        let mut engine = tokio::spawn(engine.run());
         let end = tokio::select! {
             _ = stop => Ok(End::Stopped),
             end = end => match end {
@@ -128,6 +146,8 @@ pub fn serve(
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
             () = state.flip_what_stays(ROTATION_PATIENCE) => Ok(End::Stopped),
+            // Without it no open would ever be answered with a new token.
+            () = panicked(&mut engine) => std::process::abort(),
         };
         waiters.dismiss().await;
         engine.abort();
@@ -149,6 +169,22 @@ fn keep_the_heap_small() {
             unsafe { libc::mallopt(what, value) };
         }
     }
+}
+
+/// Completes when a task has panicked, and never otherwise.
+async fn panicked(task: &mut tokio::task::JoinHandle<()>) {
+    match task.await {
+        Err(error) if error.is_panic() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// The first packet in a socket, which stays there.
+fn first_packet(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut packet = vec![0; 4096];
+    let (_, length) = rustix::net::recv(socket, packet.as_mut_slice(), RecvFlags::PEEK)?;
+    packet.truncate(length);
+    Ok(packet)
 }
 
 /// Answers INIT from the stand-in socket, then puts the connection in its place: fuser cannot take a

@@ -2,6 +2,7 @@
 //! and decides nothing.
 
 use std::ffi::OsStr;
+use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
+use crate::fs::fault;
 use crate::fs::interrupt::Interrupts;
+use crate::fs::journal::{Call, Opcode};
 use crate::fs::{Attributes, Cache, Fs, NAME_MAX, Open, Opened, Request};
 
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
@@ -62,7 +65,9 @@ impl Waiters {
         reply: Reply<ReplyOpen>,
     ) {
         let (dismissed, interrupts) = (self.dismissed.clone(), self.interrupts.clone());
+        let (fs, unique) = (Arc::clone(&reply.fs), reply.unique);
         let task = async move {
+            reply.fs.pass(fault::TASK);
             let watch = interrupts.watch(thread);
             let opened = tokio::select! {
                 biased;
@@ -72,6 +77,8 @@ impl Waiters {
             };
             reply.answer(|reply| answer_open(reply, opened));
         };
+        let mut task = Box::pin(task);
+        let task = poll_fn(move |context| fs.work(unique, || task.as_mut().poll(context)));
         self.tasks.spawn_on(task, &self.runtime);
     }
 }
@@ -92,25 +99,70 @@ impl Adapter {
     }
 
     /// Enters a request: every handler that answers begins with it. The request is left when its
-    /// reply is answered.
-    fn enter<R>(&self, request: &fuser::Request, reply: R) -> (Request, Reply<R>) {
-        self.fs.enter();
+    /// reply is answered; `None` when it already is.
+    fn enter<R: Refuse>(
+        &self,
+        request: &fuser::Request,
+        call: Call,
+        reply: R,
+    ) -> Option<(Request, Reply<R>)> {
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
-        let unique = request.unique().0 & !RESENT;
-        let reply = Reply { reply: Some(reply), fs: Arc::clone(&self.fs) };
-        (Request { unique, caller }, reply)
+        let unique = request.unique().0;
+        let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
+        let request = Request { unique, caller };
+        let fs = Arc::clone(&self.fs);
+        let reply = Reply { unanswered: Some(reply), fs, unique, call, waited: false };
+        match self.fs.enter(&request, &call, again) {
+            Ok(()) => Some((request, reply)),
+            Err(errno) => {
+                reply.answer(|reply| reply.refuse(error(errno)));
+                None
+            }
+        }
     }
 }
 
+/// A reply that can be an error.
+trait Refuse {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refusable {
+    ($($reply:ty),*) => {$(
+        impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+
+refusable!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyIoctl,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
 /// A reply that is answered once; its end is the end of the request.
 struct Reply<R> {
-    reply: Option<R>,
+    unanswered: Option<R>,
     fs: Arc<Fs>,
+    unique: u64,
+    call: Call,
+    waited: bool,
 }
 
 impl<R> Reply<R> {
     fn answer(mut self, answer: impl FnOnce(R)) {
-        if let Some(reply) = self.reply.take() {
+        if let Some(reply) = self.unanswered.take() {
             answer(reply);
         }
     }
@@ -118,12 +170,12 @@ impl<R> Reply<R> {
 
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
-        if self.reply.is_some() {
+        if self.unanswered.is_some() {
             // fuser would answer EIO. A dead worker is better: the next one gets the request again.
             tracing::error!("a request was dropped unanswered: this is a bug, please report it");
             std::process::abort();
         }
-        self.fs.leave();
+        self.fs.leave(self.unique, &self.call, self.waited);
     }
 }
 
@@ -173,7 +225,8 @@ fn answer_open(reply: ReplyOpen, opened: OpenResult) {
 macro_rules! refuse_writes {
     ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
         fn $name(&self, request: &fuser::Request, $(_: $argument,)* reply: $reply) {
-            let (_, reply) = self.enter(request, reply);
+            let call = Call::other(stringify!($name), 0);
+            let Some((_, reply)) = self.enter(request, call, reply) else { return };
             let errno = error(self.fs.refuse(ReadErrorKind::ReadOnly));
             reply.answer(|reply| reply.error(errno));
         }
@@ -192,7 +245,10 @@ macro_rules! leave_to_the_kernel {
 
 impl Filesystem for Adapter {
     fn lookup(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (request, reply) = self.enter(request, reply);
+        let Some((request, reply)) = self.enter(request, Call::other("lookup", parent.0), reply)
+        else {
+            return;
+        };
         let entry = self.fs.lookup(&request, parent.0, name);
         reply.answer(|reply| match entry {
             Ok(entry) => reply.entry_with_ttls(
@@ -212,8 +268,13 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let (request, reply) = self.enter(request, reply);
-        let attributes = self.fs.getattr(&request, ino.0, handle.map(|handle| handle.0));
+        let handle = handle.map(|handle| handle.0);
+        let call = Call {
+            handle: handle.unwrap_or(u64::MAX),
+            ..Call::kept("getattr", Opcode::Getattr, ino.0)
+        };
+        let Some((request, reply)) = self.enter(request, call, reply) else { return };
+        let attributes = self.fs.getattr(&request, ino.0, handle);
         reply.answer(|reply| match attributes {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attr(&attributes)),
             Err(errno) => reply.error(error(errno)),
@@ -238,7 +299,10 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (request, reply) = self.enter(request, reply);
+        let Some((request, reply)) = self.enter(request, Call::other("setattr", ino.0), reply)
+        else {
+            return;
+        };
         let is_about_access = mode.is_some() || uid.is_some() || gid.is_some();
         // The kernel adds "now" to a truncation; a time alone is a `touch`.
         let touches = accessed.is_some() || modified.is_some();
@@ -255,11 +319,19 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (request, reply) = self.enter(request, reply);
+        let call =
+            Call { flags: flags.0.cast_unsigned(), ..Call::kept("open", Opcode::Open, ino.0) };
+        let Some((request, mut reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(&request, ino.0, writing) {
             Open::Now(opened) => reply.answer(|reply| answer_open(reply, opened)),
-            Open::Wait(opened) => self.waiters.wait(request.caller.thread, opened, reply),
+            Open::Wait(opened) => match self.fs.suspend(&request, &call) {
+                Ok(()) => {
+                    reply.waited = true;
+                    self.waiters.wait(request.caller.thread, opened, reply);
+                }
+                Err(errno) => reply.answer(|reply| answer_open(reply, Err(errno))),
+            },
         }
     }
 
@@ -274,7 +346,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (_, reply) = self.enter(request, reply);
+        let call =
+            Call { handle: handle.0, offset, size, ..Call::kept("read", Opcode::Read, ino.0) };
+        let Some((_, reply)) = self.enter(request, call, reply) else { return };
         let chunk = self.fs.read(ino.0, handle.0, offset, size);
         reply.answer(|reply| match chunk {
             Ok(chunk) => reply.data(chunk.as_bytes()),
@@ -294,7 +368,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (_, reply) = self.enter(request, reply);
+        let Some((_, reply)) = self.enter(request, Call::other("write", ino.0), reply) else {
+            return;
+        };
         let written = self.fs.write(ino.0, data);
         reply.answer(|reply| match written {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
@@ -305,12 +381,15 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         request: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.enter(request, reply).1.answer(ReplyEmpty::ok);
+        let Some((_, reply)) = self.enter(request, Call::other("flush", ino.0), reply) else {
+            return;
+        };
+        reply.answer(ReplyEmpty::ok);
     }
 
     fn release(
@@ -323,7 +402,9 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (_, reply) = self.enter(request, reply);
+        let Some((_, reply)) = self.enter(request, Call::other("release", ino.0), reply) else {
+            return;
+        };
         self.fs.release(ino.0, handle.0);
         reply.answer(ReplyEmpty::ok);
     }
@@ -336,7 +417,8 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let (_, reply) = self.enter(request, reply);
+        let call = Call { offset, ..Call::kept("readdir", Opcode::Readdir, ino.0) };
+        let Some((_, reply)) = self.enter(request, call, reply) else { return };
         let entries = self.fs.readdir(ino.0);
         reply.answer(|mut reply| match entries {
             Ok(entries) => {
@@ -353,15 +435,17 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn statfs(&self, request: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let (_, reply) = self.enter(request, reply);
+    fn statfs(&self, request: &fuser::Request, ino: INodeNo, reply: ReplyStatfs) {
+        let Some((_, reply)) = self.enter(request, Call::other("statfs", ino.0), reply) else {
+            return;
+        };
         reply.answer(|reply| reply.statfs(0, 0, 0, 0, 0, BLOCK, NAME_MAX, BLOCK));
     }
 
     fn ioctl(
         &self,
         request: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
         _flags: IoctlFlags,
         _command: u32,
@@ -369,34 +453,46 @@ impl Filesystem for Adapter {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOTTY));
+        let Some((_, reply)) = self.enter(request, Call::other("ioctl", ino.0), reply) else {
+            return;
+        };
+        reply.answer(|reply| reply.error(Errno::ENOTTY));
     }
 
     fn access(
         &self,
         request: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _mask: AccessFlags,
         reply: ReplyEmpty,
     ) {
         // The kernel decides by the mode bits (`default_permissions`).
-        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+        let Some((_, reply)) = self.enter(request, Call::other("access", ino.0), reply) else {
+            return;
+        };
+        reply.answer(|reply| reply.error(Errno::ENOSYS));
     }
 
     fn getxattr(
         &self,
         request: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _name: &OsStr,
         _size: u32,
         reply: ReplyXattr,
     ) {
         // The kernel remembers it and does not ask again.
-        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+        let Some((_, reply)) = self.enter(request, Call::other("getxattr", ino.0), reply) else {
+            return;
+        };
+        reply.answer(|reply| reply.error(Errno::ENOSYS));
     }
 
-    fn listxattr(&self, request: &fuser::Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+    fn listxattr(&self, request: &fuser::Request, ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        let Some((_, reply)) = self.enter(request, Call::other("listxattr", ino.0), reply) else {
+            return;
+        };
+        reply.answer(|reply| reply.error(Errno::ENOSYS));
     }
 
     fn rename(
@@ -409,7 +505,10 @@ impl Filesystem for Adapter {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (request, reply) = self.enter(request, reply);
+        let Some((request, reply)) = self.enter(request, Call::other("rename", parent.0), reply)
+        else {
+            return;
+        };
         let renamed = self.fs.rename(&request, (parent.0, name), (new_parent.0, new_name));
         reply.answer(|reply| match renamed {
             Ok(()) => reply.ok(),

@@ -25,6 +25,8 @@ use rustix::mm::{MlockFlags, mlock_with};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::fs::fault::{self, Fault};
+use crate::fs::journal::{Journal, Left};
 use crate::fs::tables::{Handed, Marks, Waiting};
 use crate::refresh::store::{Progress, Saved, Store};
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Secret};
@@ -40,7 +42,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 const WORD: usize = size_of::<u64>();
 const SECRET_WORDS: usize = MAX_SECRET_BYTES / WORD;
 
@@ -85,6 +87,11 @@ pub(super) struct Shared {
     pub(super) marks: Marks,
     pub(super) handed: Handed,
     pub(super) waiting: Waiting,
+    pub(super) journal: Journal,
+    /// Until then no open is answered ESTALE.
+    spare_until: AtomicU64,
+    /// How often the place of the fault on demand was passed.
+    passes: AtomicU64,
     slots: [Slot; SLOTS],
 }
 
@@ -187,6 +194,7 @@ pub struct State {
     rotator: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Changes whenever a generation is prepared or a view flipped.
     changes: watch::Sender<()>,
+    fault: OnceLock<Fault>,
 }
 
 // SAFETY: `shared` points to memory that lives as long as the value and consists of atomics only.
@@ -259,6 +267,7 @@ impl State {
             views,
             rotator: OnceLock::new(),
             changes: watch::Sender::new(()),
+            fault: OnceLock::new(),
         };
         Self::keep_in_memory(address);
         Ok(state)
@@ -336,6 +345,7 @@ impl State {
             }
             word.store(u64::from_le_bytes(*padded), Ordering::Relaxed);
         }
+        self.pass(fault::SLOT);
         // What is left of a longer token of 64 generations ago.
         for word in words.take(old_words) {
             word.store(0, Ordering::Relaxed);
@@ -472,10 +482,53 @@ impl State {
         self.shared().last_upgrade.get()
     }
 
-    /// Forgets requests that died with an earlier process; the kernel delivers them again.
-    pub fn forget_requests(&self) {
+    /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them
+    /// again by itself.
+    pub fn forget_requests(&self, again: bool) {
         let seen = self.shared().seen.load(Ordering::Acquire);
         self.shared().done.store(seen, Ordering::Release);
+        if again {
+            self.shared().journal.forget();
+        }
+    }
+
+    /// What an earlier worker left: the newest request of all, the one in hand, the opens that wait.
+    #[must_use]
+    pub fn requests_left(&self) -> (u64, Option<Left>, Vec<Left>) {
+        self.shared().journal.left()
+    }
+
+    /// Until then (boot clock) no open is told to look again: its reader may already do so.
+    pub fn spare_until(&self, end: Duration) {
+        self.shared().spare_until.store(nanos(end), Ordering::Release);
+    }
+
+    pub(super) fn is_spared(&self, now: Duration) -> bool {
+        nanos(now) < self.shared().spare_until.load(Ordering::Acquire)
+    }
+
+    /// A worker crashed or hung: what it had in hand is to blame. Whether it had anything in hand.
+    pub fn charge_requests(&self) -> bool {
+        self.shared().journal.charge()
+    }
+
+    /// Breaks this process at a certain place, for tests.
+    pub fn break_at(&self, fault: Fault) {
+        self.fault.set(fault).ok();
+    }
+
+    /// A place where a fault may have been asked for.
+    pub fn pass(&self, place: &str) {
+        self.pass_handler(place, false);
+    }
+
+    /// The beginning of a handler, or the moment when its answer was written.
+    pub(super) fn pass_handler(&self, handler: &str, after: bool) {
+        if let Some(fault) = self.fault.get()
+            && fault.is_at(handler, after)
+        {
+            fault.pass(self.shared().passes.fetch_add(1, Ordering::AcqRel) + 1);
+        }
     }
 
     fn slot(&self, generation: u64) -> Option<&Slot> {

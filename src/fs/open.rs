@@ -25,7 +25,9 @@ impl Fs {
             let is_current = self.state.current(view) == generation;
             let is_the_second_look =
                 mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
-            if is_current || is_the_second_look {
+            // One that may look again just now, unknown to us, is served what it found, too.
+            let is_spared = || self.state.is_spared(self.clock.now().boot);
+            if is_current || is_the_second_look || is_spared() {
                 return Open::Now(Ok(Opened { handle: generation, cache: Cache::Keep }));
             }
         }
@@ -70,7 +72,9 @@ impl Fs {
     ) -> Result<Opened, Errno> {
         let mark = Mark { view, generation: self.state.current(view) };
         let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
-        if may_look_again && marks.set(&self.writers, thread, mark, self.clock.now().boot) {
+        let now = self.clock.now().boot;
+        let may_look_again = may_look_again && !self.state.is_spared(now);
+        if may_look_again && marks.set(&self.writers, thread, mark, now) {
             return Err(Errno::ESTALE);
         }
         Ok(self.newest(fresh))

@@ -159,6 +159,47 @@ impl Handed {
     }
 }
 
+/// How many workers died with each request in hand. One writer at a time: the supervisor while there
+/// is no worker, else the worker.
+#[repr(C)]
+pub(super) struct Charges {
+    used: AtomicU64,
+    table: Table<64>,
+}
+
+impl Charges {
+    /// One more died. Where there is no room, the oldest request is forgotten: it was given up.
+    pub(super) fn add(&self, request: u64) {
+        let key = request.wrapping_add(1);
+        let oldest =
+            || self.table.window(key).min_by_key(|place| place.key.load(Ordering::Relaxed));
+        let deaths = self.count(request) + 1;
+        let place = self.table.find(key).or_else(|| self.table.free(key)).or_else(oldest);
+        if let Some(place) = place {
+            place.set(key, deaths, 0);
+        }
+        self.used.store(1, Ordering::Release);
+    }
+
+    /// How many died. It costs one load while none ever did.
+    pub(super) fn count(&self, request: u64) -> u64 {
+        if self.used.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        let place = self.table.find(request.wrapping_add(1));
+        place.map_or(0, |place| place.first.load(Ordering::Relaxed))
+    }
+
+    /// It is answered.
+    pub(super) fn done(&self, request: u64) {
+        if self.count(request) > 0
+            && let Some(place) = self.table.find(request.wrapping_add(1))
+        {
+            place.clear();
+        }
+    }
+}
+
 /// Since when each waiting request waits, however often it was delivered.
 #[repr(C)]
 pub(super) struct Waiting(Table<4096>);

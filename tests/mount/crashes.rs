@@ -19,14 +19,14 @@ use crate::support::{eventually, millis, secs};
 use crate::{read, status};
 
 /// Readers of a made-up token that stop when told to.
-struct Readers {
+pub(super) struct Readers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<(u64, Duration)>>,
 }
 
 impl Readers {
     #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
-    fn start(daemon: &Daemon, number: usize) -> Self {
+    pub(super) fn start(daemon: &Daemon, number: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let paths = [daemon.path("token"), daemon.path("live/token")];
         let reader = |n: usize| {
@@ -49,7 +49,7 @@ impl Readers {
     }
 
     /// Opens in all, and the longest.
-    fn end(self) -> (u64, Duration) {
+    pub(super) fn end(self) -> (u64, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().fold((0, Duration::ZERO), |(opens, longest), thread| {
             let (more, longer) = thread.join().expect("a reader never fails");
@@ -71,7 +71,7 @@ fn is_gone(process: Pid) -> bool {
     stat.is_empty() || stat.contains(") Z ")
 }
 
-fn kill_worker(daemon: &Daemon, signal: Signal) {
+pub(super) fn kill_worker(daemon: &Daemon, signal: Signal) {
     if let Some(worker) = worker(daemon) {
         kill(worker, signal).ok();
     }

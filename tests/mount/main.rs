@@ -17,6 +17,7 @@ mod tls;
 mod certificates;
 mod clocks;
 mod crashes;
+mod faults;
 mod interrupt;
 mod lifecycle;
 mod many;

@@ -28,6 +28,7 @@ pub mod docker;
 pub mod leak;
 pub mod limit;
 pub mod namespace;
+pub mod opens;
 pub mod picture;
 pub mod process;
 pub mod processes;

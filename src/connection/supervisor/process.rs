@@ -11,7 +11,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Program, Setup};
 use crate::connection::handover::{self, Channel, Message};
-use crate::fs::generations::State;
 
 /// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
 const RESEND: [u8; 16] = {
@@ -68,17 +67,20 @@ impl Worker {
         poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
     }
 
-    /// Lets it serve, and the kernel deliver again what an earlier one had read.
-    pub(super) fn go(&self, device: BorrowedFd<'_>, state: &State) {
-        state.forget_requests();
-        if self.channel.send(Message::Go).is_err() {
-            return; // Its death will be heard.
-        }
-        match rustix::io::write(device, &RESEND) {
-            Ok(_) => {}
-            // Nothing was ever read, or the kernel is older than 6.9.
-            Err(error) => tracing::debug!("the kernel delivers nothing again: {error}"),
-        }
+    /// Lets the kernel deliver again what an earlier one had read, and this one serve.
+    pub(super) fn go(&self, device: BorrowedFd<'_>, setup: &Setup) {
+        let again = setup.resend
+            && match rustix::io::write(device, &RESEND) {
+                Err(rustix::io::Errno::INVAL) => {
+                    tracing::debug!("the kernel is older than 6.9 and delivers nothing again");
+                    false
+                }
+                // Or it is unmounted, as will be heard.
+                Ok(_) | Err(_) => true,
+            };
+        setup.state.forget_requests(again);
+        // Where nobody hears it any more, its death will be heard.
+        self.channel.send(if again { Message::Go } else { Message::Recover }).ok();
     }
 
     pub(super) fn receive_init_answer(&self) -> io::Result<Vec<u8>> {

@@ -50,7 +50,7 @@ impl Supervisor {
         }
         if let Some(mut new) = self.candidate.take() {
             new.serving = Some(SystemClock.now().boot);
-            new.go(self.device.as_fd(), &self.setup.state);
+            new.go(self.device.as_fd(), &self.setup);
             self.watchdog.worker_started(SystemClock.now().boot);
             self.worker = Some(new);
         }

@@ -1,0 +1,189 @@
+//! Answers what a dead worker had read, on kernels that do not deliver it again (before Linux 6.9).
+//!
+//! The journal in the shared state names the request that was in hand and the opens that waited.
+//! Those of which it keeps everything are put to a session of their own, over a socket, and what that
+//! answers is passed on to the kernel. Any other one is answered ESTALE, upon which the kernel walks
+//! its path anew by itself; so is whatever was read and not even entered in the journal. Numbers of
+//! requests are sequential, so it must be one of the next; answering one that nobody made is harmless.
+//!
+//! What is left: where the lost request was the `fstat` or the `read` of an open file, there is no path
+//! to walk, and the reader sees ESTALE.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, Shutdown};
+
+use crate::connection::handover;
+use crate::fs::generations::State;
+use crate::fs::journal::{Left, Opcode};
+use crate::time::{Clock, SystemClock};
+
+/// The requests after the newest known one that may have been read, too.
+const UNKNOWN: u64 = 1024;
+/// Between the numbers of two requests (`FUSE_REQ_ID_STEP`).
+const STEP: u64 = 2;
+/// The number of INIT, the first request.
+const FIRST: u64 = 2;
+/// For so long a reader may be on the way that the kernel walks anew: it would not do so twice.
+const SECOND_WALK: Duration = Duration::from_millis(100);
+/// A number that the kernel gives to no request: the answer to it says that all before are in hand.
+const MARK: u64 = 1;
+/// In the number of a request that is delivered again (`FUSE_UNIQUE_RESEND`).
+const AGAIN: u64 = 1 << 63;
+/// The longest that the requests may take to be in hand.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STATFS: u32 = 17;
+const HEADER: usize = 16;
+/// The longest answer: a read of 128 KiB.
+const ANSWER: usize = 256 * 1024;
+
+/// Runs a session to its end.
+pub(super) type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// Takes care of all that an earlier worker left. To be called before anything is read from the
+/// device; `session` makes a session over a socket that yields these bytes of INIT first.
+///
+/// # Errors
+/// Where the system has no descriptors or threads left.
+pub(super) fn recover(
+    state: &State,
+    device: BorrowedFd<'_>,
+    init: &[u8],
+    session: impl FnOnce(OwnedFd) -> io::Result<Run>,
+) -> io::Result<()> {
+    let (newest, handling, opens) = state.requests_left();
+    let is_kept =
+        |left: &Left| matches!(left.call.opcode, Opcode::Read | Opcode::Getattr | Opcode::Readdir);
+    let not_kept = handling.filter(|left| !is_kept(left)).map(|left| left.unique);
+    let newest = newest.max(FIRST);
+    let unknown = (1..=UNKNOWN).map(|n| newest + n * STEP);
+    let hits = not_kept.into_iter().chain(unknown).filter(|unique| stale(device, *unique)).count();
+    if hits > 0 {
+        tracing::debug!(hits, "the kernel walks paths anew");
+        state.spare_until(SystemClock.now().boot.saturating_add(SECOND_WALK));
+    }
+    let kept: Vec<_> = handling.filter(is_kept).into_iter().chain(opens).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    tracing::debug!(requests = kept.len(), "what an earlier worker had in hand is taken over");
+
+    let (ours, theirs) = handover::packets()?;
+    rustix::io::write(&ours, init)?;
+    let run = session(theirs)?;
+    thread::Builder::new().name("recovery".into()).spawn(run)?;
+    let (tell, told) = channel();
+    let (answers, device, expected) = (ours.try_clone()?, device.try_clone_to_owned()?, kept.len());
+    thread::Builder::new()
+        .name("recovery-answers".into())
+        .stack_size(64 * 1024)
+        .spawn(move || pass_on(&answers, &device, expected, &tell))?;
+    for left in &kept {
+        rustix::io::write(&ours, &request(left))?;
+    }
+    rustix::io::write(&ours, &header(40, STATFS, MARK, 1, [0; 3]))?;
+    if told.recv_timeout(PATIENCE).is_err() {
+        tracing::warn!("what an earlier worker had in hand takes long to be taken over");
+    }
+    Ok(())
+}
+
+/// Answers a request ESTALE; whether there was one.
+fn stale(device: BorrowedFd<'_>, unique: u64) -> bool {
+    let mut answer = Vec::with_capacity(HEADER);
+    answer.extend_from_slice(&16_u32.to_ne_bytes());
+    answer.extend_from_slice(&(-libc::ESTALE).to_ne_bytes());
+    answer.extend_from_slice(&unique.to_ne_bytes());
+    rustix::io::write(device, &answer).is_ok()
+}
+
+/// Passes answers on until all have come.
+fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Sender<()>) {
+    let mut answer = vec![0; ANSWER];
+    // The answer to INIT is none of the kernel's business.
+    let mut skip = true;
+    while expected > 0 {
+        let length = match rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()) {
+            Ok((length, _)) if length >= HEADER => length,
+            Err(rustix::io::Errno::INTR) => continue,
+            _ => break,
+        };
+        if std::mem::take(&mut skip) {
+            continue;
+        }
+        let unique = unique_of(&answer);
+        if unique == MARK {
+            tell.send(()).ok();
+            continue;
+        }
+        expected -= 1;
+        if let Some(place) = answer.get_mut(8..HEADER) {
+            place.copy_from_slice(&(unique & !AGAIN).to_ne_bytes());
+        }
+        // One that was answered after all, or whose reader is gone, is nobody's.
+        rustix::io::write(device, answer.get(..length).unwrap_or_default()).ok();
+        answer.get_mut(..length).unwrap_or_default().fill(0);
+    }
+    tell.send(()).ok();
+    rustix::net::shutdown(answers.as_fd(), Shutdown::Both).ok();
+}
+
+fn unique_of(answer: &[u8]) -> u64 {
+    let bytes = answer.get(8..HEADER).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_ne_bytes)
+}
+
+/// `fuse_in_header`.
+fn header(length: u32, opcode: u32, unique: u64, ino: u64, caller: [u32; 3]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(80);
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&opcode.to_ne_bytes());
+    bytes.extend_from_slice(&unique.to_ne_bytes());
+    bytes.extend_from_slice(&ino.to_ne_bytes());
+    for number in caller {
+        bytes.extend_from_slice(&number.to_ne_bytes());
+    }
+    bytes.extend_from_slice(&0_u32.to_ne_bytes());
+    bytes
+}
+
+/// A request as the kernel would deliver it again.
+fn request(left: &Left) -> Vec<u8> {
+    let call = &left.call;
+    let mut body = Vec::new();
+    let word = |body: &mut Vec<u8>, word: u64| body.extend_from_slice(&word.to_ne_bytes());
+    let half = |body: &mut Vec<u8>, half: u32| body.extend_from_slice(&half.to_ne_bytes());
+    match call.opcode {
+        // fuse_open_in
+        Opcode::Open => {
+            half(&mut body, call.flags);
+            half(&mut body, 0);
+        }
+        // fuse_getattr_in; FUSE_GETATTR_FH says that the handle counts.
+        Opcode::Getattr => {
+            half(&mut body, u32::from(call.handle != u64::MAX));
+            half(&mut body, 0);
+            word(&mut body, if call.handle == u64::MAX { 0 } else { call.handle });
+        }
+        // fuse_read_in
+        Opcode::Read | Opcode::Readdir => {
+            word(&mut body, if call.handle == u64::MAX { 0 } else { call.handle });
+            word(&mut body, call.offset);
+            // A page fits into every directory buffer of the kernel's.
+            half(&mut body, if call.opcode == Opcode::Readdir { 4096 } else { call.size });
+            half(&mut body, 0);
+            word(&mut body, 0);
+            word(&mut body, 0);
+        }
+        Opcode::Other => {}
+    }
+    let caller = [left.caller.uid, left.caller.gid, left.caller.thread];
+    let length = u32::try_from(40 + body.len()).unwrap_or_default();
+    let mut bytes = header(length, call.opcode as u32, left.unique | AGAIN, call.ino, caller);
+    bytes.extend_from_slice(&body);
+    bytes
+}

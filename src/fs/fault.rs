@@ -1,0 +1,160 @@
+//! Faults on demand: a worker that dies or stops at a certain place, for tests of what readers then
+//! see. Without one each place costs a load.
+
+use std::str::FromStr;
+
+use nix::sys::signal::{Signal, raise};
+use serde::{Deserialize, Serialize};
+
+/// The places besides the handlers of requests.
+pub const START: &str = "start";
+/// In the middle of a slot's write.
+pub const SLOT: &str = "slot";
+/// In the task of an open that waits, which holds its reply.
+pub const TASK: &str = "task";
+/// The handlers that can be named, each also as `after-NAME`: when its answer is written.
+const HANDLERS: [&str; 16] = [
+    "lookup",
+    "getattr",
+    "setattr",
+    "open",
+    "read",
+    "write",
+    "flush",
+    "release",
+    "readdir",
+    "statfs",
+    "ioctl",
+    "access",
+    "getxattr",
+    "listxattr",
+    "rename",
+    "mkdir",
+];
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Action {
+    Panic,
+    Kill,
+    Stop,
+}
+
+/// At which passes of the place, counted from 1 and over all workers of the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum When {
+    At(u64),
+    From(u64),
+    Each(u64),
+}
+
+/// `ACTION:PLACE[:WHEN]`: `panic`, `kill` or `stop`; a place; `N` for the Nth pass (1 if not given),
+/// `N-` for the Nth and all later ones, `/N` for each Nth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    action: Action,
+    place: String,
+    when: When,
+}
+
+impl Fault {
+    /// Whether it is at this place.
+    pub(super) fn is_at(&self, place: &str, after: bool) -> bool {
+        let own = self.place.strip_prefix("after-").filter(|_| after);
+        own.unwrap_or(&self.place) == place && after == own.is_some()
+    }
+
+    /// The place is passed for this time.
+    pub(super) fn pass(&self, number: u64) {
+        let happens = match self.when {
+            When::At(n) => number == n,
+            When::From(n) => number >= n,
+            When::Each(n) => number.is_multiple_of(n),
+        };
+        if happens {
+            self.happen();
+        }
+    }
+
+    #[expect(clippy::panic, reason = "that is what was asked for")]
+    fn happen(&self) {
+        let signal = match self.action {
+            Action::Panic => panic!("a fault on demand: {}", self.place),
+            Action::Kill => Signal::SIGKILL,
+            Action::Stop => Signal::SIGSTOP,
+        };
+        raise(signal).ok();
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.splitn(3, ':');
+        let action = match parts.next() {
+            Some("panic") => Action::Panic,
+            Some("kill") => Action::Kill,
+            Some("stop") => Action::Stop,
+            _ => return Err("a fault is panic:PLACE, kill:PLACE or stop:PLACE".to_owned()),
+        };
+        let place = parts.next().unwrap_or_default();
+        let handler = place.strip_prefix("after-").unwrap_or(place);
+        if ![START, SLOT, TASK].contains(&place) && !HANDLERS.contains(&handler) {
+            return Err(format!("there is no place {place}"));
+        }
+        let number = |text: &str| match text.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(format!("{text} is no number of a pass")),
+        };
+        let when = match parts.next() {
+            None => When::At(1),
+            Some(when) => match (when.strip_prefix('/'), when.strip_suffix('-')) {
+                (Some(each), _) => When::Each(number(each)?),
+                (_, Some(from)) => When::From(number(from)?),
+                _ => When::At(number(when)?),
+            },
+        };
+        Ok(Self { action, place: place.to_owned(), when })
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let action = match self.action {
+            Action::Panic => "panic",
+            Action::Kill => "kill",
+            Action::Stop => "stop",
+        };
+        write!(f, "{action}:{}:", self.place)?;
+        match self.when {
+            When::At(n) => write!(f, "{n}"),
+            When::From(n) => write!(f, "{n}-"),
+            When::Each(n) => write!(f, "/{n}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_said_in_words_and_back() {
+        for text in ["panic:lookup:1", "kill:after-rename:/7", "stop:slot:3-"] {
+            assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
+        }
+        assert_eq!("kill:open".parse::<Fault>().unwrap().to_string(), "kill:open:1");
+        for text in ["", "panic", "panic:nowhere", "after:open", "kill:open:0", "kill:after-slot"] {
+            assert!(text.parse::<Fault>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn before_and_after_a_handler_are_two_places() {
+        let after: Fault = "kill:after-lookup".parse().unwrap();
+        assert!(after.is_at("lookup", true) && !after.is_at("lookup", false));
+        let before: Fault = "kill:lookup".parse().unwrap();
+        assert!(before.is_at("lookup", false) && !before.is_at("lookup", true));
+    }
+}

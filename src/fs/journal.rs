@@ -1,0 +1,303 @@
+//! Which request is in hand, in the shared state: what a worker that died was doing.
+//!
+//! It tells which request kills workers, so that it does not do so for ever; and where the kernel
+//! does not deliver again what a dead worker had read (before Linux 6.9), it is all that the next one
+//! knows of those requests.
+//!
+//! Two threads write it, each its own part: the one that answers the kernel (`handling`) and the
+//! runtime's (`polling`).
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::access::Caller;
+use super::tables::Charges;
+
+/// A request that was in hand at so many deaths is answered EIO when it comes again.
+pub const MOST_DEATHS: u64 = 2;
+/// How many opens may wait at a time, if they are to survive a worker's death on every kernel.
+const OPENS: usize = 4096;
+
+/// Requests that can be answered from what the journal keeps of them (`FUSE_*`, `fuse(4)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Opcode {
+    /// Any other one.
+    Other = 0,
+    /// `fstat`
+    Getattr = 3,
+    /// `open`
+    Open = 14,
+    /// `read`
+    Read = 15,
+    /// `getdents`
+    Readdir = 28,
+}
+
+/// A request, as far as it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Its handler, for [`Fault`](super::fault::Fault)s.
+    pub handler: &'static str,
+    /// What it is.
+    pub opcode: Opcode,
+    /// The inode.
+    pub ino: u64,
+    /// The handle; [`u64::MAX`] where there is none.
+    pub handle: u64,
+    /// Where to begin.
+    pub offset: u64,
+    /// How many bytes.
+    pub size: u32,
+    /// As for `open(2)`.
+    pub flags: u32,
+}
+
+impl Call {
+    /// A request of which nothing but its number is kept.
+    #[must_use]
+    pub fn other(handler: &'static str, ino: u64) -> Self {
+        let opcode = Opcode::Other;
+        Self { handler, opcode, ino, handle: u64::MAX, offset: 0, size: 0, flags: 0 }
+    }
+
+    /// One of which all is kept.
+    #[must_use]
+    pub fn kept(handler: &'static str, opcode: Opcode, ino: u64) -> Self {
+        Self { opcode, ..Self::other(handler, ino) }
+    }
+}
+
+/// A request that a dead worker left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Its number.
+    pub unique: u64,
+    /// What it asks for.
+    pub call: Call,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+#[repr(C)]
+struct Entry {
+    /// 0 where there is none.
+    unique: AtomicU64,
+    opcode_and_flags: AtomicU64,
+    ino: AtomicU64,
+    handle: AtomicU64,
+    offset: AtomicU64,
+    size_and_thread: AtomicU64,
+    uid_and_gid: AtomicU64,
+}
+
+fn two(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+fn split(word: u64) -> (u32, u32) {
+    let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default();
+    (half(word), half(word >> 32))
+}
+
+impl Entry {
+    fn set(&self, unique: u64, call: &Call, caller: &Caller) {
+        self.unique.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let write = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        write(&self.opcode_and_flags, two(call.opcode as u32, call.flags));
+        write(&self.ino, call.ino);
+        write(&self.handle, call.handle);
+        write(&self.offset, call.offset);
+        write(&self.size_and_thread, two(call.size, caller.thread));
+        write(&self.uid_and_gid, two(caller.uid, caller.gid));
+        self.unique.store(unique, Ordering::Release);
+    }
+
+    fn get(&self) -> Option<Left> {
+        let unique = self.unique.load(Ordering::Acquire);
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let (opcode, flags) = split(read(&self.opcode_and_flags));
+        let kept = [
+            (Opcode::Getattr, "getattr"),
+            (Opcode::Open, "open"),
+            (Opcode::Read, "read"),
+            (Opcode::Readdir, "readdir"),
+        ];
+        let known = kept.into_iter().find(|(known, _)| *known as u32 == opcode);
+        let (opcode, handler) = known.unwrap_or((Opcode::Other, "other"));
+        let (size, thread) = split(read(&self.size_and_thread));
+        let (uid, gid) = split(read(&self.uid_and_gid));
+        let call = Call {
+            handler,
+            opcode,
+            ino: read(&self.ino),
+            handle: read(&self.handle),
+            offset: read(&self.offset),
+            size,
+            flags,
+        };
+        (unique != 0).then_some(Left { unique, call, caller: Caller { uid, gid, thread } })
+    }
+
+    fn clear(&self, unique: u64) -> bool {
+        self.unique.compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// See the module.
+#[repr(C)]
+pub(super) struct Journal {
+    /// The newest request whose handler was entered.
+    last: AtomicU64,
+    handling: Entry,
+    polling: AtomicU64,
+    charges: Charges,
+    /// Opens that wait, each near the place of its number.
+    opens: [Entry; OPENS],
+}
+
+impl Journal {
+    /// The handler of a request begins.
+    pub(super) fn enter(&self, unique: u64, call: &Call, caller: &Caller) {
+        self.handling.set(unique, call, caller);
+        self.last.fetch_max(unique, Ordering::AcqRel);
+    }
+
+    /// An open is about to wait: its handler ends without an answer. `false` where there is no room.
+    pub(super) fn wait(&self, unique: u64, call: &Call, caller: &Caller) -> bool {
+        let entry = self.around(unique).find(|entry| {
+            let held = entry.unique.load(Ordering::Acquire);
+            held == 0 || held == unique
+        });
+        if let Some(entry) = entry {
+            entry.set(unique, call, caller);
+            self.handling.clear(unique);
+        }
+        entry.is_some()
+    }
+
+    /// The request was answered, and the answer is written.
+    pub(super) fn leave(&self, unique: u64, waited: bool) {
+        if waited {
+            // Nearly always the first.
+            self.around(unique).find(|entry| entry.clear(unique));
+        }
+        self.handling.clear(unique);
+        self.charges.done(unique);
+    }
+
+    /// All places, those of this number first.
+    fn around(&self, unique: u64) -> impl Iterator<Item = &Entry> {
+        let start = usize::try_from(unique / 2).unwrap_or_default() % OPENS;
+        let (before, from) = self.opens.split_at_checked(start).unwrap_or_default();
+        from.iter().chain(before)
+    }
+
+    /// The runtime works on this waiting open until [`Journal::polled`].
+    pub(super) fn polls(&self, unique: u64) {
+        self.polling.store(unique, Ordering::Release);
+    }
+
+    pub(super) fn polled(&self) {
+        self.polling.store(0, Ordering::Release);
+    }
+
+    /// A worker crashed, or had to be killed: whatever was in hand is to blame. Whether anything was.
+    pub(super) fn charge(&self) -> bool {
+        let handling = self.handling.unique.load(Ordering::Acquire);
+        let in_hand = [handling, self.polling.load(Ordering::Acquire)];
+        let mut charged = false;
+        for unique in in_hand.into_iter().filter(|unique| *unique != 0) {
+            self.charges.add(unique);
+            charged = true;
+        }
+        charged
+    }
+
+    /// Whether so many workers died of this request that no other shall.
+    pub(super) fn kills(&self, unique: u64) -> bool {
+        self.charges.count(unique) >= MOST_DEATHS
+    }
+
+    /// What was in hand comes again by itself.
+    pub(super) fn forget(&self) {
+        self.polling.store(0, Ordering::Release);
+        self.handling.unique.store(0, Ordering::Release);
+    }
+
+    /// The newest request of all, the one in hand, and the opens that wait.
+    pub(super) fn left(&self) -> (u64, Option<Left>, Vec<Left>) {
+        let mut opens: Vec<_> = self.opens.iter().filter_map(Entry::get).collect();
+        opens.sort_unstable_by_key(|left| left.unique);
+        // An open that was just handed on is in both places.
+        let handling = self.handling.get();
+        let handling = handling.filter(|one| opens.iter().all(|left| left.unique != one.unique));
+        (self.last.load(Ordering::Acquire), handling, opens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::generations::State;
+
+    const CALLER: Caller = Caller { uid: 1000, gid: 100, thread: 4_000_000_000 };
+
+    fn open(ino: u64) -> Call {
+        Call { flags: 0o100_000, ..Call::kept("open", Opcode::Open, ino) }
+    }
+
+    #[test]
+    fn what_was_in_hand_is_found_as_it_was() {
+        let state = State::create(vec![], vec![]).unwrap();
+        let journal = &state.shared().journal;
+        assert_eq!(journal.left(), (0, None, vec![]));
+        let call = Call {
+            handle: 7,
+            offset: 1 << 40,
+            size: 4096,
+            ..Call::kept("read", Opcode::Read, 12_288)
+        };
+        journal.enter(10, &call, &CALLER);
+        let left = Left { unique: 10, call, caller: CALLER };
+        assert_eq!(journal.left(), (10, Some(left), vec![]));
+        journal.leave(10, false);
+        assert_eq!(journal.left(), (10, None, vec![]));
+    }
+
+    #[test]
+    fn opens_that_wait_are_kept_until_they_are_answered() {
+        let state = State::create(vec![], vec![]).unwrap();
+        let journal = &state.shared().journal;
+        let numbers = (0..OPENS as u64).map(|n| 2 + n * 2);
+        for unique in numbers.clone() {
+            journal.enter(unique, &open(unique), &CALLER);
+            assert!(journal.wait(unique, &open(unique), &CALLER));
+            assert!(journal.wait(unique, &open(unique), &CALLER), "delivered again");
+        }
+        assert!(!journal.wait(1 << 30, &open(1), &CALLER), "no room");
+        let (last, handling, opens) = journal.left();
+        assert_eq!((last, handling), (2 * OPENS as u64, None));
+        assert!(opens.iter().map(|left| left.unique).eq(numbers.clone()));
+        assert!(opens.iter().all(|left| left.call == open(left.unique)));
+        numbers.for_each(|unique| journal.leave(unique, true));
+        assert!(journal.left().2.is_empty());
+    }
+
+    #[test]
+    fn a_request_that_was_in_hand_at_two_deaths_is_known() {
+        let state = State::create(vec![], vec![]).unwrap();
+        let journal = &state.shared().journal;
+        assert!(!journal.charge(), "nothing was in hand");
+        journal.enter(10, &Call::other("lookup", 1), &CALLER);
+        assert!(journal.charge());
+        assert!(!journal.kills(10));
+        journal.forget();
+        journal.polls(10);
+        assert!(journal.charge());
+        assert!(journal.kills(10) && !journal.kills(12));
+        journal.polled();
+        journal.leave(10, false);
+        assert!(!journal.kills(10), "it is answered");
+    }
+}

@@ -1,0 +1,158 @@
+//! A worker that breaks at a certain place: readers do not notice, or get an error and no hang.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::crashes::{Readers, kill_worker, worker};
+use crate::read;
+use crate::support::daemon::Daemon;
+use crate::support::dir::TestDir;
+use crate::support::namespace::sandboxed;
+use crate::support::opens::Opens;
+use crate::support::process::errno;
+use crate::support::{eventually, limit, millis, secs};
+
+/// Tokens rotate each tenth of a second.
+fn broken(dir: &TestDir, args: &[&str]) -> Daemon {
+    let often = ["--refresh-interval", "100ms", "--refresh-jitter", "0s"];
+    Daemon::at(dir).args(["--made-up", "1s"]).args(often).args(args).start()
+}
+
+/// Makes every kind of request to the mount; what is refused is refused by a named error.
+fn everything(daemon: &Daemon) {
+    for folder in [".", "live"] {
+        let names = fs::read_dir(daemon.path(folder)).expect("a directory");
+        let names: Vec<_> = names.map(|name| name.expect("a name")).collect();
+        assert!(names.len() > 5);
+    }
+    nix::sys::statfs::statfs(daemon.mountpoint()).expect("statfs");
+    for name in ["token", "live/token"] {
+        let seen = read(&daemon.path(name)).expect("a token");
+        assert_eq!(seen.size, seen.bytes.len() as u64);
+    }
+    let file = File::open(daemon.path("live/token")).expect("a token");
+    assert_eq!(rustix::fs::ioctl_blksszget(&file), Err(rustix::io::Errno::NOTTY));
+    let token = daemon.path("token");
+    rustix::fs::getxattr(&token, "user.x", &mut [0_u8; 64]).expect_err("no such attribute");
+    rustix::fs::listxattr(&token, &mut [0_u8; 256]).ok();
+    let refused = fs::create_dir(daemon.path("new")).expect_err("it is read-only");
+    assert_eq!(errno(&refused), Some(Errno::EROFS));
+    let mut refresh = OpenOptions::new().write(true).open(daemon.path("refresh")).expect("opened");
+    if let Err(error) = refresh.write(b"now") {
+        assert_eq!(errno(&error), Some(Errno::EAGAIN));
+    }
+}
+
+/// The places and at which pass: some requests the kernel makes only once.
+const PANICS: [&str; 17] = [
+    "lookup:2",
+    "getattr:2",
+    "setattr:2",
+    "open:2",
+    "read:2",
+    "write:1",
+    "release:2",
+    "readdir:2",
+    "statfs:2",
+    "ioctl:1",
+    "getxattr:1",
+    "listxattr:1",
+    "rename:2",
+    "mkdir:1",
+    "task:1",
+    "slot:2",
+    "after-lookup:9",
+];
+
+#[test]
+fn a_panic_in_any_handler_is_not_noticed() {
+    sandboxed(secs(90), || {
+        limit::each(&PANICS, str::to_owned, |place| {
+            let dir = TestDir::new();
+            let daemon = broken(&dir, &["--fault", &format!("panic:{place}")]);
+            let readers = Readers::start(&daemon, 2);
+            eventually("it happened", secs(20), || {
+                everything(&daemon);
+                daemon.log().contains("a fault on demand").then_some(())
+            });
+            everything(&daemon);
+            readers.end();
+        });
+    });
+}
+
+#[test]
+fn a_request_of_which_workers_die_is_answered_with_an_error_and_the_others_are_served() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let daemon = broken(&dir, &["--fault", "panic:readdir:1-"]);
+        let readers = Opens::start(&daemon, 2);
+        for _ in 0..5 {
+            let mut names = fs::read_dir(daemon.mountpoint()).expect("a directory");
+            let error = names.next().expect("an answer").expect_err("no worker survives it");
+            assert_eq!(errno(&error), Some(Errno::EIO));
+        }
+        let during = readers.done();
+        eventually("the others are served", secs(5), || {
+            (readers.done() > during + 100).then_some(())
+        });
+        let seen = readers.end();
+        assert!(seen.is_clean(false), "{seen:?}");
+        assert!(daemon.log().contains("workers died of it"), "{}", daemon.log());
+    });
+}
+
+#[test]
+fn a_worker_that_crashes_at_every_start_ends_the_mount() {
+    sandboxed(secs(60), || {
+        for (fault, is_served_first) in [("panic:start:1-", false), ("panic:start:2-", true)] {
+            let dir = TestDir::new();
+            let builder = Daemon::at(&dir).args(["--made-up", "1h", "--fault", fault]);
+            let mut daemon = if is_served_first { builder.start() } else { builder.spawn() };
+            let token = daemon.path("token");
+            if is_served_first {
+                assert!(read(&token).is_ok());
+                kill_worker(&daemon, Signal::SIGKILL);
+            }
+            let status = daemon.process().wait(secs(20));
+            assert_eq!(status.code(), Some(1), "{}", daemon.log());
+            assert!(daemon.log().contains("failed 6 times in a row"), "{}", daemon.log());
+            assert!(read(&token).is_err());
+            assert!(crate::support::dir::mounts_below(dir.path()).is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_a_hundred_times_is_always_restarted() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let daemon = Daemon::at(&dir).args(["--made-up", "1h"]).start();
+        let first = read(&daemon.path("token")).unwrap().bytes;
+        for _ in 0..100 {
+            let old = worker(&daemon);
+            kill_worker(&daemon, Signal::SIGKILL);
+            eventually("another one", secs(5), || (worker(&daemon) != old).then_some(()));
+            assert_eq!(read(&daemon.path("live/token")).unwrap().bytes, first);
+        }
+    });
+}
+
+#[test]
+fn without_the_kernels_help_no_open_fails_or_hangs_either() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let daemon = broken(&dir, &["--without-resend"]);
+        let readers = Opens::start(&daemon, 4);
+        for n in 0..30 {
+            std::thread::sleep(millis(60 + n * 13 % 60));
+            kill_worker(&daemon, Signal::SIGKILL);
+        }
+        let seen = readers.end();
+        println!("{seen:?}");
+        assert!(seen.opens > 300 && seen.is_clean(true), "{seen:?}");
+    });
+}

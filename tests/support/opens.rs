@@ -1,0 +1,137 @@
+//! Readers of made-up tokens that never pause and note what they see.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use molecule_tokenfs::source::made_up::MadeUp;
+
+use super::daemon::Daemon;
+
+/// What readers saw.
+#[derive(Debug, Default, Clone, serde::Serialize)]
+pub struct Seen {
+    pub opens: u64,
+    /// By error.
+    pub failed_opens: BTreeMap<String, u64>,
+    /// `fstat` or `read` of a file that was open, by error.
+    pub failed_afterwards: BTreeMap<String, u64>,
+    /// No token, or not a whole one.
+    pub wrong_bytes: u64,
+    /// `fstat` told another size than that of the bytes.
+    pub wrong_sizes: u64,
+    pub longest_open_ms: f64,
+}
+
+impl Seen {
+    /// What another one saw, too.
+    pub fn add(&mut self, other: &Self) {
+        self.opens += other.opens;
+        for (all, more) in [
+            (&mut self.failed_opens, &other.failed_opens),
+            (&mut self.failed_afterwards, &other.failed_afterwards),
+        ] {
+            for (error, number) in more {
+                *all.entry(error.clone()).or_default() += number;
+            }
+        }
+        self.wrong_bytes += other.wrong_bytes;
+        self.wrong_sizes += other.wrong_sizes;
+        self.longest_open_ms = self.longest_open_ms.max(other.longest_open_ms);
+    }
+
+    /// Nothing but tokens; `residue` allows ESTALE for a file that was open.
+    pub fn is_clean(&self, residue: bool) -> bool {
+        let stale = |errors: &BTreeMap<String, u64>| errors.keys().all(|error| error == "ESTALE");
+        self.failed_opens.is_empty()
+            && (self.failed_afterwards.is_empty() || residue && stale(&self.failed_afterwards))
+            && (self.wrong_bytes, self.wrong_sizes) == (0, 0)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
+    fn open(&mut self, path: &Path) {
+        let start = Instant::now();
+        let opened = File::open(path);
+        self.longest_open_ms = self.longest_open_ms.max(start.elapsed().as_secs_f64() * 1000.0);
+        self.opens += 1;
+        let mut bytes = Vec::new();
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) => return count(&mut self.failed_opens, &error),
+        };
+        let mut read = |mut file: File| -> io::Result<u64> {
+            let size = file.metadata()?.size();
+            file.read_to_end(&mut bytes)?;
+            Ok(size)
+        };
+        match read(file) {
+            Ok(size) => {
+                self.wrong_sizes += u64::from(size != bytes.len() as u64);
+                self.wrong_bytes += u64::from(MadeUp::number(&bytes).is_none());
+            }
+            Err(error) => count(&mut self.failed_afterwards, &error),
+        }
+    }
+}
+
+fn count(errors: &mut BTreeMap<String, u64>, error: &io::Error) {
+    let name = super::process::errno(error).map_or_else(|| error.to_string(), |e| format!("{e:?}"));
+    *errors.entry(name).or_default() += 1;
+}
+
+/// Readers at work; half of them read `token`, half `live/token`.
+pub struct Opens {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Seen>>,
+}
+
+impl Opens {
+    pub fn start(daemon: &Daemon, number: usize) -> Self {
+        Self::of(&["token", "live/token"].map(|name| daemon.path(name)), number)
+    }
+
+    pub fn of(paths: &[PathBuf], number: usize) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let reader = |path: &PathBuf| {
+            let (path, stop, done) = (path.clone(), Arc::clone(&stop), Arc::clone(&done));
+            thread::spawn(move || {
+                let mut seen = Seen::default();
+                while !stop.load(Ordering::Relaxed) {
+                    seen.open(&path);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                seen
+            })
+        };
+        let threads = paths.iter().cycle().take(number).map(reader).collect();
+        Self { stop, done, threads }
+    }
+
+    /// Opens so far.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Ends them; a reader that hangs hangs the caller, whose time limit names it.
+    pub fn end(mut self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for thread in self.threads.drain(..) {
+            all.add(&thread.join().expect("a reader"));
+        }
+        all
+    }
+}
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
