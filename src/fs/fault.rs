@@ -13,7 +13,7 @@ pub const SLOT: &str = "slot";
 /// In the task of an open that waits, which holds its reply.
 pub const TASK: &str = "task";
 /// The handlers that can be named, each also as `after-NAME`: when its answer is written.
-const HANDLERS: [&str; 16] = [
+const HANDLERS: [&str; 19] = [
     "lookup",
     "getattr",
     "setattr",
@@ -30,6 +30,9 @@ const HANDLERS: [&str; 16] = [
     "listxattr",
     "rename",
     "mkdir",
+    "fsync",
+    "lseek",
+    "poll",
 ];
 
 /// What happens.
@@ -38,6 +41,8 @@ enum Action {
     Panic,
     Kill,
     Stop,
+    /// Takes memory until something ends it.
+    Hoard,
 }
 
 /// At which passes of the place, counted from 1 and over all workers of the mount.
@@ -48,7 +53,7 @@ enum When {
     Each(u64),
 }
 
-/// `ACTION:PLACE[:WHEN]`: `panic`, `kill` or `stop`; a place; `N` for the Nth pass (1 if not given),
+/// `ACTION:PLACE[:WHEN]`: `panic`, `kill`, `stop` or `hoard`; a place; `N` for the Nth pass (1 if not given),
 /// `N-` for the Nth and all later ones, `/N` for each Nth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
@@ -82,6 +87,10 @@ impl Fault {
             Action::Panic => panic!("a fault on demand: {}", self.place),
             Action::Kill => Signal::SIGKILL,
             Action::Stop => Signal::SIGSTOP,
+            Action::Hoard => loop {
+                // Touched, so that it counts.
+                std::mem::forget(vec![1_u8; 1 << 20]);
+            },
         };
         raise(signal).ok();
     }
@@ -96,7 +105,8 @@ impl FromStr for Fault {
             Some("panic") => Action::Panic,
             Some("kill") => Action::Kill,
             Some("stop") => Action::Stop,
-            _ => return Err("a fault is panic:PLACE, kill:PLACE or stop:PLACE".to_owned()),
+            Some("hoard") => Action::Hoard,
+            _ => return Err("a fault is panic, kill, stop or hoard, a colon, a place".to_owned()),
         };
         let place = parts.next().unwrap_or_default();
         let handler = place.strip_prefix("after-").unwrap_or(place);
@@ -125,6 +135,7 @@ impl std::fmt::Display for Fault {
             Action::Panic => "panic",
             Action::Kill => "kill",
             Action::Stop => "stop",
+            Action::Hoard => "hoard",
         };
         write!(f, "{action}:{}:", self.place)?;
         match self.when {

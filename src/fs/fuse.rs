@@ -145,7 +145,9 @@ refusable!(
     ReplyEmpty,
     ReplyEntry,
     ReplyIoctl,
+    ReplyLseek,
     ReplyOpen,
+    ReplyPoll,
     ReplyStatfs,
     ReplyWrite,
     ReplyXattr
@@ -238,7 +240,9 @@ macro_rules! refuse_writes {
 macro_rules! leave_to_the_kernel {
     ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
         fn $name(&self, request: &fuser::Request, $(_: $argument,)* reply: $reply) {
-            self.enter(request, reply).1.answer(|reply| reply.error(Errno::ENOSYS));
+            let call = Call::other(stringify!($name), 0);
+            let Some((_, reply)) = self.enter(request, call, reply) else { return };
+            reply.answer(|reply| reply.error(Errno::ENOSYS));
         }
     )*};
 }

@@ -88,8 +88,9 @@ pub(super) struct Shared {
     pub(super) handed: Handed,
     pub(super) waiting: Waiting,
     pub(super) journal: Journal,
-    /// Until then no open is answered ESTALE.
+    /// Until then no open of a generation from this one on is answered ESTALE.
     spare_until: AtomicU64,
+    spare_from: AtomicU64,
     /// How often the place of the fault on demand was passed.
     passes: AtomicU64,
     slots: [Slot; SLOTS],
@@ -498,13 +499,18 @@ impl State {
         self.shared().journal.left()
     }
 
-    /// Until then (boot clock) no open is told to look again: its reader may already do so.
+    /// Until then (boot clock) no open is told to look again whose reader may already do so.
     pub fn spare_until(&self, end: Duration) {
+        let shown = self.views.iter().map(|view| self.current(*view)).min().unwrap_or_default();
+        self.shared().spare_from.store(shown, Ordering::Relaxed);
         self.shared().spare_until.store(nanos(end), Ordering::Release);
     }
 
-    pub(super) fn is_spared(&self, now: Duration) -> bool {
+    /// Whether an open of this generation may be a second look. One that found an older generation
+    /// than a look could find was no look at all.
+    pub(super) fn is_spared(&self, generation: u64, now: Duration) -> bool {
         nanos(now) < self.shared().spare_until.load(Ordering::Acquire)
+            && generation >= self.shared().spare_from.load(Ordering::Relaxed)
     }
 
     /// A worker crashed or hung: what it had in hand is to blame. Whether it had anything in hand.

@@ -25,13 +25,11 @@ impl Fs {
             let is_current = self.state.current(view) == generation;
             let is_the_second_look =
                 mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
-            // One that may look again just now, unknown to us, is served what it found, too.
-            let is_spared = || self.state.is_spared(self.clock.now().boot);
-            if is_current || is_the_second_look || is_spared() {
+            if is_current || is_the_second_look || self.is_spared(generation) {
                 return Open::Now(Ok(Opened { handle: generation, cache: Cache::Keep }));
             }
         }
-        let may_look_again = mark.is_none();
+        let may_look_again = mark.is_none() && !self.is_spared(generation);
         if let Some(fresh) = fresh
             && (!may_look_again || self.shows(view, &fresh))
         {
@@ -45,6 +43,11 @@ impl Fs {
             let is_settled = !may_look_again || fs.shows(view, fresh);
             is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
         })
+    }
+
+    /// Whether the reader may be looking again already, unknown to us: then it is served what it found.
+    fn is_spared(&self, generation: u64) -> bool {
+        self.state.is_spared(generation, self.clock.now().boot)
     }
 
     /// Whether a view already shows the generation of a token.
@@ -73,7 +76,6 @@ impl Fs {
         let mark = Mark { view, generation: self.state.current(view) };
         let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
         let now = self.clock.now().boot;
-        let may_look_again = may_look_again && !self.state.is_spared(now);
         if may_look_again && marks.set(&self.writers, thread, mark, now) {
             return Err(Errno::ESTALE);
         }

@@ -35,6 +35,10 @@ fn everything(daemon: &Daemon) {
     }
     let file = File::open(daemon.path("live/token")).expect("a token");
     assert_eq!(rustix::fs::ioctl_blksszget(&file), Err(rustix::io::Errno::NOTTY));
+    rustix::fs::fsync(&file).ok();
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).ok();
+    let mut polled = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut polled, None), Ok(1));
     let token = daemon.path("token");
     rustix::fs::getxattr(&token, "user.x", &mut [0_u8; 64]).expect_err("no such attribute");
     rustix::fs::listxattr(&token, &mut [0_u8; 256]).ok();
@@ -47,7 +51,7 @@ fn everything(daemon: &Daemon) {
 }
 
 /// The places and at which pass: some requests the kernel makes only once.
-const PANICS: [&str; 17] = [
+const PANICS: [&str; 20] = [
     "lookup:2",
     "getattr:2",
     "setattr:2",
@@ -64,6 +68,9 @@ const PANICS: [&str; 17] = [
     "mkdir:1",
     "task:1",
     "slot:2",
+    "fsync:1",
+    "lseek:1",
+    "poll:1",
     "after-lookup:9",
 ];
 

@@ -85,6 +85,14 @@ fn count(errors: &mut BTreeMap<String, u64>, error: &io::Error) {
     *errors.entry(name).or_default() += 1;
 }
 
+/// Makes this thread, and no other, one of an ordinary user.
+pub fn become_user(id: u32) {
+    let group = rustix::process::Gid::from_raw(id);
+    rustix::thread::set_thread_res_gid(group, group, group).expect("the group");
+    let user = rustix::process::Uid::from_raw(id);
+    rustix::thread::set_thread_res_uid(user, user, user).expect("the user");
+}
+
 /// Readers at work; half of them read `token`, half `live/token`.
 pub struct Opens {
     stop: Arc<AtomicBool>,
@@ -94,14 +102,19 @@ pub struct Opens {
 
 impl Opens {
     pub fn start(daemon: &Daemon, number: usize) -> Self {
-        Self::of(&["token", "live/token"].map(|name| daemon.path(name)), number)
+        Self::of(daemon, number, None)
     }
 
-    pub fn of(paths: &[PathBuf], number: usize) -> Self {
+    /// The same as this user and group.
+    pub fn of(daemon: &Daemon, number: usize, user: Option<u32>) -> Self {
+        let paths = ["token", "live/token"].map(|name| daemon.path(name));
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let reader = |path: &PathBuf| {
             let (path, stop, done) = (path.clone(), Arc::clone(&stop), Arc::clone(&done));
             thread::spawn(move || {
+                if let Some(id) = user {
+                    become_user(id);
+                }
                 let mut seen = Seen::default();
                 while !stop.load(Ordering::Relaxed) {
                     seen.open(&path);

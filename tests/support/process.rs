@@ -25,6 +25,8 @@ pub enum User {
     Own,
     /// A user and group number, with no other groups. Only root may ask for it.
     Number(u32),
+    /// Root that can mount and nothing else: all other capabilities are out of its bounding set.
+    Bounded,
 }
 
 /// A command that dies with the thread that starts it, with nothing of the test's environment but
@@ -36,6 +38,9 @@ pub fn command(program: impl AsRef<OsStr>, user: User) -> Command {
         assert!(Uid::effective().is_root(), "only root can run a command as another user");
         let id = id.to_string();
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    }
+    if user == User::Bounded {
+        command.args(["--bounding-set", "-all,+sys_admin", "--inh-caps", "-all"]);
     }
     command.arg("--").arg(program);
     command.env_clear().env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
