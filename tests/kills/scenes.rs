@@ -100,6 +100,9 @@ fn at_random(series: &Series, report: &mut Report, name: &'static str, tokens: &
     let daemon = series.daemon(&dir, tokens).start();
     let readers = Opens::of(&daemon, 4, series.reader());
     for n in 0..series.kills {
+        // The one before has come up: on a busy machine that takes longer than the pause.
+        let opens = readers.done();
+        eventually("served again", secs(10), || (readers.done() > opens).then_some(()));
         thread::sleep(millis(40 + n * 13 % 60));
         kill_worker(&daemon, Signal::SIGKILL);
     }

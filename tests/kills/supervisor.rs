@@ -45,8 +45,8 @@ pub fn play(series: &Series, report: &mut Report) {
     {
         let dir = TestDir::new();
         let mut daemon = series.daemon(&dir, &ROTATING).start();
-        let worker = eventually("a worker", secs(5), || worker(&daemon));
         assert!(worker_serves(&daemon, series));
+        let worker = eventually("a worker", secs(5), || worker(&daemon));
         eventually(name, secs(5), || umount2(daemon.mountpoint(), flags).ok());
         let code = daemon.process().wait(secs(5)).code();
         let left = is_left(worker);
@@ -67,6 +67,8 @@ fn die(series: &Series, death: Death) -> Duration {
     let stops: &[&str] =
         if death == Death::DuringARename { &["--fault", "stop:rename:14"] } else { &[] };
     let mut daemon = series.daemon(&dir, &ROTATING).args(stops).start();
+    // Before that an ordinary user's supervisor has the mounting helper for a child.
+    assert!(worker_serves(&daemon, series));
     let paths = ["token", "live/token"].map(|name| daemon.path(name));
     let until_an_error = |path: PathBuf| {
         let user = series.reader();
