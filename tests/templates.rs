@@ -3,58 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/template.rs"]
+mod template;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Parser as _;
 use molecule_tokenfs::cli::{Cli, Command};
-use serde::Deserialize;
-
-/// A `template.toml`; its own comments say what the keys mean.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Template {
-    rootfs: String,
-    packages: Vec<String>,
-    program: String,
-    before: String,
-    entrypoint: Option<String>,
-    wired: Wired,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wired {
-    install: String,
-    start: String,
-}
-
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn templates() -> Vec<(String, Template)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(project("scripts/templates")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name != "shared" {
-            let text = fs::read_to_string(path.join("template.toml")).unwrap();
-            found.push((name, toml::from_str(&text).unwrap()));
-        }
-    }
-    found
-}
-
-/// The words of a line of a Dockerfile in its exec form, or of a shell's `exec`.
-fn words(line: &str) -> Vec<String> {
-    if let Some(list) = line.strip_prefix("ENTRYPOINT ") {
-        return serde_json::from_str(list).unwrap();
-    }
-    let words = line.strip_prefix("exec ").unwrap().split(' ');
-    words.map(|word| word.trim_matches('"').to_owned()).collect()
-}
+use template::{Wired, project, templates, words};
 
 #[test]
 fn there_are_eight_and_each_is_told_how_it_starts() {

@@ -13,25 +13,25 @@ use crate::support::namespace::sandboxed;
 use crate::support::{millis, secs};
 
 /// The directory that `scripts/evidence containers` and `hour` want the figures in.
-fn evidence() -> Option<PathBuf> {
+pub fn evidence() -> Option<PathBuf> {
     variable("MOLECULE_CONTAINERS_DIR").map(PathBuf::from)
 }
 
 #[expect(clippy::disallowed_methods, reason = "how scripts/evidence asks for more")]
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// How long the agent works, and the tokens live.
 #[derive(Debug, Clone, Copy)]
-struct Length {
-    seconds: u64,
-    life: u64,
+pub struct Length {
+    pub seconds: u64,
+    pub life: u64,
 }
 
 impl Length {
     /// What the gate has time for, unless more is asked for.
-    fn usual(seconds: u64) -> Self {
+    pub fn usual(seconds: u64) -> Self {
         let asked = |name| variable(name).map(|value| value.parse().expect(name));
         Self {
             seconds: asked("MOLECULE_CONTAINERS_SECONDS").unwrap_or(seconds),
@@ -40,7 +40,7 @@ impl Length {
     }
 
     /// The time for building the container comes on top.
-    fn limit(self) -> std::time::Duration {
+    pub fn limit(self) -> std::time::Duration {
         secs(self.seconds + 180)
     }
 }

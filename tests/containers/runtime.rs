@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -86,10 +87,15 @@ impl Runtime {
                 engine.import("workspace", &order.root);
                 body(&mut InDocker::start(&engine, order));
             }
-            Self::Runc | Self::Crun => body(&mut Bundle::start(self, site, order)),
+            Self::Runc | Self::Crun => body(&mut Bundle::start(self, "workspace", site, order)),
             Self::Podman | Self::PodmanRootless => body(&mut InPodman::start(self, site, order)),
         }
     }
+}
+
+/// Starts a container of this name with runc, and hands it over until `body` is done with it.
+pub fn with_runc(site: &Site, name: &str, order: &Order, body: impl FnOnce(&mut Bundle<'_>)) {
+    body(&mut Bundle::start(Runtime::Runc, name, site, order));
 }
 
 /// The options that Docker and podman share.
@@ -138,19 +144,20 @@ impl Container for InDocker<'_> {
 }
 
 /// A bundle of the Open Container Initiative, for runc and crun.
-struct Bundle<'a> {
+pub struct Bundle<'a> {
     runtime: &'static str,
+    name: String,
     site: &'a Site,
     state: PathBuf,
     process: Process,
 }
 
 impl<'a> Bundle<'a> {
-    fn start(runtime: Runtime, site: &'a Site, order: &Order) -> Self {
-        let runtime = runtime.name();
+    fn start(runtime: Runtime, name: &str, site: &'a Site, order: &Order) -> Self {
+        let (runtime, name) = (runtime.name(), name.to_owned());
         let (bundle, state) = (
-            site.dir.folder(&format!("{runtime}-bundle")),
-            site.dir.folder(&format!("{runtime}-state")),
+            site.dir.folder(&format!("{runtime}-bundle-of-{name}")),
+            site.dir.folder(&format!("{runtime}-state-of-{name}")),
         );
         let mut spec = tool("runc");
         spec.arg("spec").current_dir(&bundle);
@@ -159,14 +166,14 @@ impl<'a> Bundle<'a> {
         let config = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         fs::write(&file, configured(config, order).to_string()).unwrap();
         let mut start = tool(runtime);
-        start.arg("--root").arg(&state).args(["run", "--bundle"]).arg(&bundle).arg("workspace");
-        let process = Process::start(start, runtime, &site.dir);
-        let mut container = Self { runtime, site, state, process };
+        start.arg("--root").arg(&state).args(["run", "--bundle"]).arg(&bundle).arg(&name);
+        let process = Process::start(start, &format!("{runtime}-{name}"), &site.dir);
+        let mut container = Self { runtime, name, site, state, process };
         eventually("the container runs", secs(20), || {
             if let Some(status) = container.process.ended() {
                 panic!("{runtime} ended: {status}\n{}", container.process.stderr());
             }
-            container.tool(&["state", "workspace"]).stdout.contains("running").then_some(())
+            container.tool(&["state", &container.name]).stdout.contains("running").then_some(())
         });
         container
     }
@@ -209,10 +216,18 @@ fn configured(mut config: Value, order: &Order) -> Value {
     config
 }
 
+impl Bundle<'_> {
+    /// Waits for its end; its exit code, what it said to stdout, and to stderr.
+    pub fn wait(&mut self, limit: Duration) -> (i32, String, String) {
+        let code = self.process.wait(limit).code().unwrap_or(-1);
+        (code, self.process.stdout(), self.process.stderr())
+    }
+}
+
 impl Container for Bundle<'_> {
     fn shell(&self, line: &str) -> Finished {
         let user = format!("{AGENT}:{AGENT}");
-        self.tool(&["exec", "--user", &user, "workspace", "sh", "-c", line])
+        self.tool(&["exec", "--user", &user, &self.name, "sh", "-c", line])
     }
 
     fn has_ended(&mut self) -> bool {
@@ -220,15 +235,14 @@ impl Container for Bundle<'_> {
     }
 
     fn told(&mut self) -> (i32, String, String) {
-        let code = self.process.wait(secs(5)).code().unwrap_or(-1);
-        (code, self.process.stdout(), self.process.stderr())
+        self.wait(secs(5))
     }
 }
 
 impl Drop for Bundle<'_> {
     fn drop(&mut self) {
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            self.tool(&["delete", "--force", "workspace"])
+            self.tool(&["delete", "--force", &self.name])
         }));
     }
 }

@@ -1,7 +1,7 @@
 //! What containers live on: a platform, a root file system, and the loop that the agent runs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use crate::support::dir::TestDir;
 use crate::support::namespace::open_fuse_device;
 use crate::support::process::{ORDINARY, User, command, run};
 use crate::support::secs;
+use crate::support::template::project;
 use crate::world::platform;
 
 /// What the agent does, over and over. It counts what fails and goes on, and says so at the end.
-const LOOP: &str = r#"
+pub const LOOP: &str = r#"
     cd "$HOME" || exit
     start=$(date +%s) gh_ok=0 gh_failed=0 git_ok=0 git_failed=0 first=null
     try() {
@@ -99,10 +100,16 @@ impl Site {
 
     /// A root file system of its own for a container: Debian's with git and gh, and the program.
     pub fn root(&self, name: &str) -> PathBuf {
-        let mut make =
-            command(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rootfs"), User::Own);
+        let root = self.bare_root("python", name);
+        fs::copy(PROGRAM, root.join("usr/local/bin/molecule-tokenfs")).unwrap();
+        root
+    }
+
+    /// The same without the program, of this name in `scripts/rootfs`.
+    pub fn bare_root(&self, recipe: &str, name: &str) -> PathBuf {
+        let mut make = tool(project("scripts/rootfs").to_str().unwrap());
         // Made once, and kept for the next tests.
-        make.arg("python").env("HOME", home());
+        make.arg(recipe).env("HOME", home());
         let printed = run(make, &self.dir, secs(300)).ok();
         let lower = printed.trim();
         let [upper, work, root] =
@@ -111,7 +118,6 @@ impl Site {
             format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
         let none = MsFlags::empty();
         mount(Some("overlay"), &root, Some("overlay"), none, Some(options.as_str())).unwrap();
-        fs::copy(PROGRAM, root.join("usr/local/bin/molecule-tokenfs")).unwrap();
         fs::copy("/etc/hosts", root.join("etc/hosts")).unwrap();
         root
     }
