@@ -180,14 +180,21 @@ pub fn check(section: &mut Section) {
             }
         },
     );
-    section.says("The status files always have the same size, that of what they hold.", || {
-        for name in ["status.json", "metrics.prom"] {
-            let before = size(name);
-            mount.rotate();
-            assert_eq!(size(name), before, "{name}");
-            assert_eq!(fs::read(mount.path(name)).unwrap().len() as u64, before, "{name}");
-        }
-    });
+    section.says(
+        "The status files always have the same size, that of what they hold, and the same times, \
+         whatever they show: who copies what is newer (`rsync`, `cp -u`) takes them for unchanged.",
+        || {
+            for name in ["status.json", "metrics.prom"] {
+                let modified = || fs::metadata(mount.path(name)).unwrap().modified().unwrap();
+                let (before, then) = (size(name), modified());
+                let shown = fs::read(mount.path(name)).unwrap();
+                mount.rotate();
+                assert_eq!((size(name), modified()), (before, then), "{name}");
+                assert_ne!(fs::read(mount.path(name)).unwrap(), shown, "{name}");
+                assert_eq!(fs::read(mount.path(name)).unwrap().len() as u64, before, "{name}");
+            }
+        },
+    );
     section.says(
         "`statfs` reports a FUSE file system without blocks, inodes or free space.",
         || {
