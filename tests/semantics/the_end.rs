@@ -90,14 +90,27 @@ pub fn check(section: &mut Section) {
         reader.join().unwrap();
     });
     section.says(
-        "When the supervisor dies, everything fails with `ENOTCONN` until the next start.",
+        "When the supervisor dies, what is under way fails with `ECONNABORTED`, and everything \
+         after it with `ENOTCONN` until the next start.",
         || {
+            let setup = Setup::with_life(Duration::from_hours(1));
+            let mut hanging =
+                Workspace::new(setup, |builder| builder.args(["--open-timeout", "60s"]));
+            hanging.stick(Fault::Hang);
+            let token = hanging.mount.path("token");
+            let reader = std::thread::spawn(move || fs::read(token));
+            eventually("it waits", secs(5), || {
+                (hanging.demo.ledger().counts().platform.requests > 0).then_some(())
+            });
+            kill(hanging.mount.daemon.pid(), Signal::SIGKILL).unwrap();
+            hanging.mount.daemon.process().wait(secs(5));
+            assert_eq!(fails(reader.join().unwrap()), Errno::ECONNABORTED);
             kill(mount.daemon.pid(), Signal::SIGKILL).unwrap();
             mount.daemon.process().wait(secs(5));
             eventually("readers get an error", secs(5), || {
-                let error = fs::read(&path).err()?;
-                assert_eq!(error.raw_os_error(), Some(Errno::ENOTCONN as i32));
-                Some(())
+                let error = fails(Err::<(), _>(fs::read(&path).err()?));
+                assert!(matches!(error, Errno::ECONNABORTED | Errno::ENOTCONN), "{error}");
+                (error == Errno::ENOTCONN).then_some(())
             });
             assert_eq!(fails(fs::read(mount.path("status.json"))), Errno::ENOTCONN);
             mount.daemon = Daemon::at(&mount.dir).args(["--made-up", "1h"]).start();
