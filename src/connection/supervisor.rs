@@ -46,8 +46,9 @@ const MOST_FAILURES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A worker that fails this soon after it was ready counts as one that did not come up.
 const PROBATION: Duration = Duration::from_secs(1);
-/// The longest that a worker may take to be ready.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// The longest that a worker may take to be ready; one that is stopped meanwhile is replaced, and
+/// readers are served again, within 10 s.
+const START_LIMIT: Duration = Duration::from_secs(8);
 /// The longest that a worker may take to end when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// The longest to wait for the end of a worker that was killed.
