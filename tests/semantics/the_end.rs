@@ -12,6 +12,7 @@ use molecule_tokenfs::demo::ledger::Verdict;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::bound::kill_worker;
 use crate::support::daemon::{Daemon, tokenfs_run};
@@ -81,6 +82,50 @@ pub fn check(section: &mut Section) {
             kill_worker(&workspace.mount);
             let token = reader.join().unwrap().unwrap();
             assert_eq!(workspace.demo.ledger().verdict(&token), Verdict::Live);
+        },
+    );
+    section.says(
+        "A request that workers die of again and again fails with `EIO`; the others are served.",
+        || {
+            let broken =
+                Mount::living("1h", |builder| builder.args(["--fault", "panic:readdir:1-"]));
+            let mut names = fs::read_dir(broken.daemon.mountpoint()).unwrap();
+            assert_eq!(fails(names.next().unwrap()), Errno::EIO);
+            is_token(&fs::read(broken.path("token")).unwrap());
+        },
+    );
+    section.says(
+        "Before Linux 6.9 the death of a worker fails no open either, but a `read` or `fstat` of a \
+         file that is open may fail with `ESTALE` in that instant.",
+        || {
+            let older = Mount::living("1h", |builder| builder.args(["--without-resend"]));
+            let path = older.path("live/token");
+            // This file may be one of those.
+            let worker = || {
+                let status = fs::read(older.path("status.json")).ok()?;
+                let status: serde_json::Value = serde_json::from_slice(&status).ok()?;
+                status["worker_pid"].as_i64()
+            };
+            for _ in 0..3 {
+                let path = path.clone();
+                let reader = std::thread::spawn(move || {
+                    for _ in 0..1000 {
+                        let file = File::open(&path).expect("an open never fails");
+                        if let Err(error) = file.metadata() {
+                            assert_eq!(fails(Err::<(), _>(error)), Errno::ESTALE);
+                        }
+                        let mut bytes = vec![0; 100];
+                        match file.read_at(&mut bytes, 0) {
+                            Ok(length) => assert!(is_token(&bytes[..length]) > 0),
+                            Err(error) => assert_eq!(fails(Err::<(), _>(error)), Errno::ESTALE),
+                        }
+                    }
+                });
+                let old = eventually("a worker", secs(5), worker);
+                kill(Pid::from_raw(i32::try_from(old).unwrap()), Signal::SIGKILL).unwrap();
+                eventually("another", secs(5), || worker().filter(|new| *new != old));
+                reader.join().unwrap();
+            }
         },
     );
     section.says("An upgrade fails no open either.", || {
