@@ -1,6 +1,7 @@
 //! Who holds the kernel's connection, and for how long.
 
 pub mod companion;
+pub mod control;
 pub mod handover;
 pub mod manager;
 pub mod mount;

@@ -27,12 +27,13 @@ use access::{Access, Caller};
 use counters::Counters;
 use generations::{Generation, State};
 use journal::Call;
-use node::{Node, Tree};
+use node::{Node, Root, Tree};
 use pages::Pages;
 use recent::Recent;
 use tables::Writers;
 
 pub mod access;
+pub mod attribute;
 pub mod counters;
 pub mod fault;
 pub mod fuse;
@@ -150,6 +151,8 @@ impl Chunk {
 /// How the filesystem behaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FsConfig {
+    /// What is at the mountpoint.
+    pub root: Root,
     /// Owner and modes.
     pub access: Access,
     /// What views are rendered with.
@@ -187,8 +190,8 @@ impl Fs {
     ) -> Arc<Self> {
         let started = clock.now().wall;
         Arc::new(Self {
+            tree: Tree::new(config.root),
             config,
-            tree: Tree::directory_layout(),
             state,
             recent: Recent::default(),
             writers: Writers::default(),
@@ -263,7 +266,7 @@ impl Fs {
         };
         let (node, attributes) = match node {
             Node::Generation { view, .. } => self.current_view(view)?,
-            _ => (node, self.attributes(request, node, None)?),
+            _ => (node, self.attributes(request, node.ino(), node, None)?),
         };
         let (attributes_ttl, name_ttl) = match node {
             Node::Generation { generation: 0, .. } => (Duration::ZERO, Duration::ZERO),
@@ -299,7 +302,7 @@ impl Fs {
         handle: Option<u64>,
     ) -> Result<(Attributes, Duration), Errno> {
         let node = self.node(ino)?;
-        let attributes = self.attributes(request, node, handle)?;
+        let attributes = self.attributes(request, ino, node, handle)?;
         let ttl = match node {
             Node::Generation { generation: 0, .. } | Node::Live { .. } => Duration::ZERO,
             Node::Generation { .. } if self.marked(request) => Duration::ZERO,
@@ -389,6 +392,11 @@ impl Fs {
         if self.node(ino)? != Node::Control {
             return Err(self.refuse(ReadErrorKind::ReadOnly));
         }
+        self.control(data)
+    }
+
+    /// Does what somebody wrote to `refresh`, or to the attribute that stands for it.
+    fn control(&self, data: &[u8]) -> Result<(), Errno> {
         let wish = Wish::parse(data).ok_or(Errno::EINVAL)?;
         self.token.fulfil(wish).map_err(|TooSoon| Errno::EAGAIN)
     }
@@ -427,13 +435,17 @@ impl Fs {
         }
     }
 
-    /// The helper touches a live view, so that watchers of it look again.
+    /// The helper touches a live view, so that watchers of it look again. A mounted file has no name
+    /// to rename onto: from this touch on it shows the newest generation.
     ///
     /// # Errors
     /// EROFS for anybody or anything else.
     pub fn touch(&self, request: &Request, ino: u64) -> Result<(Attributes, Duration), Errno> {
         match self.node(ino)? {
             Node::Live { view } if self.is_helper(request) => {
+                if let Root::View(_) = self.config.root {
+                    self.state.flip(view);
+                }
                 self.state.touch(view);
                 self.getattr(request, ino, None)
             }
@@ -476,10 +488,10 @@ impl Fs {
     fn attributes(
         &self,
         request: &Request,
+        ino: u64,
         node: Node,
         handle: Option<u64>,
     ) -> Result<Attributes, Errno> {
-        let ino = node.ino();
         match node {
             Node::Directory(_) => {
                 let links = 2 + self.tree.subdirectories(ino);

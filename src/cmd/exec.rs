@@ -52,7 +52,7 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(anyhow!("no command is given")); // The command line takes none without one.
     };
-    let token = Reader::find(args.mountpoint.clone())?.read(None)?;
+    let token = Reader::find(args.mountpoint.clone())?.read(Some("token"))?;
     let mut command = Command::new(program);
     command.args(arguments);
     for name in &args.env {

@@ -61,7 +61,7 @@ fn read_living(
     if status.left() >= min_life {
         return Ok(bytes);
     }
-    let mut refreshed = reader.refresh(REFRESH_LIMIT, "--min-life");
+    let mut refreshed = reader.refresh(REFRESH_LIMIT);
     if refreshed.as_ref().is_err_and(Reader::was_too_soon) {
         // Somebody else asked just now, and what came then may do.
         std::thread::sleep(REFRESH_SPACING);
@@ -69,7 +69,7 @@ fn read_living(
         if status.left() >= min_life {
             return Ok(bytes);
         }
-        refreshed = reader.refresh(REFRESH_LIMIT, "--min-life");
+        refreshed = reader.refresh(REFRESH_LIMIT);
     }
     let (bytes, status) = read_judged(reader, view)?;
     if status.left() >= min_life {
@@ -100,10 +100,10 @@ fn read_judged(
     view: Option<&str>,
 ) -> anyhow::Result<(Zeroizing<Vec<u8>>, TokenStatus)> {
     // The open comes first: it is what fetches a token where there is none.
-    let mut before = reader.open(view).and_then(|_| reader.status("--min-life"))?;
+    let mut before = reader.open(view).and_then(|_| reader.status())?;
     for _ in 0..TRIES {
         let bytes = reader.read(view)?;
-        let after = reader.status("--min-life")?;
+        let after = reader.status()?;
         if after.generation == before.generation {
             return Ok((bytes, after));
         }

@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::cmd::EXIT_FAILURE;
 use crate::cmd::reader::files;
 use crate::config;
+use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Rendered};
 
@@ -214,8 +215,16 @@ fn read_all(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// The answer to `get`, or the reason why there is none.
 fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, String> {
-    // In file layout the mountpoint is the token.
     let file_layout = mountpoint.is_file();
+    let shown = if file_layout { control::shown_view(mountpoint) } else { None };
+    let is_token = match shown.as_deref() {
+        None | Some("token") => file_layout,
+        Some("git-credential") => false,
+        Some(other) => {
+            let path = mountpoint.display();
+            return Err(format!("{path} shows `{other}`; git needs `token` or `git-credential`"));
+        }
+    };
     let path = if file_layout { mountpoint.to_owned() } else { mountpoint.join("git-credential") };
     let fails = |error: &io::Error| format!("{}: {}", path.display(), explain(error));
     // A mount has another token when the refusal was written; files have it a moment later.
@@ -223,12 +232,12 @@ fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, S
         let Some(refused) = refused else { return Ok(true) };
         let view = read_all(&mut file.try_clone()?)?;
         (&*file).rewind()?;
-        Ok(Fingerprint::of(password_in(&view, file_layout)) != refused)
+        Ok(Fingerprint::of(password_in(&view, is_token)) != refused)
     };
     let view = files::open_another(mountpoint, &path, is_another)
         .and_then(|mut file| read_all(&mut file))
         .map_err(|error| fails(&error))?;
-    let password = password_in(&view, file_layout);
+    let password = password_in(&view, is_token);
     if password.is_empty() || password.contains(&b'\n') {
         return Err(format!("{} holds no credential", path.display()));
     }
@@ -237,7 +246,7 @@ fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, S
         let state = Fingerprint::of(password);
         answer.push_str(&format!("capability[]=state\nstate[]=mol.{state}\ncontinue=1\n"));
     }
-    if file_layout {
+    if is_token {
         answer.push_str("username=x-access-token\npassword=");
         answer.push(password);
         answer.push_str("\n");
@@ -270,11 +279,7 @@ fn explain(error: &io::Error) -> String {
 /// Tells the mount that a server refused this token. Best effort: where the mount cannot take it (it
 /// was told already, or has no control file), it fetches by its own clock.
 fn refuse(mountpoint: &Path, fingerprint: Fingerprint) {
-    let _ = File::options()
-        .write(true)
-        .truncate(true)
-        .open(mountpoint.join("refresh"))
-        .and_then(|mut file| file.write_all(format!("{fingerprint}\n").as_bytes()));
+    let _ = control::refresh(mountpoint, &format!("{fingerprint}\n"));
 }
 
 #[cfg(test)]

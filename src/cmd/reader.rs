@@ -1,8 +1,8 @@
 //! What the commands do with a mount, as any reader would: open a view, ask for a refresh, look at
 //! the status. It needs no more than the files.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::find_mountpoint;
+use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::time::{Clock, SystemClock};
 use crate::view;
@@ -137,26 +138,32 @@ impl Reader {
     /// The file that holds a view.
     ///
     /// # Errors
-    /// When there is no such view, or when the mount is a single file, which has no views to choose
-    /// from.
+    /// When there is no such view, or when the mount is a single file that is another one.
     pub fn path(&self, view: Option<&str>) -> anyhow::Result<PathBuf> {
         match view {
-            None if self.single_file => Ok(self.mountpoint.clone()),
-            None => Ok(self.mountpoint.join(DEFAULT_VIEW)),
             Some(name) if view::by_path(name).is_none() => Err(unknown_view(name)),
-            Some(name) => self.in_directory(name, "--view"),
+            Some(name) if self.single_file => self.only(name),
+            None if self.single_file => Ok(self.mountpoint.clone()),
+            view => Ok(self.mountpoint.join(view.unwrap_or(DEFAULT_VIEW))),
         }
     }
 
-    fn in_directory(&self, name: &str, wanted_by: &str) -> anyhow::Result<PathBuf> {
-        if self.single_file {
-            return Err(anyhow!(
-                "{} is mounted as a single file, and {wanted_by} needs a mounted directory",
-                self.mountpoint.display()
-            )
-            .exit_code(EXIT_USAGE));
+    /// The mounted file, if it is this view. One that does not tell is taken for the token.
+    fn only(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let shown = control::shown_view(&self.mountpoint);
+        let shown = shown.as_deref().unwrap_or(DEFAULT_VIEW);
+        if shown == name {
+            return Ok(self.mountpoint.clone());
         }
-        Ok(self.mountpoint.join(name))
+        let path = self.mountpoint.display();
+        Err(anyhow!("{path} is mounted as a single file, which shows `{shown}` and not `{name}`")
+            .hint("mount a directory, which has every view")
+            .exit_code(EXIT_USAGE))
+    }
+
+    /// The file through which the commands talk to whoever serves, for messages.
+    fn beside(&self, name: &str) -> PathBuf {
+        if self.single_file { self.mountpoint.clone() } else { self.mountpoint.join(name) }
     }
 
     /// Opens a view: success means that its token is fresh.
@@ -183,13 +190,14 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// How the token stands, for `wanted_by`.
+    /// How the token stands.
     ///
     /// # Errors
     /// When the status cannot be read.
-    pub fn status(&self, wanted_by: &str) -> anyhow::Result<TokenStatus> {
-        let path = self.in_directory("status.json", wanted_by)?;
-        let bytes = std::fs::read(&path).map_err(|error| self.explain(error, "read", &path))?;
+    pub fn status(&self) -> anyhow::Result<TokenStatus> {
+        let path = self.beside("status.json");
+        let bytes = control::status(&self.mountpoint)
+            .map_err(|error| self.explain(error, "read the status of", &path))?;
         let status: Status = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not the status of tokens", path.display()))?;
         let mut token = status.tokens.into_iter().next().unwrap_or_default();
@@ -208,13 +216,13 @@ impl Reader {
     ///
     /// # Errors
     /// When it cannot be asked, or does not answer within `limit`.
-    pub fn refresh(&self, limit: Duration, wanted_by: &str) -> anyhow::Result<Refreshed> {
-        let before = self.status(wanted_by)?;
-        self.ask(wanted_by)?;
+    pub fn refresh(&self, limit: Duration) -> anyhow::Result<Refreshed> {
+        let before = self.status()?;
+        self.ask()?;
         let end = SystemClock.now().boot + limit;
         let mut answers = 0;
         loop {
-            let now = self.status(wanted_by)?;
+            let now = self.status()?;
             // Twice, for a chain goes from one source to the next between two looks.
             answers = if now.has_answered(&before) { answers + 1 } else { 0 };
             if answers == 2 {
@@ -240,18 +248,15 @@ impl Reader {
             .any(|cause| errno(cause) == Some(Errno::EAGAIN))
     }
 
-    fn ask(&self, wanted_by: &str) -> anyhow::Result<()> {
-        let path = self.in_directory("refresh", wanted_by)?;
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(b"refresh\n"))
-            .map_err(|error| match errno(&error) {
-                Some(Errno::EAGAIN) => anyhow::Error::new(error)
-                    .context("a refresh was asked for less than a second ago, or the source limits our rate")
-                    .hint("see when the next one is due: molecule-tokenfs status"),
-                _ => self.explain(error, "write", &path),
-            })
+    fn ask(&self) -> anyhow::Result<()> {
+        control::refresh(&self.mountpoint, "refresh\n").map_err(|error| match errno(&error) {
+            Some(Errno::EAGAIN) => anyhow::Error::new(error)
+                .context(
+                    "a refresh was asked for less than a second ago, or the source limits our rate",
+                )
+                .hint("see when the next one is due: molecule-tokenfs status"),
+            _ => self.explain(error, "write", &self.beside("refresh")),
+        })
     }
 
     /// Puts what a reader sees as an errno into words: what failed, why, and what to type.
@@ -266,7 +271,7 @@ impl Reader {
                     .context("the daemon that served the tokens is gone")
                     .hint("mount them again: molecule-tokenfs mount --background")
                     .exit_code(EXIT_NO_TOKEN),
-                Some(Errno::ENOENT) => error
+                Some(Errno::ENOENT | Errno::ENOTDIR) => error
                     .hint("see what is mounted: molecule-tokenfs status")
                     .exit_code(EXIT_NO_TOKEN),
                 _ => error,
@@ -281,7 +286,7 @@ impl Reader {
             ReadErrorKind::Denied | ReadErrorKind::ReadOnly => EXIT_FAILURE,
         };
         let failure = (code == EXIT_NO_TOKEN)
-            .then(|| self.status("status").ok()?.last_failure)
+            .then(|| self.status().ok()?.last_failure)
             .flatten()
             .map(|failure| failure.to_error());
         let cause = match failure {
@@ -340,14 +345,15 @@ mod tests {
         fs::write(file.path(), "ghs_one").unwrap();
         let reader = Reader::find(Some(file.path().to_owned())).unwrap();
         assert_eq!(**reader.read(None).unwrap(), *b"ghs_one");
-        for error in [
-            reader.read(Some("header")).unwrap_err(),
-            reader.status("--min-life").unwrap_err(),
-            reader.refresh(Duration::ZERO, "refresh").unwrap_err(),
-        ] {
+        assert_eq!(**reader.read(Some("token")).unwrap(), *b"ghs_one");
+        let (text, code) = describe(&reader.read(Some("header")).unwrap_err());
+        assert!(text.contains("which shows `token` and not `header`"), "{text}");
+        assert_eq!(code, EXIT_USAGE);
+        // Nobody serves this one.
+        for error in [reader.status().unwrap_err(), reader.refresh(Duration::ZERO).unwrap_err()] {
             let (text, code) = describe(&error);
-            assert!(text.contains("is mounted as a single file"), "{text}");
-            assert_eq!(code, EXIT_USAGE);
+            assert!(text.contains("Not a directory"), "{text}");
+            assert_eq!(code, EXIT_NO_TOKEN);
         }
     }
 
@@ -403,7 +409,7 @@ mod tests {
             json!({ "attempts": 5, "generation": 1, "fetching": true }),
             json!({ "attempts": 5, "generation": 2, "fetching": false }),
         ]);
-        let refreshed = mount.reader().refresh(Duration::from_secs(10), "refresh").unwrap();
+        let refreshed = mount.reader().refresh(Duration::from_secs(10)).unwrap();
         assert_eq!((refreshed.before.generation, refreshed.now.generation), (Some(1), Some(2)));
     }
 
@@ -420,7 +426,7 @@ mod tests {
     #[test]
     fn a_source_that_does_not_answer_is_not_waited_for_for_ever() {
         let mount = FakeMount::new(&json!({ "attempts": 4, "fetching": true }));
-        let error = mount.reader().refresh(Duration::from_millis(120), "refresh").unwrap_err();
+        let error = mount.reader().refresh(Duration::from_millis(120)).unwrap_err();
         assert_eq!(error.to_string(), "the source has not answered within 120ms");
     }
 }

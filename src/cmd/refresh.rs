@@ -29,7 +29,7 @@ pub struct RefreshArgs {
 /// When the source gives none; a token that is still served is named.
 pub fn run(args: &RefreshArgs) -> anyhow::Result<ExitCode> {
     let reader = Reader::find(args.mountpoint.clone())?;
-    let line = outcome(&reader.refresh(args.limit, "refresh")?)?;
+    let line = outcome(&reader.refresh(args.limit)?)?;
     cmd::print(line.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

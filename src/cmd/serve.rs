@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signalfd::SignalFd;
@@ -17,7 +17,7 @@ use nix::unistd::{Pid, Uid};
 use crate::cmd::{Advise, worker};
 use crate::config::parse::BackendChoice;
 use crate::config::settings::shown_span;
-use crate::config::{self, Settings, SettingsArgs};
+use crate::config::{self, Origin, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
@@ -25,8 +25,8 @@ use crate::connection::supervisor::{self, End, Newer, Program, Setup, Supervisor
 use crate::files::{self, Directory};
 use crate::fs::fault::Fault;
 use crate::fs::generations::State;
-use crate::fs::status::{Backend, Identity};
-use crate::view;
+use crate::fs::node::Root;
+use crate::fs::status::{Backend, Identity, Layout};
 
 /// What is served: the same for whoever serves it, `mount`, `run` and their worker.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -114,10 +114,16 @@ impl Executable {
     }
 
     /// The worker that is on disk now, which reads the settings again.
-    fn newer(&self, helper_thread: u32, args: &ServeArgs, target: &Path) -> io::Result<Newer> {
+    fn newer(
+        &self,
+        helper_thread: u32,
+        args: &ServeArgs,
+        (root, target): (Root, &Path),
+    ) -> io::Result<Newer> {
         let now = Self { file: File::open(&self.path)?, path: self.path.clone() };
         let anew = [OsString::from("--anew"), helper_thread.to_string().into()];
-        let words = worker_words().into_iter().chain(anew).chain(args.arguments());
+        let file = root.view().map(|view| flag("file", view.as_ref()));
+        let words = worker_words().into_iter().chain(anew).chain(file).chain(args.arguments());
         let words = words.chain(["--".into(), target.into()]);
         Ok(Newer { candidate: now.command(words, config::variables())?, worker: now.worker()? })
     }
@@ -176,6 +182,11 @@ fn serve_files(
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
+    if settings.layout.value == Some(Layout::File) || target.is_file() {
+        let target = target.display();
+        return Err(anyhow!("{target} cannot be a single file without FUSE ({why})")
+            .hint("name a directory, or see what FUSE lacks: molecule-tokenfs doctor"));
+    }
     let access = settings.access();
     let allow_disk = settings.allow_disk.value;
     let directory = Directory::open(target, access, &settings.memory(), allow_disk)
@@ -183,7 +194,14 @@ fn serve_files(
     become_opaque();
     let path = directory.path().display();
     tracing::info!("FUSE is not used ({why}): the tokens are files in {path}");
-    let config = worker::config(settings, args, directory.mountpoint(), 0, Pid::this().as_raw());
+    let config = worker::config(
+        settings,
+        args,
+        directory.mountpoint(),
+        Root::Directory,
+        0,
+        Pid::this().as_raw(),
+    );
     let setup = files::Setup {
         directory,
         access,
@@ -205,14 +223,17 @@ fn serve_mount(
     signals: &SignalFd,
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
-    let mount = Mount::open(target, Uid::effective().is_root())?;
+    let mount = Mount::open(target, settings.layout.value, Uid::effective().is_root())?;
     become_opaque();
-    let views = view::ALL.iter().map(|view| view.id()).collect();
-    let state = Arc::new(State::create(Vec::new(), views)?);
-    let helper = Helper::start(mount.target(), Arc::clone(&state), settings.access())?;
+    let root = settings.root(mount.layout());
+    if root == Root::Directory && settings.view.origin != Origin::Default {
+        tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
+    }
+    let state = Arc::new(State::create(Vec::new(), root.views())?);
+    let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())?;
     let helper_thread = helper.thread_id();
     let target = mount.target().to_owned();
-    let config = worker::config(settings, args, &target, helper_thread, Pid::this().as_raw());
+    let config = worker::config(settings, args, &target, root, helper_thread, Pid::this().as_raw());
     let setup = Setup {
         mount,
         state,
@@ -224,7 +245,7 @@ fn serve_mount(
     };
     drop(config);
     let (args, executable) = (args.clone(), executable.try_clone()?);
-    let newer = move || executable.newer(helper_thread, &args, &target);
+    let newer = move || executable.newer(helper_thread, &args, (root, &target));
     let end =
         supervisor::supervise(setup, signals, newer, companion).map_err(|error| match error {
             SupervisorError::Mount(error) => anyhow::Error::new(error),

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
+use crate::connection::control;
 use crate::error::FetchErrorKind;
 use crate::fs::status::{FailureStatus, HistoryEntry, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
@@ -61,18 +62,17 @@ fn exit_code(state: State) -> u8 {
 
 /// The document, as the daemon writes it.
 fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
-    let path = mountpoint.join("status.json");
     let shown = mountpoint.display();
-    std::fs::read(&path).map_err(|error| {
+    control::status(mountpoint).map_err(|error| {
         let errno = error.raw_os_error().map(Errno::from_raw);
-        let error = anyhow::Error::new(error).context(format!("cannot read {}", path.display()));
+        let error = anyhow::Error::new(error).context(format!("cannot read the status of {shown}"));
         match errno {
             Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
                 .context(format!("the daemon that served {shown} is gone"))
                 .hint(format!("mount it again: molecule-tokenfs mount --background {shown}"))
                 .exit_code(EXIT_NO_TOKEN),
             Some(Errno::ENOENT | Errno::ENOTDIR) => error
-                .context(format!("no directory of tokens is mounted at {shown}"))
+                .context(format!("no tokens are mounted at {shown}"))
                 .hint(format!("mount one: molecule-tokenfs mount --background {shown}"))
                 .hint("or name the one you mean: molecule-tokenfs status MOUNTPOINT")
                 .exit_code(EXIT_NO_TOKEN),
@@ -202,7 +202,8 @@ fn about_the_mount(out: &mut String, status: &Status, now: Timestamp) {
     };
     let since =
         status.started_at.map(|at| format!(", since {}", moment(at, now))).unwrap_or_default();
-    line!(out, "  {:<LABEL$}{mountpoint}", "mounted at");
+    let file = status.view.as_ref().map(|view| format!(", a file: the view {view}"));
+    line!(out, "  {:<LABEL$}{mountpoint}{}", "mounted at", file.unwrap_or_default());
     line!(out, "  {:<LABEL$}version {version}, {pids}{since}", "served by");
 }
 
@@ -510,10 +511,10 @@ mod tests {
     fn what_is_no_mount_of_ours_is_told_from_a_strange_document() {
         let dir = tempfile::tempdir().unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("no directory of tokens is mounted"), "{error}");
+        assert!(error.contains("no tokens are mounted"), "{error}");
         let file = tempfile::NamedTempFile::new_in(&dir).unwrap();
         let error = read(file.path()).unwrap_err().to_string();
-        assert!(error.contains("no directory of tokens is mounted"), "{error}");
+        assert!(error.contains("no tokens are mounted"), "{error}");
         let error = parse(br#"{"state": "ghs_canary"}"#).unwrap_err();
         assert!(error.to_string().contains("not a document that this version knows"), "{error}");
         assert!(!format!("{error:?}").contains("canary"));

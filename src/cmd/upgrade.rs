@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::cmd::{self, Advise};
 use crate::config;
+use crate::connection::control;
 use crate::connection::supervisor::UPGRADE;
 use crate::fs::status::{Backend, Status};
 use crate::time::{Clock, SystemClock};
@@ -65,7 +66,7 @@ pub fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn status(mountpoint: &Path) -> anyhow::Result<Status> {
-    let path = mountpoint.join("status.json");
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = control::status(mountpoint)
+        .with_context(|| format!("cannot read the status of {}", mountpoint.display()))?;
     Ok(serde_json::from_slice(&text)?)
 }

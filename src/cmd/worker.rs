@@ -18,6 +18,7 @@ use crate::config::Settings;
 use crate::connection::handover::Channel;
 use crate::connection::worker::{self, End, WorkerConfig};
 use crate::fs::FsConfig;
+use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe;
 use crate::source::SourceConfig;
@@ -35,6 +36,10 @@ pub struct WorkerArgs {
     /// them, instead of those that were handed over
     #[arg(long, value_name = "THREAD")]
     pub anew: Option<u32>,
+
+    /// The view that is served as a file; with `--anew`
+    #[arg(long)]
+    pub file: Option<String>,
 
     /// Where it is served; with `--anew`
     pub mountpoint: Option<PathBuf>,
@@ -63,7 +68,8 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
         Some(helper) => {
             let settings = args.serve.load()?;
             let target = args.mountpoint.as_deref().context("no mountpoint is given")?;
-            let config = config(&settings, &args.serve, target, helper, args.supervisor);
+            let root = as_served(&settings, args.file.as_deref())?;
+            let config = config(&settings, &args.serve, target, root, helper, args.supervisor);
             handover.config = write(&config)?;
             config
         }
@@ -80,11 +86,25 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is served goes on: the kernel knows the root of a mount as what it was at first.
+fn as_served(settings: &Settings, file: Option<&str>) -> anyhow::Result<Root> {
+    let layout = if file.is_some() { Layout::File } else { Layout::Directory };
+    let root = settings.root(layout);
+    let is_other = settings.layout.value.is_some_and(|wanted| wanted != layout);
+    if is_other || root.view() != file {
+        let what =
+            file.map_or_else(|| "a directory".to_owned(), |view| format!("the file `{view}`"));
+        anyhow::bail!("{what} is mounted, and layout and view cannot change without an unmount");
+    }
+    Ok(root)
+}
+
 /// What a worker is configured with.
 pub(super) fn config(
     settings: &Settings,
     args: &ServeArgs,
     mountpoint: &Path,
+    root: Root,
     helper: u32,
     supervisor: i32,
 ) -> WorkerConfig {
@@ -94,6 +114,7 @@ pub(super) fn config(
         sources: made_up.unwrap_or_else(|| settings.sources()),
         windows: settings.windows(),
         fs: FsConfig {
+            root,
             access: settings.access(),
             views: settings.view_context(),
             open_timeout: settings.open_timeout.value,
@@ -104,7 +125,7 @@ pub(super) fn config(
             mountpoint: mountpoint.to_owned(),
             backend: Backend::Fuse,
             why_files: None,
-            layout: Layout::Directory,
+            root,
             supervisor_pid,
             worker_pid: supervisor_pid,
             started: SystemClock.now(),

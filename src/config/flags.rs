@@ -102,6 +102,15 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "HOST")]
     pub host: Vec<OsString>,
 
+    /// What to mount: a directory of views, or a file that is one view; a mountpoint that is there
+    /// decides by itself [env: MOLECULE_TOKENFS_LAYOUT] [default: what is there, else directory]
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<OsString>,
+
+    /// The view that a mounted file is [env: MOLECULE_TOKENFS_VIEW] [default: token]
+    #[arg(long, value_name = "VIEW")]
+    pub view: Option<OsString>,
+
     /// How to serve: auto, fuse, or files, which are replaced on a tmpfs; auto takes files only where
     /// FUSE cannot be had [env: MOLECULE_TOKENFS_BACKEND] [default: auto]
     #[arg(long, value_name = "BACKEND")]
@@ -142,6 +151,8 @@ impl SettingsArgs {
             Key::Group => self.group.as_slice(),
             Key::Mode => self.mode.as_slice(),
             Key::Host => &self.host,
+            Key::Layout => self.layout.as_slice(),
+            Key::View => self.view.as_slice(),
             Key::Backend => self.backend.as_slice(),
             Key::AllowDisk => self.allow_disk.as_slice(),
             Key::LogLevel => self.log_level.as_slice(),

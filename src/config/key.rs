@@ -22,6 +22,8 @@ pub enum Key {
     Group,
     Mode,
     Host,
+    Layout,
+    View,
     Backend,
     AllowDisk,
     LogLevel,
@@ -42,7 +44,7 @@ pub enum Shape {
 
 impl Key {
     /// Every setting, in the order in which `check` shows them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::PlatformUrl,
         Self::WorkspaceId,
         Self::ConfigsDir,
@@ -61,6 +63,8 @@ impl Key {
         Self::Group,
         Self::Mode,
         Self::Host,
+        Self::Layout,
+        Self::View,
         Self::Backend,
         Self::AllowDisk,
         Self::LogLevel,
@@ -88,6 +92,8 @@ impl Key {
             Self::Group => "group",
             Self::Mode => "mode",
             Self::Host => "host",
+            Self::Layout => "layout",
+            Self::View => "view",
             Self::Backend => "backend",
             Self::AllowDisk => "allow-disk",
             Self::LogLevel => "log-level",
@@ -116,6 +122,8 @@ impl Key {
             Self::Group => "MOLECULE_TOKENFS_GROUP",
             Self::Mode => "MOLECULE_TOKENFS_MODE",
             Self::Host => "MOLECULE_TOKENFS_HOST",
+            Self::Layout => "MOLECULE_TOKENFS_LAYOUT",
+            Self::View => "MOLECULE_TOKENFS_VIEW",
             Self::Backend => "MOLECULE_TOKENFS_BACKEND",
             Self::AllowDisk => "MOLECULE_TOKENFS_ALLOW_DISK",
             Self::LogLevel => "MOLECULE_TOKENFS_LOG_LEVEL",
@@ -149,6 +157,8 @@ impl Key {
             | Self::OpenTimeout
             | Self::AssumedLife
             | Self::Mode
+            | Self::Layout
+            | Self::View
             | Self::Backend
             | Self::LogLevel => Shape::Text,
         }

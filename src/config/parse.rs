@@ -8,8 +8,10 @@ use jiff::SignedDuration;
 use nix::unistd::{Group, User};
 
 use crate::config::layers::{Invalid, Origin, Raw};
+use crate::fs::status::Layout;
 use crate::observe::LogLevel;
 use crate::source::http;
+use crate::view;
 
 /// The longest span that is taken: deadlines are sums of spans and boot times, and no token is
 /// anywhere near a year.
@@ -59,6 +61,29 @@ pub fn positive_span(raw: &Raw) -> Result<Duration, Invalid> {
         return Err(Invalid::expected("a span of time longer than nothing"));
     }
     Ok(span)
+}
+
+/// What to mount.
+///
+/// # Errors
+/// What is no layout.
+pub fn layout(raw: &Raw) -> Result<Layout, Invalid> {
+    let text = text(raw)?;
+    [Layout::Directory, Layout::File]
+        .into_iter()
+        .find(|layout| layout.name() == text)
+        .ok_or_else(|| Invalid::expected("directory or file"))
+}
+
+/// The number of a view, by its path.
+///
+/// # Errors
+/// What is no view.
+pub fn view(raw: &Raw) -> Result<u8, Invalid> {
+    view::by_path(text(raw)?).map(view::View::id).ok_or_else(|| {
+        let views: Vec<_> = view::ALL.iter().map(|view| view.path()).collect();
+        Invalid::expected(format!("one of {}", views.join(", ")))
+    })
 }
 
 /// How the tokens are served, as far as people choose.

@@ -11,6 +11,8 @@ use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
 use crate::fs::access::Access;
+use crate::fs::node::Root;
+use crate::fs::status::Layout;
 use crate::observe::LogLevel;
 use crate::refresh::policy::Windows;
 use crate::secret::Secret;
@@ -18,7 +20,8 @@ use crate::source::SourceConfig;
 use crate::source::env::EnvConfig;
 use crate::source::platform::PlatformConfig;
 use crate::time::{Clock, SystemClock};
-use crate::view::ViewContext;
+use crate::view::token::TokenView;
+use crate::view::{View, ViewContext};
 
 /// The variables that may hold a token, in the order in which they count.
 pub const TOKEN_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
@@ -67,6 +70,10 @@ pub struct Settings {
     pub mode: Setting<u16>,
     /// The hosts that the tokens are for; never empty.
     pub hosts: Setting<Vec<String>>,
+    /// What the mountpoint must be; `None` where what is there decides.
+    pub layout: Setting<Option<Layout>>,
+    /// The number of the view that a mounted file is.
+    pub view: Setting<u8>,
     /// How the tokens are served.
     pub backend: Setting<BackendChoice>,
     /// Whether the files backend may write to a disk.
@@ -167,6 +174,10 @@ impl Settings {
             hosts: layers
                 .list(Key::Host, parse::host)?
                 .unwrap_or_else(|| Setting::default(vec!["github.com".to_owned()])),
+            layout: optional(layers.get(Key::Layout, parse::layout)?),
+            view: layers
+                .get(Key::View, parse::view)?
+                .unwrap_or_else(|| Setting::default(TokenView.id())),
             backend: layers
                 .get(Key::Backend, parse::backend)?
                 .unwrap_or_else(|| Setting::default(BackendChoice::Auto)),
@@ -244,6 +255,15 @@ impl Settings {
         of_user.into_iter().chain([PathBuf::from("/dev/shm")]).collect()
     }
 
+    /// What is at a mountpoint with this layout.
+    #[must_use]
+    pub fn root(&self, layout: Layout) -> Root {
+        match layout {
+            Layout::Directory => Root::Directory,
+            Layout::File => Root::View(self.view.value),
+        }
+    }
+
     /// Owner and modes of the files.
     #[must_use]
     pub fn access(&self) -> Access {
@@ -308,6 +328,12 @@ impl Settings {
             Key::Group => show(&self.group, u32::to_string),
             Key::Mode => show(&self.mode, |mode| format!("{mode:04o}")),
             Key::Host => show(&self.hosts, |hosts| hosts.join(", ")),
+            Key::Layout => show(&self.layout, |layout| {
+                layout.map_or("what is there, else directory", Layout::name).to_owned()
+            }),
+            Key::View => {
+                show(&self.view, |&view| Root::View(view).view().unwrap_or_default().to_owned())
+            }
             Key::Backend => show(&self.backend, BackendChoice::to_string),
             Key::AllowDisk => show(&self.allow_disk, bool::to_string),
             Key::LogLevel => show(&self.log_level, LogLevel::to_string),

@@ -8,28 +8,37 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{getegid, geteuid};
 use rustix::mount as kernel;
 
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
+use crate::fs::status::Layout;
 
 mod error;
+mod place;
 mod probe;
 
 pub use error::MountError;
+use place::Made;
+pub(crate) use place::{make_directories, remove_directories};
 pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
-/// `st_mode` of the root in octal: a directory.
-const ROOT_MODE: &str = "40000";
+/// `st_mode` of the root in octal: a directory, or a regular file.
+const fn root_mode(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Directory => "40000",
+        Layout::File => "100000",
+    }
+}
 
 fn errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
@@ -49,44 +58,38 @@ enum Way {
     Helper,
 }
 
-/// A mount of ours. Dropping it unmounts, and removes the directories that it made.
+/// A mount of ours. Dropping it unmounts, and removes what it made to mount on.
 pub struct Mount {
     target: PathBuf,
     pinned: Flock<std::fs::File>,
-    made: Vec<PathBuf>,
+    layout: Layout,
     device: Option<OwnedFd>,
     way: Way,
     attached: bool,
+    /// Dropped after the unmount.
+    _made: Made,
 }
 
 impl Mount {
-    /// Prepares a mount on `target`, makes the directory if it is not there, and cleans up a dead
-    /// mount of ours. `allow_other` lets other users in, as far as owner and mode allow.
+    /// Prepares a mount on `target`, makes the directory or file if it is not there, and cleans up a
+    /// dead mount of ours. `layout` is what the target must be, where that matters; `allow_other`
+    /// lets other users in, as far as owner and mode allow.
     ///
     /// # Errors
     /// [`MountError`] says what stands in the way; nothing is left behind then.
-    pub fn open(target: &Path, allow_other: bool) -> Result<Self, MountError> {
+    pub fn open(
+        target: &Path,
+        layout: Option<Layout>,
+        allow_other: bool,
+    ) -> Result<Self, MountError> {
         let target = resolve(target)?;
         clear(&target)?;
-        let made = make_directories(&target)?;
-        match Self::open_in(target, allow_other) {
-            Ok(mut mount) => {
-                mount.made = made;
-                Ok(mount)
-            }
-            Err(error) => {
-                remove_directories(&made);
-                Err(error)
-            }
-        }
-    }
-
-    fn open_in(target: PathBuf, allow_other: bool) -> Result<Self, MountError> {
-        let pinned = pin(&target)?;
+        let (layout, made) = place::prepare(&target, layout)?;
+        let pinned = place::pin(&target, layout)?;
         // Another start may have mounted between the first look and the lock.
         clear(&target)?;
         let (device, way) = match open_device().and_then(|device| {
-            let way = by_ourselves(&device, &pinned, allow_other)?;
+            let way = by_ourselves(&device, &pinned, layout, allow_other)?;
             Ok((device, way))
         }) {
             Ok(mounted) => mounted,
@@ -98,7 +101,7 @@ impl Mount {
             Err(error) => return Err(error),
         };
         let attached = !matches!(way, Way::Detached(_));
-        Ok(Self { target, pinned, made: Vec::new(), device: Some(device), way, attached })
+        Ok(Self { target, pinned, layout, device: Some(device), way, attached, _made: made })
     }
 
     /// The connection to the kernel, for whoever serves it. It can be taken once.
@@ -110,6 +113,12 @@ impl Mount {
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// What the target is.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Makes the mount visible. Whoever serves it must have answered INIT.
@@ -163,7 +172,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.detach();
-        remove_directories(&self.made);
     }
 }
 
@@ -268,52 +276,6 @@ fn clear(target: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Makes the directories on the way to the target, mode 0755, and tells which it made.
-pub(crate) fn make_directories(target: &Path) -> Result<Vec<PathBuf>, MountError> {
-    let missing: Vec<_> = target.ancestors().take_while(|path| !path.exists()).collect();
-    let mut made = Vec::new();
-    for path in missing.into_iter().rev() {
-        match std::fs::DirBuilder::new().mode(0o755).create(path) {
-            Ok(()) => made.push(path.to_owned()),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                remove_directories(&made);
-                let what = format!("create the directory {}", path.display());
-                return Err(MountError::system(what, errno(&error)));
-            }
-        }
-    }
-    Ok(made)
-}
-
-/// Removes the directories that were made, as far as they are empty.
-pub(crate) fn remove_directories(made: &[PathBuf]) {
-    for path in made.iter().rev() {
-        // Somebody may have put something there meanwhile; then it stays.
-        std::fs::remove_dir(path).ok();
-    }
-}
-
-/// Opens the directory to mount on, and locks it against a second start at the same time.
-fn pin(target: &Path) -> Result<Flock<std::fs::File>, MountError> {
-    let cannot = |error: &std::io::Error| {
-        MountError::system(format!("open the directory {}", target.display()), errno(error))
-    };
-    let directory = std::fs::File::open(target).map_err(|error| cannot(&error))?;
-    if !directory.metadata().map_err(|error| cannot(&error))?.is_dir() {
-        return Err(MountError::NotADirectory { target: target.to_owned() });
-    }
-    if let Some(entry) = std::fs::read_dir(target).map_err(|error| cannot(&error))?.next() {
-        let entry = entry.map_err(|error| cannot(&error))?.file_name();
-        let entry = entry.to_string_lossy().into_owned();
-        return Err(MountError::NotEmpty { target: target.to_owned(), entry });
-    }
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => MountError::AlreadyServed { target: target.to_owned(), pid: None },
-        errno => MountError::system(format!("lock {}", target.display()), errno),
-    })
-}
-
 fn open_device() -> Result<OwnedFd, MountError> {
     use rustix::fs::{Mode, OFlags};
     match std::fs::metadata(DEVICE) {
@@ -334,10 +296,10 @@ fn open_device() -> Result<OwnedFd, MountError> {
 
 /// The mount options that the kernel takes (`mount.fuse(8)`). Without `default_permissions` it
 /// would ignore the mode bits.
-fn kernel_options(device: &OwnedFd) -> [(&'static str, String); 4] {
+fn kernel_options(device: &OwnedFd, layout: Layout) -> [(&'static str, String); 4] {
     [
         ("fd", device.as_raw_fd().to_string()),
-        ("rootmode", ROOT_MODE.into()),
+        ("rootmode", root_mode(layout).into()),
         ("user_id", geteuid().to_string()),
         ("group_id", getegid().to_string()),
     ]
@@ -347,13 +309,14 @@ fn kernel_options(device: &OwnedFd) -> [(&'static str, String); 4] {
 fn by_ourselves(
     device: &OwnedFd,
     pinned: &Flock<std::fs::File>,
+    layout: Layout,
     allow_other: bool,
 ) -> Result<Way, MountError> {
-    match detached(device, allow_other) {
+    match detached(device, layout, allow_other) {
         Ok(tree) => Ok(Way::Detached(tree)),
         // Before Linux 5.2, or under a seccomp filter that does not know the newer calls.
         Err(rustix::io::Errno::NOSYS) => {
-            classic(device, pinned, allow_other)?;
+            classic(device, pinned, layout, allow_other)?;
             Ok(Way::Kernel)
         }
         Err(rustix::io::Errno::PERM) => Err(MountError::NotPermitted),
@@ -362,10 +325,10 @@ fn by_ourselves(
     }
 }
 
-fn detached(device: &OwnedFd, allow_other: bool) -> rustix::io::Result<OwnedFd> {
+fn detached(device: &OwnedFd, layout: Layout, allow_other: bool) -> rustix::io::Result<OwnedFd> {
     let fs = kernel::fsopen("fuse", kernel::FsOpenFlags::FSOPEN_CLOEXEC)?;
     let named = [("source", NAME.to_owned()), ("subtype", NAME.to_owned())];
-    for (key, value) in named.into_iter().chain(kernel_options(device)) {
+    for (key, value) in named.into_iter().chain(kernel_options(device, layout)) {
         kernel::fsconfig_set_string(fs.as_fd(), key, value)?;
     }
     kernel::fsconfig_set_flag(fs.as_fd(), "default_permissions")?;
@@ -385,9 +348,11 @@ fn detached(device: &OwnedFd, allow_other: bool) -> rustix::io::Result<OwnedFd> 
 fn classic(
     device: &OwnedFd,
     pinned: &Flock<std::fs::File>,
+    layout: Layout,
     allow_other: bool,
 ) -> Result<(), MountError> {
-    let options = kernel_options(device).map(|(key, value)| format!("{key}={value}")).join(",");
+    let options =
+        kernel_options(device, layout).map(|(key, value)| format!("{key}={value}")).join(",");
     let allow_other = if allow_other { ",allow_other" } else { "" };
     let options = format!("{options},default_permissions{allow_other}");
     let target = format!("/proc/self/fd/{}", pinned.as_raw_fd());

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::connection::control;
+
 /// The name that our mounts carry as their source and as the subtype of `fuse`.
 pub const NAME: &str = "molecule-tokenfs";
 /// A file system of ours that does not answer `stat` for that long is stopped or stuck.
@@ -92,7 +94,7 @@ pub fn health(target: &Path) -> (Health, Option<u32>) {
     let asked = std::thread::Builder::new().name("health".into()).spawn(move || {
         // Not `stat`: the kernel answers that from its cache. `statfs` always asks the daemon.
         let dead = matches!(rustix::fs::statfs(&path), Err(rustix::io::Errno::NOTCONN));
-        let holder = std::fs::read(path.join("status.json"))
+        let holder = control::status(&path)
             .ok()
             .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
             .and_then(|status| status.get("supervisor_pid")?.as_u64())

@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "gives up the descriptors that it shares with the other threads")]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,7 +19,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use crate::fs::access::Access;
 use crate::fs::generations::State;
-use crate::view::{self, View};
+use crate::fs::node::Root;
+use crate::view;
 
 /// What the helper is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,7 @@ impl Helper {
     ///
     /// # Errors
     /// Where the system has no threads left.
-    pub fn start(target: &Path, state: Arc<State>, access: Access) -> io::Result<Self> {
+    pub fn start(target: &Path, root: Root, state: Arc<State>, access: Access) -> io::Result<Self> {
         let (tasks, received) = channel();
         let (tell, told) = channel();
         let target = target.to_owned();
@@ -48,7 +49,7 @@ impl Helper {
             let ready = prepare(access).map(|()| nix::unistd::gettid().as_raw());
             let go_on = ready.is_ok();
             if tell.send(ready).is_ok() && go_on {
-                run(&target, &state, &received);
+                run(&target, root, &state, &received);
             }
             // It would close its descriptor, which is not open in this thread.
             std::mem::forget(state);
@@ -90,10 +91,13 @@ fn prepare(access: Access) -> io::Result<()> {
     Ok(())
 }
 
-fn run(target: &Path, state: &State, tasks: &Receiver<Task>) {
+fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
     while let Ok(task) = tasks.recv() {
         let done = match task {
-            Task::Rotate => rotate(target, state),
+            Task::Rotate => match root {
+                Root::Directory => rotate(target, state),
+                Root::View(view) => rotate_file(target, view, state),
+            },
             Task::Ping => rustix::fs::statfs(target).map(|_| ()).map_err(io::Error::from),
         };
         if let Err(error) = done {
@@ -120,16 +124,25 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
         }
     }
     for view in view::ALL.iter().filter(|view| state.touched(view.id()) < newest) {
-        touch(&root, *view)?;
+        touch(&root, &Path::new("live").join(view.path()))?;
     }
     Ok(())
 }
 
-fn touch(root: &OwnedFd, view: &dyn View) -> io::Result<()> {
+/// Touches a mounted file, if it shows an older generation or has not told watchers of the newest:
+/// the worker flips it inside this request.
+fn rotate_file(target: &Path, view: u8, state: &State) -> io::Result<()> {
+    if state.touched(view) < state.prepared() {
+        let _renaming = state.renaming();
+        touch(rustix::fs::CWD, target)?;
+    }
+    Ok(())
+}
+
+fn touch(directory: impl AsFd, path: &Path) -> io::Result<()> {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now, last_modification: now };
-    let path = Path::new("live").join(view.path());
-    Ok(rustix::fs::utimensat(root.as_fd(), path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::utimensat(directory, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The name under which the newest generation of a view waits: `.next-` before its own.

@@ -33,7 +33,6 @@ use crate::refresh::policy::Windows;
 use crate::refresh::timer::SystemTimer;
 use crate::source::SourceConfig;
 use crate::time::{Clock, SystemClock};
-use crate::view;
 
 /// How the threads that answer the kernel are called: this, and fuser's number.
 pub const THREAD: &str = "fuser-";
@@ -90,7 +89,7 @@ pub fn serve(
     };
     let sources: Vec<_> = config.sources.into_iter().map(metered).collect();
     let names = sources.iter().map(|source| source.name()).collect();
-    let views = view::ALL.iter().map(|view| view.id()).collect();
+    let views = config.fs.root.views();
     let state = Arc::new(State::adopt(handover.state, names, views)?);
     if let Some(fault) = config.fault {
         state.break_at(fault);

@@ -37,6 +37,12 @@ impl Access {
         self.uid == uid && self.view_mode & !0o700 == 0
     }
 
+    /// Whether a caller may ask for a refresh where no mode bits say so: the owner, and root.
+    #[must_use]
+    pub fn may_control(&self, caller: &Caller) -> bool {
+        caller.uid == self.uid || caller.uid == 0
+    }
+
     /// The mode of `refresh`: whoever may read a token may also say that it was refused.
     #[must_use]
     pub fn control_mode(&self) -> u16 {

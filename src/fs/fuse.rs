@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
+use crate::fs::attribute::Attribute;
 use crate::fs::fault;
 use crate::fs::interrupt::Interrupts;
 use crate::fs::journal::{Call, Opcode};
@@ -219,6 +220,14 @@ fn answer_open(reply: ReplyOpen, opened: OpenResult) {
             };
             reply.opened(FileHandle(handle), cache | FopenFlags::FOPEN_NOFLUSH);
         }
+        Err(errno) => reply.error(error(errno)),
+    }
+}
+
+fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {
+    match attribute {
+        Ok(Attribute::Size(size)) => reply.size(size),
+        Ok(Attribute::Value(value)) => reply.data(&value),
         Err(errno) => reply.error(error(errno)),
     }
 }
@@ -481,22 +490,45 @@ impl Filesystem for Adapter {
         &self,
         request: &fuser::Request,
         ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
-        // The kernel remembers it and does not ask again.
-        let Some((_, reply)) = self.enter(request, Call::other("getxattr", ino.0), reply) else {
+        let Some((request, reply)) = self.enter(request, Call::other("getxattr", ino.0), reply)
+        else {
             return;
         };
-        reply.answer(|reply| reply.error(Errno::ENOSYS));
+        let attribute = self.fs.attribute(&request, ino.0, name, size);
+        reply.answer(|reply| answer_attribute(reply, attribute));
     }
 
-    fn listxattr(&self, request: &fuser::Request, ino: INodeNo, _size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let Some((_, reply)) = self.enter(request, Call::other("listxattr", ino.0), reply) else {
             return;
         };
-        reply.answer(|reply| reply.error(Errno::ENOSYS));
+        let names = self.fs.attribute_names(ino.0, size);
+        reply.answer(|reply| answer_attribute(reply, names));
+    }
+
+    fn setxattr(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let Some((request, reply)) = self.enter(request, Call::other("setxattr", ino.0), reply)
+        else {
+            return;
+        };
+        let set = self.fs.set_attribute(&request, ino.0, name, value);
+        reply.answer(|reply| match set {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(error(errno)),
+        });
     }
 
     fn rename(
@@ -536,7 +568,6 @@ impl Filesystem for Adapter {
         symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
         link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
         create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
-        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
         removexattr(INodeNo, &OsStr) -> ReplyEmpty;
         fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
     }

@@ -4,7 +4,48 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
+use crate::fs::status::Layout;
 use crate::view;
+
+/// What is at the root of a mount, and so what the whole tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// The directory of all views.
+    Directory,
+    /// One live view, by its number: the mountpoint is a file.
+    View(u8),
+}
+
+impl Root {
+    /// The layout, as people call it.
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Directory => Layout::Directory,
+            Self::View(_) => Layout::File,
+        }
+    }
+
+    /// The path of the one view that is shown.
+    #[must_use]
+    pub fn view(self) -> Option<&'static str> {
+        match self {
+            Self::Directory => None,
+            Self::View(view) => view::by_id(view).map(view::View::path),
+        }
+    }
+
+    /// The numbers of the views that are shown, in the order in which a rotation changes them.
+    #[must_use]
+    pub fn views(self) -> Vec<u8> {
+        match self {
+            Self::Directory => view::ALL.iter().map(|view| view.id()).collect(),
+            Self::View(view) => vec![view],
+        }
+    }
+}
 
 /// A kind of page that shows how things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,17 +113,22 @@ impl Node {
 /// A directory's entries by name. A view's node stands for "its current generation".
 type Names = BTreeMap<&'static str, Node>;
 
-/// Names and numbers of the directory layout.
+/// Names and numbers of a layout.
 #[derive(Debug)]
 pub struct Tree {
+    root: Root,
     directories: BTreeMap<u64, (u64, Names)>,
 }
 
 impl Tree {
-    /// The directory layout: the views, `live/` with all of them again, and the pages.
+    /// A directory has the views, `live/` with all of them again, and the pages. A file has no names
+    /// beside it, so no node but the root.
     #[must_use]
-    pub fn directory_layout() -> Self {
-        let mut tree = Self { directories: BTreeMap::new() };
+    pub fn new(root: Root) -> Self {
+        let mut tree = Self { root, directories: BTreeMap::new() };
+        if let Root::View(_) = root {
+            return tree;
+        }
         tree.directories.insert(ROOT, (ROOT, Names::new()));
         tree.add(ROOT, "live", Node::Directory(LIVE));
         tree.add(ROOT, "refresh", Node::Control);
@@ -156,6 +202,9 @@ impl Tree {
     /// What an inode number is.
     #[must_use]
     pub fn node(&self, ino: u64) -> Option<Node> {
+        if let Root::View(view) = self.root {
+            return (ino == ROOT).then_some(Node::Live { view });
+        }
         let known_view =
             |number: u64| u8::try_from(number).ok().filter(|id| view::by_id(*id).is_some());
         if ino >= FIXED {
@@ -184,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_name_leads_to_a_number_that_leads_back() {
-        let tree = Tree::directory_layout();
+        let tree = Tree::new(Root::Directory);
         let mut seen = std::collections::HashSet::new();
         for directory in tree.directories.keys() {
             let (_, names) = tree.list(*directory).unwrap();
@@ -199,13 +248,32 @@ mod tests {
 
     #[test]
     fn generations_have_numbers_of_their_own() {
-        let tree = Tree::directory_layout();
+        let tree = Tree::new(Root::Directory);
         let first = Node::Generation { generation: 1, view: 0 };
         let second = Node::Generation { generation: 2, view: 0 };
         assert_ne!(first.ino(), second.ino());
         assert_eq!(tree.node(second.ino()), Some(second));
         assert_eq!(tree.node(second.ino() + 255), None, "no such view");
         assert_eq!(tree.node(99), None);
+    }
+
+    #[test]
+    fn a_mounted_file_is_one_live_view_and_nothing_else() {
+        let (first, other) = (view::ALL[0].id(), view::ALL[1].id());
+        let tree = Tree::new(Root::View(other));
+        assert_eq!(tree.node(ROOT), Some(Node::Live { view: other }));
+        assert!(tree.list(ROOT).is_none(), "not a directory");
+        for name in ["token", "live", "refresh", "status.json"] {
+            assert_eq!(tree.lookup(ROOT, name), None, "{name}");
+        }
+        let generation = Node::Generation { generation: 7, view: other };
+        for node in
+            [Node::Control, Node::Page(Page::Status), Node::Live { view: first }, generation]
+        {
+            assert_eq!(tree.node(node.ino()), None, "{node:?}");
+        }
+        assert_eq!(Root::View(other).views(), [other]);
+        assert_eq!(Root::View(other).view(), Some(view::ALL[1].path()));
     }
 
     #[test]

@@ -3,17 +3,21 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::fs::counters::Counters;
 use crate::fs::generations::State;
 use crate::fs::metrics;
 use crate::fs::node::Page;
-use crate::fs::status::{self, Identity, UpgradeStatus};
+use crate::fs::status::{self, Identity, Status, UpgradeStatus};
 use crate::refresh::Handle;
 use crate::time::{self, Now};
 
 /// Renderings that are kept for open handles. A handle beyond them reads a new rendering.
 const KEPT: usize = 256;
+/// For how long, and for how many threads, a rendering is kept whose size was asked for.
+const MEASURED_FOR: Duration = Duration::from_secs(1);
+const MEASURED: usize = 64;
 
 /// The pages of one mount.
 pub struct Pages {
@@ -26,6 +30,14 @@ pub struct Pages {
 struct Kept {
     last: u64,
     renderings: VecDeque<(u64, Arc<[u8]>)>,
+    measured: VecDeque<Measured>,
+}
+
+/// A rendering whose size a thread was told (boot clock), and which it will ask for next.
+struct Measured {
+    thread: u32,
+    at: Duration,
+    rendering: Arc<[u8]>,
 }
 
 impl Pages {
@@ -75,6 +87,37 @@ impl Pages {
         self.render(page, token, counters, now)
     }
 
+    /// The status without padding, for an extended attribute. A thread that asked for its `size`
+    /// alone gets that very rendering with its next call, if that comes soon.
+    pub fn attribute(
+        &self,
+        thread: u32,
+        size: bool,
+        token: &Handle,
+        counters: &Counters,
+        now: &Now,
+    ) -> Arc<[u8]> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.measured.retain(|measured| now.boot.saturating_sub(measured.at) < MEASURED_FOR);
+        let known = kept.measured.iter().position(|measured| measured.thread == thread);
+        let measured = known.and_then(|known| kept.measured.remove(known));
+        if let Some(measured) = measured.filter(|_| !size) {
+            return measured.rendering;
+        }
+        drop(kept);
+        let rendering: Arc<[u8]> = status::fitted(&self.document(token, counters, now)).into();
+        // Callers outside our pid namespace all have the number 0.
+        if size && thread != 0 {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.measured.len() == MEASURED {
+                kept.measured.pop_front();
+            }
+            let rendering = Arc::clone(&rendering);
+            kept.measured.push_back(Measured { thread, at: now.boot, rendering });
+        }
+        rendering
+    }
+
     /// Forgets a handle.
     pub fn release(&self, handle: u64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,6 +125,14 @@ impl Pages {
     }
 
     fn render(&self, page: Page, token: &Handle, counters: &Counters, now: &Now) -> Arc<[u8]> {
+        let document = self.document(token, counters, now);
+        match page {
+            Page::Status => status::padded(&document).into(),
+            Page::Metrics => metrics::padded(&document, counters).into(),
+        }
+    }
+
+    fn document(&self, token: &Handle, counters: &Counters, now: &Now) -> Status {
         let snapshot = token.snapshot();
         let mut document = status::document(&self.identity, &snapshot, counters, now);
         document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
@@ -90,9 +141,6 @@ impl Pages {
             succeeded: outcome.is_ok(),
             reason: outcome.err(),
         });
-        match page {
-            Page::Status => status::padded(&document).into(),
-            Page::Metrics => metrics::padded(&document, counters).into(),
-        }
+        document
     }
 }

@@ -74,6 +74,9 @@ pub struct Status {
     pub backend: Backend,
     /// What is at the mountpoint.
     pub layout: Layout,
+    /// The view that a mounted file is; `null` for a directory.
+    #[serde(default)]
+    pub view: Option<String>,
     /// The version of the daemon that serves.
     pub version: String,
     /// The process that holds the mount.
@@ -222,10 +225,19 @@ pub struct HistoryEntry {
     pub reason: String,
 }
 
-/// The bytes of `status.json`: JSON, spaces, a newline, [`SIZE`] bytes in all. What does not fit is
-/// cut: the line breaks, the oldest history, and what else can be left out.
+/// The bytes of `status.json`: JSON, spaces, a newline, [`SIZE`] bytes in all.
 #[must_use]
 pub fn padded(status: &Status) -> Vec<u8> {
+    let mut bytes = fitted(status);
+    bytes.resize(SIZE - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// JSON of less than [`SIZE`] bytes. What does not fit is cut: the line breaks, the oldest history,
+/// and what else can be left out.
+#[must_use]
+pub fn fitted(status: &Status) -> Vec<u8> {
     // Strings, numbers and lists: serialisation has no way to fail.
     let mut bytes = serde_json::to_vec_pretty(status).unwrap_or_default();
     let mut cut = status.clone();
@@ -235,8 +247,6 @@ pub fn padded(status: &Status) -> Vec<u8> {
             bytes.clear();
         }
     }
-    bytes.resize(SIZE - 1, b' ');
-    bytes.push(b'\n');
     bytes
 }
 
@@ -295,6 +305,7 @@ mod tests {
           "mountpoint": "/run/molecule/token",
           "backend": "fuse",
           "layout": "directory",
+          "view": null,
           "version": "0.1.0",
           "supervisor_pid": 41,
           "worker_pid": 42,
@@ -387,7 +398,7 @@ mod tests {
         value["of_a_later_version"] = serde_json::json!({"to": "9.9.9"});
         assert!(serde_json::from_value::<Status>(value.clone()).is_ok());
         // Version 1 of the document had these alone; the rest came later.
-        for key in ["summary", "started_at", "written_at", "last_upgrade"] {
+        for key in ["summary", "view", "started_at", "written_at", "last_upgrade"] {
             value.as_object_mut().unwrap().remove(key);
         }
         let token = value["tokens"][0].as_object_mut().unwrap();

@@ -162,10 +162,10 @@ fn when_the_supervisor_is_killed_readers_get_an_error_and_nothing_is_left() {
 /// Events by file name (`""` for a watched file itself), counted as they come: the kernel merges equal
 /// ones that nobody has read yet.
 #[derive(Clone, Default)]
-struct Watched(Arc<Mutex<BTreeMap<String, u64>>>);
+pub(super) struct Watched(Arc<Mutex<BTreeMap<String, u64>>>);
 
 impl Watched {
-    fn start(paths: &[(PathBuf, AddWatchFlags)]) -> Self {
+    pub(super) fn start(paths: &[(PathBuf, AddWatchFlags)]) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
         for (path, events) in paths {
             inotify.add_watch(path, *events).unwrap();
@@ -189,7 +189,7 @@ impl Watched {
         watched
     }
 
-    fn counts(&self) -> BTreeMap<String, u64> {
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
         self.0.lock().unwrap().clone()
     }
 }

@@ -155,10 +155,12 @@ fn a_foreign_mount_a_file_and_a_full_directory_are_refused_and_untouched() {
         fs::write(foreign.join("theirs"), "x").unwrap();
         dir.file("full/theirs", "x");
         let file = dir.file("file", "x");
+        nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         for (target, sentence) in [
             (foreign.clone(), "another file system (tmpfs from test)"),
             (dir.join("full"), "would hide `theirs`"),
-            (file, "is not a directory"),
+            (file, "would hide its 1 bytes"),
+            (dir.join("pipe"), "neither a directory nor a regular file"),
         ] {
             let refused = tokenfs_run(&dir, &["mount", target.to_str().unwrap()]);
             assert_eq!(refused.status.code(), Some(1), "{refused:?}");

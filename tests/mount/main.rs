@@ -19,6 +19,7 @@ mod clocks;
 mod crashes;
 mod faults;
 mod interrupt;
+mod layout;
 mod lifecycle;
 mod many;
 mod outcome;

@@ -1,7 +1,7 @@
 //! The mount, who may read it, the token in it, and the platform behind it.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::{Finding, Subject};
 use crate::cmd::reader::files;
 use crate::config::{Settings, default_mountpoint, find_mountpoint};
+use crate::connection::control;
 use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::status::{Backend, Layout, State, Status, TokenStatus, words};
@@ -110,10 +111,7 @@ fn open(mountpoint: &Path) -> io::Result<()> {
 }
 
 fn status(mountpoint: &Path) -> Result<Status, String> {
-    let mut text = Vec::new();
-    File::open(mountpoint.join("status.json"))
-        .and_then(|mut file| file.read_to_end(&mut text))
-        .map_err(|error| error.to_string())?;
+    let text = control::status(mountpoint).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text)
         .map_err(|error| format!("status.json, line {}, is of another version", error.line()))
 }

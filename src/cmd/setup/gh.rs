@@ -174,6 +174,11 @@ fn config_dir() -> anyhow::Result<String> {
         // Not mounted yet: the lines are for later.
         Err(_) => config::default_mountpoint()?,
     };
+    if mountpoint.is_file() {
+        let path = mountpoint.display();
+        return Err(anyhow::anyhow!("{path} is a single file, and gh reads a directory")
+            .hint("take the shim: molecule-tokenfs setup gh"));
+    }
     Ok(format!(
         "# gh reads its configuration and token from the mount. Not together with the shim.\n\
          # A GH_TOKEN or GITHUB_TOKEN in the environment would win over it, also when it is dead.\n\

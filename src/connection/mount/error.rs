@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::{DEVICE, HELPER};
+use crate::fs::status::Layout;
 
 /// Why a mount cannot be made or unmade.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +46,19 @@ pub enum MountError {
         /// Where.
         target: PathBuf,
     },
-    /// The target exists and is no directory.
-    #[error("{} is not a directory", target.display())]
+    /// The target is nothing that can be mounted on.
+    #[error("{} is neither a directory nor a regular file", target.display())]
     NotADirectory {
         /// Where.
         target: PathBuf,
+    },
+    /// The target is a file where a directory is wanted, or the other way round.
+    #[error("{} is {}, and the layout `{}` wants {}", target.display(), thing(other(*wanted)), wanted.name(), thing(*wanted))]
+    OtherLayout {
+        /// Where.
+        target: PathBuf,
+        /// What it should be.
+        wanted: Layout,
     },
     /// The target holds files, which the mount would hide.
     #[error("{} is not empty: mounting there would hide `{entry}`", target.display())]
@@ -58,6 +67,14 @@ pub enum MountError {
         target: PathBuf,
         /// One of the files.
         entry: String,
+    },
+    /// The target is a file that is not empty, which the mount would hide.
+    #[error("{} is not empty: mounting there would hide its {bytes} bytes", target.display())]
+    NotEmptyFile {
+        /// Where.
+        target: PathBuf,
+        /// How many there are.
+        bytes: u64,
     },
     /// The mount is in use.
     #[error("{} is in use", target.display())]
@@ -111,6 +128,20 @@ pub enum MountError {
     },
 }
 
+fn other(layout: Layout) -> Layout {
+    match layout {
+        Layout::Directory => Layout::File,
+        Layout::File => Layout::Directory,
+    }
+}
+
+fn thing(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Directory => "a directory",
+        Layout::File => "a regular file",
+    }
+}
+
 fn holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -130,8 +161,11 @@ impl MountError {
                     "let it go on (kill -CONT), or detach it: molecule-tokenfs umount --lazy {target}"
                 )
             }
-            Self::Foreign { .. } | Self::NotADirectory { .. } | Self::NotEmpty { .. } => {
-                "name another directory: molecule-tokenfs mount DIRECTORY".into()
+            Self::Foreign { .. }
+            | Self::NotADirectory { .. }
+            | Self::NotEmpty { .. }
+            | Self::NotEmptyFile { .. } => {
+                "name another directory or file: molecule-tokenfs mount MOUNTPOINT".into()
             }
             Self::NotOurs { .. } => {
                 "run this as its owner, or name another directory: molecule-tokenfs mount DIRECTORY"
@@ -140,6 +174,11 @@ impl MountError {
             Self::NoTmpfs { .. } => {
                 "mount one (docker run --tmpfs DIRECTORY; in Kubernetes an emptyDir with medium: \
                  Memory), or let the tokens lie on a disk: --allow-disk"
+                    .into()
+            }
+            Self::OtherLayout { .. } => {
+                "name another mountpoint, or leave --layout out: then what \
+                                         is there decides"
                     .into()
             }
             Self::NotMounted { .. } => {
@@ -193,6 +232,8 @@ impl MountError {
             | Self::NotMounted { .. }
             | Self::NotADirectory { .. }
             | Self::NotEmpty { .. }
+            | Self::NotEmptyFile { .. }
+            | Self::OtherLayout { .. }
             | Self::Busy { .. }
             | Self::NotOurs { .. }
             | Self::NoTmpfs { .. }

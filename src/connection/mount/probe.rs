@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount as kernel;
 
 use super::{MountError, detached, from_rustix, open_device};
+use crate::fs::status::Layout;
 
 /// The step that failed, in their order, and what the kernel said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub fn probe() -> Result<(), Obstacle> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(Obstacle::Namespace)?;
-    let tree =
-        detached(&device, false).map_err(|errno| Obstacle::FileSystem(from_rustix(errno)))?;
+    let tree = detached(&device, Layout::Directory, false)
+        .map_err(|errno| Obstacle::FileSystem(from_rustix(errno)))?;
     let place = PLACES.into_iter().find(|place| Path::new(place).is_dir()).unwrap_or("/");
     let place = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Obstacle::Attach(from_rustix(errno)))?;

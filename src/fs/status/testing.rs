@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, Identity, Layout, Status, document};
+use super::{Backend, Identity, Status, document};
 use crate::error::{FetchError, FetchErrorKind};
 use crate::fs::counters::Counters;
+use crate::fs::node::Root;
 use crate::refresh::{Event, EventKind, Failure, Next, Snapshot};
 use crate::secret::{Fingerprint, Secret};
 use crate::time::Now;
@@ -43,7 +44,7 @@ impl Scene {
             mountpoint: PathBuf::from("/run/molecule/token"),
             backend: Backend::Fuse,
             why_files: None,
-            layout: Layout::Directory,
+            root: Root::Directory,
             supervisor_pid: 41,
             worker_pid: 42,
             started: ago(90),
