@@ -86,29 +86,31 @@ fn check_shows_each_setting_its_value_and_its_origin() {
             &["check", "--owner", "1000", "--group", "1000", "--config", config.to_str().unwrap()],
         );
         insta::assert_snapshot!(text, @r"
-            SETTING                VALUE                         FROM
-            platform-url           http://…@platform:8080        PLATFORM_URL
-            workspace-id           ws-1                          WORKSPACE_ID
-            configs-dir            /no/configs                   CONFIGS_DIR
-            proxy                  none                          default
-            ca-file                none                          default
-            request-timeout        10s                           default
-            refresh-interval       10m                           TOKEN_REFRESH_INTERVAL_SEC
-            refresh-jitter         2m                            default
-            refresh-initial-delay  1m                            default
-            prefetch               false                         default
-            idle                   24h                           default
-            min-life               4s                            DIR/tokenfs.toml:2
-            open-timeout           5s                            default
-            assumed-life           1h                            default
-            owner                  1000                          --owner
-            group                  1000                          --group
-            mode                   0400                          default
-            host                   github.com, git.example:8443  DIR/tokenfs.toml:3
-            backend                auto                          default
-            allow-disk             false                         default
-            log-level              info                          default
-            token                  fingerprint df683ed0          GH_TOKEN
+            SETTING                VALUE                          FROM
+            platform-url           http://…@platform:8080         PLATFORM_URL
+            workspace-id           ws-1                           WORKSPACE_ID
+            configs-dir            /no/configs                    CONFIGS_DIR
+            proxy                  none                           default
+            ca-file                none                           default
+            request-timeout        10s                            default
+            refresh-interval       10m                            TOKEN_REFRESH_INTERVAL_SEC
+            refresh-jitter         2m                             default
+            refresh-initial-delay  1m                             default
+            prefetch               false                          default
+            idle                   24h                            default
+            min-life               4s                             DIR/tokenfs.toml:2
+            open-timeout           5s                             default
+            assumed-life           1h                             default
+            owner                  1000                           --owner
+            group                  1000                           --group
+            mode                   0400                           default
+            host                   github.com, git.example:8443   DIR/tokenfs.toml:3
+            layout                 what is there, else directory  default
+            view                   token                          default
+            backend                auto                           default
+            allow-disk             false                          default
+            log-level              info                           default
+            token                  fingerprint df683ed0           GH_TOKEN
 
             Configuration file: DIR/tokenfs.toml
             Mountpoint unless one is named: /somewhere
@@ -161,7 +163,7 @@ fn what_is_wrong_in_the_configuration_is_told_with_its_place() {
             ");
         insta::assert_snapshot!(with_file("colour = \"red\"\n"), @r"
             error: DIR/tokenfs.toml:1: unknown key `colour`
-            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, backend, allow-disk, log-level
+            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, layout, view, backend, allow-disk, log-level
             exit code 2
             ");
         insta::assert_snapshot!(with_file("idle = 86400\n"), @r"

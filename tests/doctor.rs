@@ -189,6 +189,29 @@ fn a_machine_that_is_wired_is_well() {
 }
 
 #[test]
+fn a_mounted_file_is_well_too_when_git_and_gh_are_wired_to_it() {
+    sandboxed(secs(60), || {
+        let site = Site::new();
+        site.register();
+        let builder = Daemon::at(&site.dir).env("PLATFORM_URL", site.demo.url());
+        let _daemon = builder.args(["--layout", "file"]).start();
+        let (bin, mountpoint) = (site.dir.join("bin"), site.mountpoint());
+        let token = fs::read_to_string(&mountpoint).unwrap();
+        site.run(&format!("{PROGRAM} setup git --global --mountpoint {mountpoint}")).ok();
+        let request = "printf 'protocol=https\\nhost=github.com\\n\\n'";
+        let filled = site.run(&format!("{request} | git credential fill")).ok();
+        assert!(filled.contains(&format!("password={token}\n")), "{filled}");
+        site.run(&format!("{PROGRAM} setup gh --dir {}", bin.display())).ok();
+        let there = format!("MOLECULE_TOKENFS_MOUNTPOINT={mountpoint}");
+        assert_eq!(site.run(&format!("{there} gh auth token")).ok(), format!("{token}\n"));
+        let refused = site.run(&format!("{there} {PROGRAM} setup gh --config-dir"));
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("is a single file, and gh reads a directory"));
+        site.doctor().assert_well();
+    });
+}
+
+#[test]
 fn the_old_failure_is_told_in_plain_words() {
     sandboxed(secs(60), || {
         let site = Site::new().with("GITHUB_TOKEN", CANARY);

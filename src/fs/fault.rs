@@ -13,7 +13,7 @@ pub const SLOT: &str = "slot";
 /// In the task of an open that waits, which holds its reply.
 pub const TASK: &str = "task";
 /// The handlers that can be named, each also as `after-NAME`: when its answer is written.
-const HANDLERS: [&str; 19] = [
+const HANDLERS: [&str; 20] = [
     "lookup",
     "getattr",
     "setattr",
@@ -28,6 +28,7 @@ const HANDLERS: [&str; 19] = [
     "access",
     "getxattr",
     "listxattr",
+    "setxattr",
     "rename",
     "mkdir",
     "fsync",

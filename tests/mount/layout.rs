@@ -2,8 +2,8 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::spawn;
@@ -162,15 +162,14 @@ fn status_and_refresh_are_attributes() {
         eventually("another token", secs(5), || (generation(file) == 2).then_some(()));
 
         // Another user may read this one, and its status, but ask for nothing.
-        let mut python = command("python3", User::Number(ORDINARY));
-        python.arg("-c").arg(
-            "import os, sys\n\
-             assert os.getxattr(sys.argv[1], 'user.molecule.status').startswith(b'{')\n\
-             try: os.setxattr(sys.argv[1], 'system.molecule.refresh', b'')\n\
-             except OSError as error: print(error.strerror)\n",
-        );
-        python.arg(file);
-        assert_eq!(run(python, &dir, secs(10)).ok(), "Permission denied\n");
+        let other = |words: &[&str]| {
+            let mut command = command(words[0], User::Number(ORDINARY));
+            command.args(&words[1..]).arg(file);
+            run(command, &dir, secs(10))
+        };
+        assert!(other(&["getfattr", "--only-values", "-n", STATUS]).ok().starts_with('{'));
+        let refused = other(&["setfattr", "-n", REFRESH, "-v", ""]);
+        assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
     });
 }
 
@@ -193,6 +192,29 @@ fn a_watcher_of_a_mounted_file_sees_each_generation_once() {
             (events == before && generation(file) == before).then_some(events)
         });
         assert!(events >= 10, "{events} generations");
+    });
+}
+
+#[test]
+fn a_worker_that_dies_inside_the_flip_tells_it_once_all_the_same() {
+    sandboxed(secs(60), || {
+        for place in ["setattr", "after-setattr"] {
+            let dir = TestDir::new();
+            let fault = format!("kill:{place}:/2");
+            let often = ["--refresh-interval", "100ms", "--refresh-jitter", "0s"];
+            let daemon = mounted(&dir, "2s", &[&often[..], &["--fault", &fault]].concat());
+            let file = daemon.mountpoint();
+            let watched = Watched::start(&[(file.to_owned(), AddWatchFlags::IN_ATTRIB)]);
+            let first = worker(&daemon);
+            read(file).unwrap();
+            eventually("as many events as generations", secs(20), || {
+                let seen = read(file).expect("an open never fails");
+                assert_eq!(seen.size, seen.bytes.len() as u64);
+                let events = watched.counts().values().sum::<u64>();
+                (events >= 6 && events == generation(file)).then_some(())
+            });
+            assert_ne!(worker(&daemon), first, "it died");
+        }
     });
 }
 
@@ -239,6 +261,19 @@ fn status_of(text: &str) -> serde_json::Value {
     serde_json::from_str(text).expect("JSON")
 }
 
+/// A directory with what the script needs, and with this program.
+fn tools(dir: &TestDir, program: &str) -> PathBuf {
+    let program = Path::new(program);
+    let tools = dir.folder(&format!("with-{}", program.file_name().unwrap().display()));
+    for tool in [Path::new("/usr/bin/cat"), Path::new("/usr/bin/sha256sum"), program] {
+        let place = tools.join(tool.file_name().unwrap());
+        if !place.exists() {
+            symlink(tool, place).unwrap();
+        }
+    }
+    tools
+}
+
 #[test]
 fn git_and_gh_take_a_mounted_file() {
     sandboxed(secs(60), || {
@@ -248,19 +283,22 @@ fn git_and_gh_take_a_mounted_file() {
             let daemon = mounted(&dir, "1h", &["--view", view]);
             let file = daemon.mountpoint();
             let path = file.to_str().unwrap();
-            let binary = PROGRAM;
-            let mut helpers = vec![(binary.to_owned(), vec!["git-credential"])];
-            helpers.push((format!("{root}/git-credential-molecule"), vec![]));
-            for (program, words) in helpers {
+            let script = format!("{root}/git-credential-molecule");
+            // The script tells a refusal by setfattr, or by the binary where there is no such thing.
+            for (program, words, teller) in [
+                (PROGRAM, &["git-credential"][..], PROGRAM),
+                (&script, &[], "/usr/bin/setfattr"),
+                (&script, &[], PROGRAM),
+            ] {
+                let tools = tools(&dir, teller);
                 let before = generation(file);
                 let ask = |action: &str, more: &str| {
-                    let line =
-                        format!("printf 'protocol=https\nhost=github.com\n{more}\n' | \"$@\"");
-                    let mut sh = command("sh", User::Own);
-                    // The binary stands in where there is no setfattr.
-                    let bin = Path::new(binary).parent().unwrap().display();
-                    sh.env("PATH", format!("{bin}:/usr/bin:/bin"));
-                    sh.args(["-c", &line, "sh"]).arg(&program).args(&words);
+                    let line = format!(
+                        "export PATH={}; printf 'protocol=https\nhost=github.com\n{more}\n' | \"$@\"",
+                        tools.display()
+                    );
+                    let mut sh = command("/bin/sh", User::Own);
+                    sh.args(["-c", &line, "sh"]).arg(program).args(words);
                     sh.args(["--mountpoint", path, action]);
                     run(sh, &dir, secs(10)).ok()
                 };

@@ -1,5 +1,6 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
+//! tests `git_and_gh_take_a_mounted_file`, `status_and_refresh_are_attributes` need: setfattr
 //! tests `through_the_helper` need: host-root
 
 #![expect(

@@ -140,6 +140,22 @@ fn git_and_gh_are_wired_through_the_environment_and_frozen_tokens_are_gone() {
 }
 
 #[test]
+fn the_mount_may_be_a_file() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        own_root(&dir);
+        let script = "test -f $MOLECULE_TOKENFS_MOUNTPOINT && cat $GH_TOKEN_FILE && echo
+            printf 'protocol=https\\nhost=github.com\\n\\n' | git credential fill | grep ^password=";
+        let words = ["--layout", "file", "--user", "1000", "--", "sh", "-c", script];
+        let said = run(run_with(&dir, &words), &dir, secs(20)).ok();
+        let (token, rest) = said.split_once('\n').unwrap();
+        assert!(token.starts_with("ghs_"), "{said}");
+        assert_eq!(rest, format!("password={token}\n"));
+        assert!(!fs::exists(MOUNTPOINT).unwrap());
+    });
+}
+
+#[test]
 fn a_token_of_the_environment_is_the_fall_back() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();

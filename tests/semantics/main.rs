@@ -1,5 +1,5 @@
 //! docs/SEMANTICS.md, sentence by sentence: a section is a file, and a mount or a few of its own.
-//! needs: root, fuse, python3
+//! needs: root, fuse, python3, setfattr
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@ mod attributes;
 mod bound;
 mod caching;
 mod errors;
+mod file;
 mod locks;
 mod names;
 mod opening;
@@ -64,6 +65,7 @@ sections! {
     caching: "Memory and caching",
     watching: "Waiting for a rotation",
     bound: "Live files and bind mounts",
+    file: "A mount that is a file",
     refresh: "Asking for a fetch",
     who: "Who may",
     errors: "Errors of an open",

@@ -24,7 +24,7 @@ assert select.select([file], [], [], 0)[0] == [file]
 const ROTATIONS: usize = 5;
 
 /// Counts the events of a watch, by name and kind, until as many have come as are expected.
-fn count(
+pub fn count(
     inotify: &Inotify,
     expected: usize,
     kind: AddWatchFlags,
@@ -43,7 +43,8 @@ fn count(
     seen
 }
 
-fn watch(path: &std::path::Path, kind: AddWatchFlags) -> Inotify {
+/// A watch for this kind of event that never blocks.
+pub fn watch(path: &std::path::Path, kind: AddWatchFlags) -> Inotify {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
     inotify.add_watch(path, kind).unwrap();
     inotify

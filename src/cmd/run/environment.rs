@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, FileType, StatxFlags};
+
 use crate::config::TOKEN_VARIABLES;
 use crate::config::mountpoint;
 
@@ -80,7 +82,8 @@ impl Variables {
     /// Tells tools where the tokens are, and keeps them from asking people.
     pub fn name_the_mount(&mut self, target: &Path) {
         self.set(mountpoint::VARIABLE, target);
-        self.set("GH_TOKEN_FILE", target.join("token"));
+        let token = if is_file(target) { target.to_owned() } else { target.join("token") };
+        self.set("GH_TOKEN_FILE", token);
         self.set_default("GIT_TERMINAL_PROMPT", "0");
         // libgit2, which cargo would use, reads no settings from the environment.
         self.set_default("CARGO_NET_GIT_FETCH_WITH_CLI", "true");
@@ -95,6 +98,14 @@ impl Variables {
         path.push(self.get("PATH").unwrap_or(OsStr::new(USUAL)));
         self.set("PATH", path);
     }
+}
+
+/// Whether a mount is a file. We serve it ourselves, so the kernel says it by what it knows
+/// (`statx(2)`): a request to a worker that dies meanwhile would never be answered.
+fn is_file(target: &Path) -> bool {
+    let found =
+        rustix::fs::statx(rustix::fs::CWD, target, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile)
 }
 
 #[cfg(test)]
