@@ -6,8 +6,9 @@
 //!   only on the loopback interface. Silence leaves a request to git's next helper.
 //! - git ≥ 2.46 asks again in mid-command after a 401 when the answer carried `state[]` and
 //!   `continue=1`. The second request brings the state back: the token in it was refused. Its answer
-//!   carries no `continue`, so there is one retry and never a loop. Older gits ignore these lines,
-//!   send `erase` after a 401 and give up; the next command is well again.
+//!   carries no `continue`, so there is never a loop (git 2.47.3 retries once more by itself where
+//!   an earlier answer of the same command was accepted). Older gits ignore these lines, send `erase`
+//!   after a 401 and give up; the next command is well again.
 //! - Without a token they answer `quit=1`: otherwise git asks on the terminal, for ever.
 
 use std::fs::File;
