@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::Flock;
@@ -32,6 +33,10 @@ pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
+/// Who rotates holds the root for some milliseconds; whoever is still there half a second later is
+/// somebody else.
+const LOOKS_AT_A_BUSY_MOUNT: u32 = 25;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// `st_mode` of the root in octal: a directory, or a regular file.
 const fn root_mode(layout: Layout) -> &'static str {
     match layout {
@@ -186,16 +191,27 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
         None => Err(MountError::NotMounted { target }),
         Some(mount) if !mount.is_ours() => Err(foreign(target, mount)),
         Some(_) => {
-            let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-            match umount2(&target, flags | MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => Ok(()),
-                Err(Errno::EBUSY) => Err(MountError::Busy { target }),
-                Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(&target, lazy),
-                Err(errno) => {
-                    Err(MountError::system(format!("unmount {}", target.display()), errno))
+            let mut looks = 0;
+            loop {
+                match unmount_once(&target, lazy) {
+                    Err(MountError::Busy { .. }) if looks < LOOKS_AT_A_BUSY_MOUNT => {
+                        looks += 1;
+                        std::thread::sleep(BETWEEN_LOOKS);
+                    }
+                    outcome => return outcome,
                 }
             }
         }
+    }
+}
+
+fn unmount_once(target: &Path, lazy: bool) -> Result<(), MountError> {
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::EBUSY) => Err(MountError::Busy { target: target.to_owned() }),
+        Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(target, lazy),
+        Err(errno) => Err(MountError::system(format!("unmount {}", target.display()), errno)),
     }
 }
 
