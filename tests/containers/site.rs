@@ -1,12 +1,14 @@
 //! What containers live on: a platform, a root file system, and the loop that the agent runs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use molecule_tokenfs::demo::Demo;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::TestDir;
@@ -82,6 +84,8 @@ impl Site {
     pub fn new(life: Duration) -> Self {
         let dir = TestDir::new();
         open_fuse_device(&dir);
+        // crun gives what it finds as standard input to the container's user, the machine's too.
+        own_null(&dir);
         // Half of a machine's control groups are of the new kind; crun takes all or nothing.
         let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
         let demo = platform(&dir, life);
@@ -164,6 +168,15 @@ impl Site {
             Wiring::Frozen => ["gosu", "agent", "sh", "-c", &frozen].map(str::to_owned).to_vec(),
         }
     }
+}
+
+/// Puts a node of the test's own in the place of `/dev/null`.
+fn own_null(dir: &TestDir) {
+    let node = dir.join("dev-null");
+    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(1, 3)).unwrap();
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
+    let plain = None::<&str>;
+    mount(Some(&node), "/dev/null", plain, MsFlags::MS_BIND, plain).unwrap();
 }
 
 #[expect(clippy::disallowed_methods, reason = "where scripts/rootfs keeps what it made")]
