@@ -81,7 +81,7 @@ fn what_is_not_ours_is_refused_and_untouched() {
         for (target, sentence) in [
             (dir.join("full"), "would hide `theirs`"),
             (dir.join("link"), "would hide `theirs`"),
-            (file, "is not a directory"),
+            (file, "is not empty"),
             (in_memory.clone(), "would hide `theirs`"),
         ] {
             let refused = tokenfs_run(&dir, &["mount", target.to_str().unwrap()]);

@@ -144,7 +144,7 @@ fn assert_rendered_once_settled(workspace: &Workspace) {
 
 #[test]
 fn in_an_outage_the_files_go_before_their_token_dies_and_come_back_after_it() {
-    sandboxed(secs(60), || {
+    sandboxed(secs(90), || {
         let setup = Setup::with_life(secs(6));
         let workspace = Workspace::start(setup, |builder| builder.args(["--min-life", "2s"]));
         let held = workspace.token();
@@ -166,7 +166,8 @@ fn in_an_outage_the_files_go_before_their_token_dies_and_come_back_after_it() {
         assert_eq!(open.metadata().unwrap().len(), held.len() as u64);
 
         workspace.demo.faults().heal();
-        let token = eventually("a token is back", secs(20), || read(&workspace.path("token")));
+        // The last back-off may be the longest, 30 s.
+        let token = eventually("a token is back", secs(40), || read(&workspace.path("token")));
         assert_eq!(workspace.demo.ledger().verdict(&token), Verdict::Live);
         assert_ne!(token, held);
         eventually("status says so", secs(5), || {
