@@ -268,7 +268,9 @@ fn stopped_for_ever(series: &Series, report: &mut Report) {
         thread::sleep(millis(500));
     }
     let seen = readers.end();
-    let holds = seen.is_clean(false) && longest < at_most(secs(10));
+    // Tokens of a second die in a stop of three: a reader that was about to look again finds another one
+    // behind its inode, whose size is that of the first.
+    let holds = seen.has_only_tokens() && longest < at_most(secs(10));
     let figures = json!({
         "stops": stops, "longest_until_served_s": longest.as_secs_f64(), "seen": seen,
     });

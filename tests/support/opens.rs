@@ -55,6 +55,11 @@ impl Seen {
             && (self.wrong_sizes == 0 || residue)
     }
 
+    /// No failure and no wrong byte, whatever `fstat` said.
+    pub fn has_only_tokens(&self) -> bool {
+        self.failed_opens.is_empty() && self.failed_afterwards.is_empty() && self.wrong_bytes == 0
+    }
+
     #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
     fn open(&mut self, path: &Path) {
         let start = Instant::now();
