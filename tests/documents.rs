@@ -302,6 +302,40 @@ fn the_figures_of_the_simulation_in_freshness_are_those_of_its_evidence() {
 }
 
 #[test]
+fn the_figures_of_the_containers_are_those_of_their_evidence() {
+    let (figures, hour) = (evidence("containers.json"), evidence("hour.json"));
+    let text = fs::read_to_string(root().join("docs/CONTAINERS.md")).unwrap();
+    let names = [
+        "gh_ok",
+        "gh_failed",
+        "git_ok",
+        "git_failed",
+        "shells_ok",
+        "shells_failed",
+        "dead_tokens_at_the_server",
+    ];
+    for figures in figures["runtimes"].as_array().unwrap() {
+        let (runtime, wiring) =
+            (figures["runtime"].as_str().unwrap(), figures["wiring"].as_str().unwrap());
+        let numbers = names.map(|name| grouped(&figures[name])).join(" | ");
+        let first = figures["first_failure_seconds"].as_u64();
+        let first = first.map_or("none".to_owned(), |seconds| format!("{seconds} s"));
+        let row = format!("| {runtime} | {wiring} | {numbers} | {first} |");
+        assert!(text.contains(&row), "not in CONTAINERS.md: {row}");
+    }
+    let text = text.replace('\n', " ");
+    let rounds = figures["templates"].as_array().unwrap().iter();
+    let fewest = rounds.filter_map(|template| template["gh_ok"].as_u64()).min().unwrap();
+    let [gh, git, shells] = ["gh_ok", "git_ok", "shells_ok"].map(|name| grouped(&hour[name]));
+    for sentence in [
+        format!("does {fewest} rounds or more without a failure"),
+        format!("{gh} calls of gh, {git} of git and {shells} shells over"),
+    ] {
+        assert!(text.contains(&sentence), "not in CONTAINERS.md: {sentence}");
+    }
+}
+
+#[test]
 fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
     let figures = evidence("fleet.json");
     let (rows, text) = (rows_of_the_fleet(&figures), freshness());
