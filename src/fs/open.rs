@@ -11,6 +11,10 @@ use super::{Cache, Fs, Open, Opened, Request};
 use crate::error::ReadError;
 use crate::token::FreshToken;
 
+/// How long an open whose deadline has passed, as after a stop, waits for its view to show what is there:
+/// a rotation takes some milliseconds, and with it `fstat` tells the size of what is read.
+const LAST_MOMENT: Duration = Duration::from_millis(25);
+
 impl Fs {
     pub(super) fn open_generation(
         self: &Arc<Self>,
@@ -125,8 +129,11 @@ impl Fs {
                         }
                         fs.shown(view, fresh.token().generation, deadline).await;
                         // Else judged anew: somebody may have stopped us meanwhile.
-                        if fs.clock.now().boot >= deadline {
-                            break Ok(fs.newest(&fresh));
+                        if fs.clock.now().boot >= deadline
+                            && let Some(fresh) = fs.token.usable()
+                        {
+                            let settled = settle(&fs, &request, &fresh);
+                            break settled.unwrap_or_else(|| Ok(fs.newest(&fresh)));
                         }
                     }
                     Err(error) => break Err(fs.refused_open(&request, &error)),
@@ -140,9 +147,9 @@ impl Fs {
         }))
     }
 
-    /// Completes when the view shows the generation, or at the deadline.
+    /// Completes when the view shows the generation, or at the deadline; not before [`LAST_MOMENT`].
     async fn shown(&self, view: u8, generation: u64, deadline: Duration) {
-        let left = deadline.saturating_sub(self.clock.now().boot);
+        let left = deadline.saturating_sub(self.clock.now().boot).max(LAST_MOMENT);
         tokio::time::timeout(left, self.state.flipped(view, generation)).await.ok();
     }
 
