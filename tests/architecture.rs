@@ -38,6 +38,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/refresh/timer.rs",
     "src/source/watch.rs",
     "src/fs/generations.rs",
+    "src/connection/resident.rs",
     "src/connection/rotation.rs",
     "src/connection/supervisor/program.rs",
     "src/connection/worker.rs",

@@ -7,7 +7,7 @@
 //! requests are sequential, so it must be one of the next; answering one that nobody made is harmless.
 //!
 //! What is left: where the lost request was the `fstat` or the `read` of an open file, there is no path
-//! to walk, and the reader sees ESTALE.
+//! to walk, and where it was a second look, none to walk again; the reader sees ESTALE.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,8 +56,8 @@ pub(super) fn recover(
     session: impl FnOnce(OwnedFd) -> io::Result<Run>,
 ) -> io::Result<()> {
     let (newest, handling, opens) = state.requests_left();
-    let is_kept =
-        |left: &Left| matches!(left.call.opcode, Opcode::Read | Opcode::Getattr | Opcode::Readdir);
+    // An open, too: it may be its thread's second look, after which the kernel would not walk again.
+    let is_kept = |left: &Left| left.call.opcode != Opcode::Other;
     let not_kept = handling.filter(|left| !is_kept(left)).map(|left| left.unique);
     let newest = newest.max(FIRST);
     let unknown = (1..=UNKNOWN).map(|n| newest + n * STEP);

@@ -12,6 +12,8 @@ pub const START: &str = "start";
 pub const SLOT: &str = "slot";
 /// In the task of an open that waits, which holds its reply.
 pub const TASK: &str = "task";
+/// Where an open is judged, and its answer not written.
+pub const JUDGED: &str = "judged";
 /// The handlers that can be named, each also as `after-NAME`: when its answer is written.
 const HANDLERS: [&str; 20] = [
     "lookup",
@@ -111,7 +113,7 @@ impl FromStr for Fault {
         };
         let place = parts.next().unwrap_or_default();
         let handler = place.strip_prefix("after-").unwrap_or(place);
-        if ![START, SLOT, TASK].contains(&place) && !HANDLERS.contains(&handler) {
+        if ![START, SLOT, TASK, JUDGED].contains(&place) && !HANDLERS.contains(&handler) {
             return Err(format!("there is no place {place}"));
         }
         let number = |text: &str| match text.parse() {

@@ -61,7 +61,7 @@ impl Waiters {
 
     fn wait(
         &self,
-        thread: u32,
+        request: Request,
         opened: impl Future<Output = OpenResult> + Send + 'static,
         reply: Reply<ReplyOpen>,
     ) {
@@ -69,14 +69,14 @@ impl Waiters {
         let (fs, unique) = (Arc::clone(&reply.fs), reply.unique);
         let task = async move {
             reply.fs.pass(fault::TASK);
-            let watch = interrupts.watch(thread);
+            let watch = interrupts.watch(request.caller.thread);
             let opened = tokio::select! {
                 biased;
                 opened = opened => opened,
                 () = dismissed.cancelled() => Err(nix::errno::Errno::ENOTCONN),
                 () = watch.interrupted() => Err(nix::errno::Errno::EINTR),
             };
-            reply.answer(|reply| answer_open(reply, opened));
+            answer_open(reply, &request, opened);
         };
         let mut task = Box::pin(task);
         let task = poll_fn(move |context| fs.work(unique, || task.as_mut().poll(context)));
@@ -211,8 +211,10 @@ fn attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
-fn answer_open(reply: ReplyOpen, opened: OpenResult) {
-    match opened {
+fn answer_open(reply: Reply<ReplyOpen>, request: &Request, opened: OpenResult) {
+    let fs = Arc::clone(&reply.fs);
+    fs.pass(fault::JUDGED);
+    reply.answer(|reply| match opened {
         Ok(Opened { handle, cache }) => {
             let cache = match cache {
                 Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
@@ -221,7 +223,8 @@ fn answer_open(reply: ReplyOpen, opened: OpenResult) {
             reply.opened(FileHandle(handle), cache | FopenFlags::FOPEN_NOFLUSH);
         }
         Err(errno) => reply.error(error(errno)),
-    }
+    });
+    fs.answered_open(request, &opened);
 }
 
 fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {
@@ -337,13 +340,13 @@ impl Filesystem for Adapter {
         let Some((request, mut reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(&request, ino.0, writing) {
-            Open::Now(opened) => reply.answer(|reply| answer_open(reply, opened)),
+            Open::Now(opened) => answer_open(reply, &request, opened),
             Open::Wait(opened) => match self.fs.suspend(&request, &call) {
                 Ok(()) => {
                     reply.waited = true;
-                    self.waiters.wait(request.caller.thread, opened, reply);
+                    self.waiters.wait(request, opened, reply);
                 }
-                Err(errno) => reply.answer(|reply| answer_open(reply, Err(errno))),
+                Err(errno) => answer_open(reply, &request, Err(errno)),
             },
         }
     }

@@ -26,12 +26,13 @@ pub const ROTATING: [&str; 6] =
     ["--made-up", "1s", "--refresh-interval", "100ms", "--refresh-jitter", "0s"];
 
 /// Places at which the worker kills itself: name, fault, tokens that rotate.
-const PLACES: [(&str, &str); 6] = [
+const PLACES: [(&str, &str); 7] = [
     ("before the rename of a rotation", "kill:rename:/23"),
     ("after the rename of a rotation", "kill:after-rename:/23"),
     ("in the middle of a slot write", "kill:slot:/3"),
     ("between lookup and open", "kill:after-lookup:/11"),
     ("in the handler of open", "kill:open:/97"),
+    ("before an open that is judged is answered", "kill:judged:/97"),
     ("in the handler of read", "kill:read:/97"),
 ];
 

@@ -2,6 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -109,6 +111,27 @@ fn a_request_of_which_workers_die_is_answered_with_an_error_and_the_others_are_s
         let seen = readers.end();
         assert!(seen.is_clean(false), "{seen:?}");
         assert!(daemon.log().contains("workers died of it"), "{}", daemon.log());
+    });
+}
+
+/// An open of a generation that is gone is told to look again, and the kernel does so once: a worker that
+/// dies in between must not tell it a second time.
+#[test]
+fn a_death_between_judgement_and_answer_makes_no_open_fail() {
+    sandboxed(secs(60), || {
+        for kernel in [&[][..], &["--without-resend"]] {
+            let dir = TestDir::new();
+            let daemon = broken(&dir, &[&["--fault", "kill:judged:/7"], kernel].concat());
+            let token =
+                File::options().read(true).custom_flags(libc::O_PATH).open(daemon.path("token"));
+            let token = token.expect("a descriptor of the generation of now");
+            let again = format!("/proc/self/fd/{}", token.as_raw_fd());
+            for n in 0..200 {
+                let bytes = fs::read(&again).unwrap_or_else(|error| panic!("open {n}: {error}"));
+                assert!(!bytes.is_empty());
+            }
+            assert!(daemon.log().matches("the worker died").count() > 40, "{}", daemon.log());
+        }
     });
 }
 
