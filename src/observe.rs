@@ -69,18 +69,26 @@ impl LogLevel {
 /// Sends logs to standard error: RFC 3339 in UTC, colours only on a terminal and without `NO_COLOR`.
 /// Messages of libraries that use `log` (fuser) arrive, too. Called twice, the first call counts.
 pub fn init(level: &LogLevel) {
+    let filter = level.filter();
+    // Each layer is asked for its bound, and the loosest counts.
+    let bound = most(&filter);
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
+        .with_max_level(bound)
         .with_writer(io::stderr)
         .with_timer(Utc)
         .with_ansi(io::stderr().is_terminal() && config::env("NO_COLOR").is_none())
         .finish()
-        .with(level.filter());
+        .with(filter);
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
-        // The bound keeps fuser's line for each request from costing anything while nobody sees it.
-        let bound = LevelFilter::current().as_log();
-        let _ = LogTracer::builder().with_max_level(bound).init();
+        // Keeps fuser's line for each request from costing anything while nobody sees it.
+        let _ = LogTracer::builder().with_max_level(bound.as_log()).init();
     }
+}
+
+/// The level above which no directive asks for anything.
+fn most(filter: &Targets) -> LevelFilter {
+    let levels = filter.iter().map(|(_, level)| level);
+    levels.chain(filter.default_level()).max().unwrap_or(LevelFilter::OFF)
 }
 
 /// The wall clock in RFC 3339, to the millisecond.
@@ -117,6 +125,11 @@ mod tests {
         assert_eq!(filter("warn"), "warn");
         assert_eq!(filter("trace"), "molecule_tokenfs=trace,info");
         assert_eq!(filter("hyper=trace"), "hyper=trace");
+        let most = |text: &str| most(&text.parse::<LogLevel>().unwrap().filter());
+        assert_eq!(most("off"), LevelFilter::OFF);
+        assert_eq!(most("info"), LevelFilter::INFO);
+        assert_eq!(most("debug"), LevelFilter::DEBUG);
+        assert_eq!(most("warn,fuser=trace"), LevelFilter::TRACE);
     }
 
     #[test]

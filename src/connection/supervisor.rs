@@ -23,6 +23,7 @@ use crate::connection::companion::{Answer, Companion};
 use crate::connection::handover::Message;
 use crate::connection::manager;
 use crate::connection::mount::{Mount, MountError};
+use crate::connection::resident::forget_the_program;
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
 use crate::fs::status::Backend;
@@ -468,7 +469,9 @@ impl Supervisor {
         let Some(worker) = self.worker.as_ref().filter(|worker| worker.serving.is_some()) else {
             return;
         };
+        let was_idle = self.watchdog.is_idle();
         match self.watchdog.look(&self.setup.state, &self.device, device_readable, now) {
+            Health::Fine if !was_idle && self.watchdog.is_idle() => forget_the_program(),
             Health::Fine => {}
             Health::Unsure => self.setup.helper.ping(),
             Health::Stuck => {

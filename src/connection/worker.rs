@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
+use crate::connection::resident::forget_the_program;
 use crate::fs::counters::Counters;
 use crate::fs::fault::{self, Fault};
 use crate::fs::fuse::{Adapter, Waiters};
@@ -40,6 +41,8 @@ pub const THREAD: &str = "fuser-";
 const WIND_DOWN: Duration = Duration::from_millis(100);
 /// A generation that nobody made visible within this is flipped without events.
 const ROTATION_PATIENCE: Duration = Duration::from_millis(250);
+/// After a start or a fetch everything has ended within this, and sleeps.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// What a worker needs besides the connection and the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,6 +148,7 @@ pub fn serve(
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
             () = state.flip_what_stays(ROTATION_PATIENCE) => Ok(End::Stopped),
+            () = stay_small(&state) => Ok(End::Stopped),
             // Without it no open would ever be answered with a new token.
             () = panicked(&mut engine) => std::process::abort(),
         };
@@ -154,6 +158,16 @@ pub fn serve(
     });
     runtime.shutdown_timeout(WIND_DOWN);
     end
+}
+
+/// Gives the code back that only the start or a fetch needed, when that has ended.
+async fn stay_small(state: &State) {
+    loop {
+        let newest = state.prepared();
+        tokio::time::sleep(BUSY).await;
+        forget_the_program();
+        state.prepared_after(newest).await;
+    }
 }
 
 /// Gives back what a fetch needed for a moment, most of all the root certificates: the next one may be

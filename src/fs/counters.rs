@@ -40,8 +40,10 @@ impl Histogram {
         let at_or_below = |bound: &u64| duration <= Duration::from_millis(*bound);
         let bucket = BOUNDS_MS.iter().position(at_or_below).and_then(|n| self.buckets.get(n));
         bucket.unwrap_or(&self.above).fetch_add(1, Relaxed);
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.sum_nanos.fetch_add(nanos, Relaxed);
+        if !duration.is_zero() {
+            let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            self.sum_nanos.fetch_add(nanos, Relaxed);
+        }
     }
 
     /// The values now. The count is that of the buckets, so that they always agree.

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -63,7 +64,7 @@ impl Waiters {
         &self,
         request: Request,
         opened: impl Future<Output = OpenResult> + Send + 'static,
-        reply: Reply<ReplyOpen>,
+        reply: Reply<ReplyOpen, Arc<Fs>>,
     ) {
         let (dismissed, interrupts) = (self.dismissed.clone(), self.interrupts.clone());
         let (fs, unique) = (Arc::clone(&reply.fs), reply.unique);
@@ -106,12 +107,12 @@ impl Adapter {
         request: &fuser::Request,
         call: Call,
         reply: R,
-    ) -> Option<(Request, Reply<R>)> {
+    ) -> Option<(Request, Reply<R, &Fs>)> {
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
         let unique = request.unique().0;
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
         let request = Request { unique, caller };
-        let fs = Arc::clone(&self.fs);
+        let fs = &*self.fs;
         let reply = Reply { unanswered: Some(reply), fs, unique, call, waited: false };
         match self.fs.enter(&request, &call, again) {
             Ok(()) => Some((request, reply)),
@@ -155,23 +156,38 @@ refusable!(
 );
 
 /// A reply that is answered once; its end is the end of the request.
-struct Reply<R> {
+struct Reply<R, F: Deref<Target = Fs>> {
     unanswered: Option<R>,
-    fs: Arc<Fs>,
+    fs: F,
     unique: u64,
     call: Call,
     waited: bool,
 }
 
-impl<R> Reply<R> {
+impl<R, F: Deref<Target = Fs>> Reply<R, F> {
     fn answer(mut self, answer: impl FnOnce(R)) {
+        self.write(answer);
+    }
+
+    /// Writes the answer; the request goes on to the end of this value.
+    fn write(&mut self, answer: impl FnOnce(R)) {
         if let Some(reply) = self.unanswered.take() {
             answer(reply);
         }
     }
 }
 
-impl<R> Drop for Reply<R> {
+impl<R> Reply<R, &Fs> {
+    /// The same, for another thread to answer.
+    fn suspend(mut self, fs: Arc<Fs>) -> Reply<R, Arc<Fs>> {
+        let (unanswered, unique, call) = (self.unanswered.take(), self.unique, self.call);
+        // The request does not end here.
+        std::mem::forget(self);
+        Reply { unanswered, fs, unique, call, waited: true }
+    }
+}
+
+impl<R, F: Deref<Target = Fs>> Drop for Reply<R, F> {
     fn drop(&mut self) {
         if self.unanswered.is_some() {
             // fuser would answer EIO. A dead worker is better: the next one gets the request again.
@@ -211,10 +227,13 @@ fn attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
-fn answer_open(reply: Reply<ReplyOpen>, request: &Request, opened: OpenResult) {
-    let fs = Arc::clone(&reply.fs);
-    fs.pass(fault::JUDGED);
-    reply.answer(|reply| match opened {
+fn answer_open<F: Deref<Target = Fs>>(
+    mut reply: Reply<ReplyOpen, F>,
+    request: &Request,
+    opened: OpenResult,
+) {
+    reply.fs.pass(fault::JUDGED);
+    reply.write(|reply| match opened {
         Ok(Opened { handle, cache }) => {
             let cache = match cache {
                 Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
@@ -224,7 +243,7 @@ fn answer_open(reply: Reply<ReplyOpen>, request: &Request, opened: OpenResult) {
         }
         Err(errno) => reply.error(error(errno)),
     });
-    fs.answered_open(request, &opened);
+    reply.fs.answered_open(request, &opened);
 }
 
 fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {
@@ -337,13 +356,13 @@ impl Filesystem for Adapter {
     fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let call =
             Call { flags: flags.0.cast_unsigned(), ..Call::kept("open", Opcode::Open, ino.0) };
-        let Some((request, mut reply)) = self.enter(request, call, reply) else { return };
+        let Some((request, reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(&request, ino.0, writing) {
             Open::Now(opened) => answer_open(reply, &request, opened),
             Open::Wait(opened) => match self.fs.suspend(&request, &call) {
                 Ok(()) => {
-                    reply.waited = true;
+                    let reply = reply.suspend(Arc::clone(&self.fs));
                     self.waiters.wait(request, opened, reply);
                 }
                 Err(errno) => answer_open(reply, &request, Err(errno)),

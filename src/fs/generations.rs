@@ -387,6 +387,11 @@ impl State {
         self.until(|| self.current(view) >= generation).await;
     }
 
+    /// Completes when a newer generation is prepared.
+    pub async fn prepared_after(&self, generation: u64) {
+        self.until(|| self.prepared() > generation).await;
+    }
+
     async fn until(&self, is_so: impl Fn() -> bool) {
         let mut changes = self.changes.subscribe();
         while !is_so() {

@@ -139,6 +139,13 @@ impl Entry {
         (unique != 0).then_some(Left { unique, call, caller: Caller { uid, gid, thread } })
     }
 
+    /// As [`Entry::clear`], on the thread that writes it: no other may put a request there meanwhile.
+    fn clear_own(&self, unique: u64) {
+        if self.unique.load(Ordering::Relaxed) == unique {
+            self.unique.store(0, Ordering::Release);
+        }
+    }
+
     fn clear(&self, unique: u64) -> bool {
         self.unique.compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -160,7 +167,9 @@ impl Journal {
     /// The handler of a request begins.
     pub(super) fn enter(&self, unique: u64, call: &Call, caller: &Caller) {
         self.handling.set(unique, call, caller);
-        self.last.fetch_max(unique, Ordering::AcqRel);
+        if self.last.load(Ordering::Relaxed) < unique {
+            self.last.store(unique, Ordering::Release);
+        }
     }
 
     /// An open is about to wait: its handler ends without an answer. `false` where there is no room.
@@ -181,8 +190,10 @@ impl Journal {
         if waited {
             // Nearly always the first.
             self.around(unique).find(|entry| entry.clear(unique));
+            self.handling.clear(unique);
+        } else {
+            self.handling.clear_own(unique);
         }
-        self.handling.clear(unique);
         self.charges.done(unique);
     }
 

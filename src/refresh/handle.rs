@@ -126,7 +126,10 @@ impl Handle {
     #[must_use]
     pub fn usable(&self) -> Option<FreshToken> {
         let now = self.shared.clock.now();
-        self.shared.last_open.fetch_max(nanos(now.boot), Ordering::Relaxed);
+        // Of two opens in the same instant either may be the last.
+        if self.shared.last_open.load(Ordering::Relaxed) < nanos(now.boot) {
+            self.shared.last_open.store(nanos(now.boot), Ordering::Relaxed);
+        }
         let (fresh, call) = {
             let snapshot = self.shared.snapshot.borrow();
             let fresh = snapshot.usable(&now)?;
