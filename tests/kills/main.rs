@@ -13,15 +13,18 @@ mod support;
 
 mod scenes;
 mod supervisor;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::daemon::{Builder, Daemon};
 use support::dir::TestDir;
 use support::namespace::{open_fuse_device, sandboxed};
+use support::opens::become_user;
 use support::process::{ORDINARY, User};
 use support::secs;
 
@@ -53,6 +56,17 @@ impl Series {
 
     fn reader(&self) -> Option<u32> {
         if let User::Number(id) = self.user { Some(id) } else { None }
+    }
+
+    /// A thread that reads as the user of this series.
+    fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let user = self.reader();
+        thread::spawn(move || {
+            if let Some(id) = user {
+                become_user(id);
+            }
+            read()
+        })
     }
 }
 
@@ -102,6 +116,7 @@ fn play(name: &'static str, user: User, kills: u64, without_resend: bool) {
         let mut report = Report::default();
         scenes::play(&series, &mut report);
         if !without_resend {
+            watchdog::play(&series, &mut report);
             supervisor::play(&series, &mut report);
         }
         report.end(name);

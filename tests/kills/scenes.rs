@@ -15,10 +15,10 @@ use serde_json::json;
 
 use crate::support::daemon::{Daemon, tokenfs};
 use crate::support::dir::TestDir;
-use crate::support::opens::{Opens, Seen, become_user};
+use crate::support::opens::{Opens, Seen};
 use crate::support::process::run;
 use crate::support::{eventually, millis, secs};
-use crate::{Report, Series, at_most};
+use crate::{Report, Series};
 
 /// A token that outlives the scene; tokens that rotate ten times a second.
 pub const LASTING: [&str; 2] = ["--made-up", "1h"];
@@ -73,7 +73,6 @@ pub fn play(series: &Series, report: &mut Report) {
     while_opens_wait(series, report);
     if !series.without_resend {
         upgrades(series, report);
-        stopped_for_ever(series, report);
     }
 }
 
@@ -201,13 +200,7 @@ fn while_opens_wait(series: &Series, report: &mut Report) {
     let readers: Vec<_> = (0..50)
         .map(|n| {
             let path = daemon.path(if n % 2 == 0 { "token" } else { "live/token" });
-            let user = series.reader();
-            thread::spawn(move || {
-                if let Some(id) = user {
-                    become_user(id);
-                }
-                fs::read(path).map(|bytes| (bytes, start.elapsed()))
-            })
+            series.read(move || fs::read(path).map(|bytes| (bytes, start.elapsed())))
         })
         .collect();
     let kills = series.kills.min(5);
@@ -249,31 +242,4 @@ fn upgrades(series: &Series, report: &mut Report) {
     let seen = readers.end();
     let holds = seen.is_clean(false) && told(&daemon).2 == 0;
     report.add("upgrades", json!({ "upgrades": upgrades, "seen": seen }), holds);
-}
-
-/// The worker stops, and is replaced.
-#[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
-fn stopped_for_ever(series: &Series, report: &mut Report) {
-    let dir = TestDir::new();
-    let daemon = series.daemon(&dir, &ROTATING).start();
-    let readers = Opens::of(&daemon, 4, series.reader());
-    let (mut longest, stops) = (Duration::ZERO, series.kills.div_ceil(20));
-    for _ in 0..stops {
-        let stopped = worker(&daemon);
-        kill_worker(&daemon, Signal::SIGSTOP);
-        let start = Instant::now();
-        eventually("another worker", secs(20), || (worker(&daemon) != stopped).then_some(()));
-        let opens = readers.done();
-        eventually("served again", secs(5), || (readers.done() > opens + 10).then_some(()));
-        longest = longest.max(start.elapsed());
-        thread::sleep(millis(500));
-    }
-    let seen = readers.end();
-    // Tokens of a second die in a stop of three: a reader that was about to look again finds another one
-    // behind its inode, whose size is that of the first.
-    let holds = seen.has_only_tokens() && longest < at_most(secs(10));
-    let figures = json!({
-        "stops": stops, "longest_until_served_s": longest.as_secs_f64(), "seen": seen,
-    });
-    report.add("the worker is stopped for ever", figures, holds);
 }

@@ -12,7 +12,6 @@ use serde_json::json;
 
 use crate::scenes::{ROTATING, worker};
 use crate::support::dir::{TestDir, mounts_below};
-use crate::support::opens::become_user;
 use crate::support::{eventually, secs};
 use crate::{Report, Series, at_most};
 
@@ -55,7 +54,7 @@ pub fn play(series: &Series, report: &mut Report) {
 }
 
 /// Whether a process is there, and not just waiting for whoever inherited it.
-fn is_left(process: Pid) -> bool {
+pub fn is_left(process: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
@@ -71,11 +70,7 @@ fn die(series: &Series, death: Death) -> Duration {
     assert!(worker_serves(&daemon, series));
     let paths = ["token", "live/token"].map(|name| daemon.path(name));
     let until_an_error = |path: PathBuf| {
-        let user = series.reader();
-        thread::spawn(move || {
-            if let Some(id) = user {
-                become_user(id);
-            }
+        series.read(move || {
             while fs::read(&path).is_ok() {}
             Instant::now()
         })
@@ -113,12 +108,6 @@ fn die(series: &Series, death: Death) -> Duration {
 }
 
 fn worker_serves(daemon: &crate::support::daemon::Daemon, series: &Series) -> bool {
-    let (path, user) = (daemon.path("token"), series.reader());
-    let reader = thread::spawn(move || {
-        if let Some(id) = user {
-            become_user(id);
-        }
-        fs::read(path).is_ok()
-    });
-    reader.join().expect("a reader")
+    let path = daemon.path("token");
+    series.read(|| fs::read(path).is_ok()).join().expect("a reader")
 }
