@@ -115,10 +115,21 @@ impl Snapshot {
     /// The token, if it may be served: enough of its life is left and it is not withheld.
     #[must_use]
     pub fn usable(&self, now: &Now) -> Option<FreshToken> {
-        if self.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until) {
-            return None;
-        }
-        self.token.as_ref()?.usable(now, self.min_life)
+        self.offered(now)?.usable(now, self.min_life)
+    }
+
+    /// Whether the token is of this generation, and may be served.
+    #[must_use]
+    pub fn serves(&self, generation: u64, now: &Now) -> bool {
+        self.offered(now).is_some_and(|token| {
+            token.generation == generation && token.is_usable(now, self.min_life)
+        })
+    }
+
+    /// The token, if nobody has said that it was refused.
+    fn offered(&self, now: &Now) -> Option<&Token> {
+        let withheld = self.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until);
+        self.token.as_ref().filter(|_| !withheld)
     }
 
     /// How things stand, in one word.

@@ -57,11 +57,17 @@ impl Token {
         self.life.duration().saturating_sub(now.elapsed_since(&self.issued))
     }
 
-    /// The proof that the token may be served: at least `min_life` is left, and it is not dead.
+    /// Whether the token may be served: at least `min_life` is left, and it is not dead.
+    #[must_use]
+    pub fn is_usable(&self, now: &Now, min_life: Duration) -> bool {
+        let left = self.left(now);
+        left >= min_life && !left.is_zero()
+    }
+
+    /// The proof that the token may be served.
     #[must_use]
     pub fn usable(&self, now: &Now, min_life: Duration) -> Option<FreshToken> {
-        let left = self.left(now);
-        (left >= min_life && !left.is_zero()).then(|| FreshToken(self.clone()))
+        self.is_usable(now, min_life).then(|| FreshToken(self.clone()))
     }
 
     /// When it expires, in local wall time: wall now and what is left. `None` when nobody knows.

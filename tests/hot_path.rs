@@ -51,6 +51,7 @@ async fn an_open_of_a_usable_token_allocates_nothing() {
     for _ in 0..1000 {
         let fresh = handle.usable().expect("fresh");
         assert_eq!(fresh.token().generation, 1);
+        assert!(handle.serves(1) && !handle.serves(2));
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
     // The counter counts.

@@ -75,6 +75,7 @@ pub(super) struct Mark {
 /// The marks, by thread.
 #[repr(C)]
 pub(super) struct Marks {
+    /// At least as many as there are: a writer that dies leaves too many.
     used: AtomicU64,
     table: Table<1024>,
 }
@@ -95,9 +96,11 @@ impl Marks {
             })
         });
         let Some(place) = place else { return false };
+        if place.key.load(Ordering::Relaxed) == 0 {
+            self.used.fetch_add(1, Ordering::AcqRel);
+        }
         // One word for the view and the time: 56 bits of seconds last for ever.
         place.set(key, mark.generation, seconds << 8 | u64::from(mark.view));
-        self.used.store(1, Ordering::Release);
         true
     }
 
@@ -115,11 +118,12 @@ impl Marks {
         self.table.find(thread.into()).map(|place| Self::unpack(place).0)
     }
 
-    /// Removes the mark of a thread and returns it. It costs one load while there never was one.
+    /// Removes the mark of a thread and returns it. It costs one load while there is none.
     pub(super) fn take(&self, writers: &Writers, thread: u32) -> Option<Mark> {
         let mark = self.get(thread)?;
         let _lock = writers.lock();
         self.table.find(thread.into())?.clear();
+        self.used.fetch_sub(1, Ordering::AcqRel);
         Some(mark)
     }
 }
@@ -252,11 +256,14 @@ mod tests {
         let marks = &state.shared().marks;
         let mark = Mark { view: 255, generation: 1 << 40 };
         assert_eq!(marks.take(&writers, 7), None);
+        assert!(marks.set(&writers, 7, mark, Duration::from_secs(4)));
         assert!(marks.set(&writers, 7, mark, Duration::from_secs(5)));
+        assert_eq!(marks.used.load(Ordering::Relaxed), 1);
         assert_eq!(marks.take(&writers, 8), None);
         assert_eq!(marks.get(7), Some(mark));
         assert_eq!(marks.take(&writers, 7), Some(mark));
         assert_eq!(marks.take(&writers, 7), None);
+        assert_eq!(marks.used.load(Ordering::Relaxed), 0, "looking costs a load again");
         assert!(!marks.set(&writers, 0, mark, Duration::ZERO), "a thread that we cannot name");
     }
 

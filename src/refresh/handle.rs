@@ -10,7 +10,7 @@ use crate::error::{FetchError, FetchErrorKind, ReadError, ReadErrorKind};
 use crate::refresh::policy::windows::{FORCED_SPACING, Windows};
 use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot};
 use crate::secret::Fingerprint;
-use crate::time::Clock;
+use crate::time::{Clock, Now};
 use crate::token::{FreshToken, Life, Token};
 
 /// What handles and the engine both see.
@@ -125,22 +125,33 @@ impl Handle {
     /// asked, so that a token in its last fifth is refreshed in the background.
     #[must_use]
     pub fn usable(&self) -> Option<FreshToken> {
+        self.asked(Snapshot::usable)
+    }
+
+    /// Whether the token at hand is of this generation, and may be served now. As [`Handle::usable`].
+    #[must_use]
+    pub fn serves(&self, generation: u64) -> bool {
+        self.asked(|snapshot, now| snapshot.serves(generation, now).then_some(())).is_some()
+    }
+
+    /// Somebody asks for the token.
+    fn asked<T>(&self, answer: impl FnOnce(&Snapshot, &Now) -> Option<T>) -> Option<T> {
         let now = self.shared.clock.now();
         // Of two opens in the same instant either may be the last.
         if self.shared.last_open.load(Ordering::Relaxed) < nanos(now.boot) {
             self.shared.last_open.store(nanos(now.boot), Ordering::Relaxed);
         }
-        let (fresh, call) = {
+        let (answer, call) = {
             let snapshot = self.shared.snapshot.borrow();
-            let fresh = snapshot.usable(&now)?;
-            let call = snapshot.call_at.is_some_and(|least| fresh.token().left(&now) <= least);
-            (fresh, call)
+            let answer = answer(&snapshot, &now)?;
+            let is_due = |least| snapshot.token.as_ref().is_some_and(|it| it.left(&now) <= least);
+            (answer, snapshot.call_at.is_some_and(is_due))
         };
         if call && !self.shared.called.swap(true, Ordering::AcqRel) {
             // Without an engine there is nobody to tell; the token is as good.
             let _ = self.inbox.send(Message::Opened);
         }
-        Some(fresh)
+        Some(answer)
     }
 
     /// Whether this token, of whatever generation, may be served now.
