@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::read;
 use tokio_util::sync::CancellationToken;
 
 /// Between two portions of looks.
@@ -16,6 +18,9 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// How many threads are looked at in one: 2,500 looks a second at most, and a thousand waiting threads
 /// have their turn every 400 ms.
 const PORTION: usize = 50;
+/// More than a status takes up to its masks of signals. The kernel gives a short file like this whole: one
+/// read, and no look at its size, make a look a third cheaper.
+const STATUS: usize = 4096;
 /// Signals that are no reason to give up: the kernel or a runtime sends them all the time, or they
 /// stop a process that may go on later.
 const HARMLESS: [Signal; 8] = [
@@ -127,7 +132,13 @@ impl Drop for Watch {
 /// Whether a thread has a pending signal that it neither blocks nor ignores
 /// (`proc_pid_status(5)`). A thread that is gone waits for nothing.
 fn is_interrupted(thread: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{thread}/status")).is_ok_and(|text| wants_out(&text))
+    let mut buffer = [0; STATUS];
+    let path = format!("/proc/{thread}/status");
+    let status = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| read(file, &mut buffer));
+    let text = status.ok().and_then(|length| buffer.get(..length));
+    // A program may have any bytes for a name.
+    text.is_some_and(|text| wants_out(&String::from_utf8_lossy(text)))
 }
 
 fn wants_out(status: &str) -> bool {
