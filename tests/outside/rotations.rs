@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command, errno};
-use crate::support::processes::{descriptors, proportional_set_size};
+use crate::support::processes::{descriptors, memory_of_its_own};
 use crate::support::{eventually, millis, secs};
 use crate::{generation, report, rotating, worker};
 
@@ -29,7 +29,7 @@ const INODE_TOLERANCE: u64 = 500;
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 struct Stock {
     generation: u64,
-    /// Proportional set sizes in bytes.
+    /// In bytes, without what is mapped of files.
     supervisor_memory: u64,
     worker_memory: u64,
     supervisor_descriptors: usize,
@@ -96,8 +96,8 @@ fn five_thousand_rotations_leave_nothing_behind() {
             let [supervisor, worker] = [supervisor.as_raw(), worker.as_raw()];
             Stock {
                 generation: generation(&daemon),
-                supervisor_memory: proportional_set_size(supervisor),
-                worker_memory: proportional_set_size(worker),
+                supervisor_memory: memory_of_its_own(supervisor),
+                worker_memory: memory_of_its_own(worker),
                 supervisor_descriptors: descriptors(supervisor),
                 worker_descriptors: descriptors(worker),
                 kernel_inodes: fuse_inodes(),

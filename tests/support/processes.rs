@@ -43,12 +43,20 @@ pub fn proportional_set_size(process: i32) -> u64 {
     number(&fs::read_to_string(path).expect("smaps_rollup"), "Pss:") * 1024
 }
 
+/// The memory of a process that is not of a file, in bytes: what it wrote, and its share of what it shares
+/// so. Which pages of its program are there at a moment says nothing of what it keeps.
+pub fn memory_of_its_own(process: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).expect("smaps_rollup");
+    (number(&text, "Pss_Anon:") + number(&text, "Pss_Shmem:")) * 1024
+}
+
 fn number(text: &str, key: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
     value.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// How many descriptors a process has open.
+/// How many descriptors the threads of a process have open, each counted by itself: some share no table.
 pub fn descriptors(process: i32) -> usize {
-    fs::read_dir(format!("/proc/{process}/fd")).expect("its descriptors").count()
+    let count = |thread: PathBuf| fs::read_dir(thread.join("fd")).expect("its descriptors").count();
+    threads(&[process]).map(count).sum()
 }
