@@ -22,7 +22,7 @@ struct Reserved {
 const RESERVED: &[Reserved] = &[
     Reserved {
         name: "fuser",
-        places: &["src/fs/fuse.rs", "src/connection/worker.rs"],
+        places: &["src/fs/fuse.rs", "src/fs/fuse/", "src/connection/worker.rs"],
         why: "the rest of the filesystem is tested without a kernel",
     },
     Reserved { name: "reqwest", places: &["src/source/"], why: "only sources talk to a network" },

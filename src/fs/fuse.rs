@@ -1,92 +1,33 @@
 //! The adapter between the kernel's requests (`fuse(4)`, through fuser) and [`Fs`]: it converts,
 //! and decides nothing.
 
+mod reply;
+mod waiters;
+
 use std::ffi::OsStr;
-use std::future::poll_fn;
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, Once};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem,
+    Generation, INodeNo, IoctlFlags, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    TimeOrNow, WriteFlags,
 };
 use nix::sched::{CloneFlags, unshare};
-use tokio::runtime;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+pub use self::waiters::Waiters;
+
+use self::reply::{BLOCK, Refuse, Reply, answer_attribute, answer_open, attr, error};
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
-use crate::fs::attribute::Attribute;
-use crate::fs::fault;
-use crate::fs::interrupt::Interrupts;
 use crate::fs::journal::{Call, Opcode};
-use crate::fs::{Attributes, Cache, Fs, NAME_MAX, Open, Opened, Request};
+use crate::fs::{Fs, NAME_MAX, Open, Request};
 
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
 const RESENT: u64 = 1 << 63;
-const BLOCK: u32 = 4096;
-
-/// The opens that wait, on a runtime.
-#[derive(Debug, Clone)]
-pub struct Waiters {
-    runtime: runtime::Handle,
-    tasks: TaskTracker,
-    dismissed: CancellationToken,
-    interrupts: Interrupts,
-}
-
-impl Waiters {
-    /// None yet.
-    #[must_use]
-    pub fn new(runtime: runtime::Handle) -> Self {
-        Self {
-            runtime,
-            tasks: TaskTracker::new(),
-            dismissed: CancellationToken::new(),
-            interrupts: Interrupts::default(),
-        }
-    }
-
-    /// Answers everybody who waits as an unmounted file system does (ENOTCONN), and comes back when
-    /// they are answered.
-    pub async fn dismiss(&self) {
-        self.dismissed.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    fn wait(
-        &self,
-        request: Request,
-        opened: impl Future<Output = OpenResult> + Send + 'static,
-        reply: Reply<ReplyOpen, Arc<Fs>>,
-    ) {
-        let (dismissed, interrupts) = (self.dismissed.clone(), self.interrupts.clone());
-        let (fs, unique) = (Arc::clone(&reply.fs), reply.unique);
-        let task = async move {
-            reply.fs.pass(fault::TASK);
-            let watch = interrupts.watch(request.caller.thread);
-            let opened = tokio::select! {
-                biased;
-                opened = opened => opened,
-                () = dismissed.cancelled() => Err(nix::errno::Errno::ENOTCONN),
-                () = watch.interrupted() => Err(nix::errno::Errno::EINTR),
-            };
-            answer_open(reply, &request, opened);
-        };
-        let mut task = Box::pin(task);
-        let task = poll_fn(move |context| fs.work(unique, || task.as_mut().poll(context)));
-        self.tasks.spawn_on(task, &self.runtime);
-    }
-}
-
-type OpenResult = Result<Opened, nix::errno::Errno>;
 
 /// One filesystem as fuser wants it.
 pub struct Adapter {
@@ -121,7 +62,7 @@ impl Adapter {
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
         let request = Request { unique, caller };
         let fs = &*self.fs;
-        let reply = Reply { unanswered: Some(reply), fs, unique, call, waited: false };
+        let reply = Reply::new(reply, fs, unique, call);
         match self.fs.enter(&request, &call, again) {
             Ok(()) => Some((request, reply)),
             Err(errno) => {
@@ -129,136 +70,6 @@ impl Adapter {
                 None
             }
         }
-    }
-}
-
-/// A reply that can be an error.
-trait Refuse {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refusable {
-    ($($reply:ty),*) => {$(
-        impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        }
-    )*};
-}
-
-refusable!(
-    ReplyAttr,
-    ReplyCreate,
-    ReplyData,
-    ReplyDirectory,
-    ReplyEmpty,
-    ReplyEntry,
-    ReplyIoctl,
-    ReplyLseek,
-    ReplyOpen,
-    ReplyPoll,
-    ReplyStatfs,
-    ReplyWrite,
-    ReplyXattr
-);
-
-/// A reply that is answered once; its end is the end of the request.
-struct Reply<R, F: Deref<Target = Fs>> {
-    unanswered: Option<R>,
-    fs: F,
-    unique: u64,
-    call: Call,
-    waited: bool,
-}
-
-impl<R, F: Deref<Target = Fs>> Reply<R, F> {
-    fn answer(mut self, answer: impl FnOnce(R)) {
-        self.write(answer);
-    }
-
-    /// Writes the answer; the request goes on to the end of this value.
-    fn write(&mut self, answer: impl FnOnce(R)) {
-        if let Some(reply) = self.unanswered.take() {
-            answer(reply);
-        }
-    }
-}
-
-impl<R> Reply<R, &Fs> {
-    /// The same, for another thread to answer.
-    fn suspend(mut self, fs: Arc<Fs>) -> Reply<R, Arc<Fs>> {
-        let (unanswered, unique, call) = (self.unanswered.take(), self.unique, self.call);
-        // The request does not end here.
-        std::mem::forget(self);
-        Reply { unanswered, fs, unique, call, waited: true }
-    }
-}
-
-impl<R, F: Deref<Target = Fs>> Drop for Reply<R, F> {
-    fn drop(&mut self) {
-        if self.unanswered.is_some() {
-            // fuser would answer EIO. A dead worker is better: the next one gets the request again.
-            tracing::error!("a request was dropped unanswered: this is a bug, please report it");
-            std::process::abort();
-        }
-        self.fs.leave(self.unique, &self.call, self.waited);
-    }
-}
-
-fn error(errno: nix::errno::Errno) -> Errno {
-    Errno::from_i32(errno as i32)
-}
-
-fn time(since_epoch: Duration) -> SystemTime {
-    UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
-}
-
-fn attr(attributes: &Attributes) -> FileAttr {
-    let modified = time(attributes.modified);
-    FileAttr {
-        ino: INodeNo(attributes.ino),
-        size: attributes.size,
-        blocks: attributes.size.div_ceil(512),
-        atime: modified,
-        mtime: modified,
-        ctime: modified,
-        crtime: modified,
-        kind: if attributes.directory { FileType::Directory } else { FileType::RegularFile },
-        perm: attributes.mode,
-        nlink: attributes.links,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        rdev: 0,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-fn answer_open<F: Deref<Target = Fs>>(
-    mut reply: Reply<ReplyOpen, F>,
-    request: &Request,
-    opened: OpenResult,
-) {
-    reply.fs.pass(fault::JUDGED);
-    reply.write(|reply| match opened {
-        Ok(Opened { handle, cache }) => {
-            let cache = match cache {
-                Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
-                Cache::Direct => FopenFlags::FOPEN_DIRECT_IO,
-            };
-            reply.opened(FileHandle(handle), cache | FopenFlags::FOPEN_NOFLUSH);
-        }
-        Err(errno) => reply.error(error(errno)),
-    });
-    reply.fs.answered_open(request, &opened);
-}
-
-fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {
-    match attribute {
-        Ok(Attribute::Size(size)) => reply.size(size),
-        Ok(Attribute::Value(value)) => reply.data(&value),
-        Err(errno) => reply.error(error(errno)),
     }
 }
 

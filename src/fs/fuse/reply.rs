@@ -1,0 +1,157 @@
+//! Answers, in the kernel's terms, and how a request ends with its answer.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+
+use crate::fs::attribute::Attribute;
+use crate::fs::fault;
+use crate::fs::journal::Call;
+use crate::fs::{Attributes, Cache, Fs, Opened, Request};
+
+/// What `stat` tells programs to read at a time, in bytes.
+pub(super) const BLOCK: u32 = 4096;
+
+/// The answer to an open.
+pub(super) type OpenResult = Result<Opened, nix::errno::Errno>;
+
+/// A reply that can be an error.
+pub(super) trait Refuse {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refusable {
+    ($($reply:ty),*) => {$(
+        impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+
+refusable!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyIoctl,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyPoll,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+/// A reply that is answered once; its end is the end of the request.
+pub(super) struct Reply<R, F: Deref<Target = Fs>> {
+    unanswered: Option<R>,
+    pub(super) fs: F,
+    pub(super) unique: u64,
+    call: Call,
+    waited: bool,
+}
+
+impl<R, F: Deref<Target = Fs>> Reply<R, F> {
+    /// The reply to a request that was entered.
+    pub(super) fn new(reply: R, fs: F, unique: u64, call: Call) -> Self {
+        Self { unanswered: Some(reply), fs, unique, call, waited: false }
+    }
+
+    pub(super) fn answer(mut self, answer: impl FnOnce(R)) {
+        self.write(answer);
+    }
+
+    /// Writes the answer; the request goes on to the end of this value.
+    fn write(&mut self, answer: impl FnOnce(R)) {
+        if let Some(reply) = self.unanswered.take() {
+            answer(reply);
+        }
+    }
+}
+
+impl<R> Reply<R, &Fs> {
+    /// The same, for another thread to answer.
+    pub(super) fn suspend(mut self, fs: Arc<Fs>) -> Reply<R, Arc<Fs>> {
+        let (unanswered, unique, call) = (self.unanswered.take(), self.unique, self.call);
+        // The request does not end here.
+        std::mem::forget(self);
+        Reply { unanswered, fs, unique, call, waited: true }
+    }
+}
+
+impl<R, F: Deref<Target = Fs>> Drop for Reply<R, F> {
+    fn drop(&mut self) {
+        if self.unanswered.is_some() {
+            // fuser would answer EIO. A dead worker is better: the next one gets the request again.
+            tracing::error!("a request was dropped unanswered: this is a bug, please report it");
+            std::process::abort();
+        }
+        self.fs.leave(self.unique, &self.call, self.waited);
+    }
+}
+
+pub(super) fn error(errno: nix::errno::Errno) -> Errno {
+    Errno::from_i32(errno as i32)
+}
+
+fn time(since_epoch: Duration) -> SystemTime {
+    UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) fn attr(attributes: &Attributes) -> FileAttr {
+    let modified = time(attributes.modified);
+    FileAttr {
+        ino: INodeNo(attributes.ino),
+        size: attributes.size,
+        blocks: attributes.size.div_ceil(512),
+        atime: modified,
+        mtime: modified,
+        ctime: modified,
+        crtime: modified,
+        kind: if attributes.directory { FileType::Directory } else { FileType::RegularFile },
+        perm: attributes.mode,
+        nlink: attributes.links,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+pub(super) fn answer_open<F: Deref<Target = Fs>>(
+    mut reply: Reply<ReplyOpen, F>,
+    request: &Request,
+    opened: OpenResult,
+) {
+    reply.fs.pass(fault::JUDGED);
+    reply.write(|reply| match opened {
+        Ok(Opened { handle, cache }) => {
+            let cache = match cache {
+                Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
+                Cache::Direct => FopenFlags::FOPEN_DIRECT_IO,
+            };
+            reply.opened(FileHandle(handle), cache | FopenFlags::FOPEN_NOFLUSH);
+        }
+        Err(errno) => reply.error(error(errno)),
+    });
+    reply.fs.answered_open(request, &opened);
+}
+
+pub(super) fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {
+    match attribute {
+        Ok(Attribute::Size(size)) => reply.size(size),
+        Ok(Attribute::Value(value)) => reply.data(&value),
+        Err(errno) => reply.error(error(errno)),
+    }
+}
