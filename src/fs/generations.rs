@@ -8,31 +8,35 @@
 
 #![expect(unsafe_code, reason = "maps the memfd and locks it")]
 
+mod requests;
+mod saved;
+mod slot;
+
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MlockFlags, mlock_with};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
+pub use self::slot::Generation;
+
+use self::saved::{LastUpgrade, SavedProgress};
+use self::slot::Slot;
 use crate::fs::fault::{self, Fault};
-use crate::fs::journal::{Journal, Left};
+use crate::fs::journal::Journal;
 use crate::fs::tables::{Handed, Marks, Waiting};
 use crate::refresh::store::{Progress, Saved, Store};
-use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Secret};
 use crate::source::BoxFuture;
 use crate::time::Now;
-use crate::token::{FreshToken, Life, Published, Token};
+use crate::token::FreshToken;
 
 /// How many generations stay readable for those who have them open.
 pub const SLOTS: usize = 64;
@@ -42,28 +46,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 2;
-const WORD: usize = size_of::<u64>();
-const SECRET_WORDS: usize = MAX_SECRET_BYTES / WORD;
-
-/// One generation of the token.
-#[repr(C)]
-struct Slot {
-    /// 0 while it is empty or being written.
-    generation: AtomicU64,
-    checksum: AtomicU64,
-    issued_boot: AtomicU64,
-    issued_wall: AtomicU64,
-    life: AtomicU64,
-    life_is_known: AtomicU64,
-    /// Nanoseconds of wall time; what `mtime` shows.
-    published: AtomicU64,
-    /// Seconds since the epoch, as shown in views; [`u64::MAX`] where nobody knows.
-    expires_at: AtomicU64,
-    source: AtomicU64,
-    length: AtomicU64,
-    bytes: [AtomicU64; SECRET_WORDS],
-}
+const LAYOUT: u64 = 3;
 
 /// The whole mapping. Its bytes are valid for every bit pattern, also all zeros.
 #[repr(C)]
@@ -96,65 +79,6 @@ pub(super) struct Shared {
     slots: [Slot; SLOTS],
 }
 
-/// [`Progress`] in words. Each word is right by itself, so a death between two of them costs a
-/// back-off at most.
-#[repr(C)]
-struct SavedProgress {
-    strikes: AtomicU64,
-    not_before: AtomicU64,
-    next_refresh: AtomicU64,
-    rejected: AtomicU32,
-    has_rejected: AtomicU32,
-    rejected_boot: AtomicU64,
-    rejected_wall: AtomicU64,
-    withheld_until: AtomicU64,
-    skew: AtomicU64,
-    repeats: AtomicU64,
-    last_open: AtomicU64,
-}
-
-/// How the last upgrade went. Written by the supervisor alone, read for status: a reader that comes in
-/// between may see the texts of two.
-#[repr(C)]
-struct LastUpgrade {
-    /// 0 where there was none.
-    at: AtomicU64,
-    length: AtomicU64,
-    /// Why it failed; empty where it did not.
-    text: [AtomicU64; UPGRADE_TEXT / WORD],
-}
-
-/// The longest reason that is kept, in bytes.
-const UPGRADE_TEXT: usize = 256;
-
-impl LastUpgrade {
-    fn set(&self, at: Duration, outcome: Result<(), String>) {
-        let text = outcome.err().unwrap_or_default();
-        let bytes = text.as_bytes().chunks(WORD).map(|chunk| {
-            let mut padded = [0; WORD];
-            padded.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            u64::from_le_bytes(padded)
-        });
-        for (word, bytes) in self.text.iter().zip(bytes) {
-            word.store(bytes, Ordering::Relaxed);
-        }
-        self.length.store(text.len().min(UPGRADE_TEXT) as u64, Ordering::Relaxed);
-        self.at.store(nanos(at), Ordering::Release);
-    }
-
-    fn get(&self) -> Option<(Duration, Result<(), String>)> {
-        let at = self.at.load(Ordering::Acquire);
-        let length = usize::try_from(self.length.load(Ordering::Relaxed)).ok()?;
-        let words = self.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        let text: Vec<u8> = words.take(length).collect();
-        let outcome = match String::from_utf8_lossy(&text).into_owned() {
-            text if text.is_empty() => Ok(()),
-            text => Err(text),
-        };
-        (at != 0).then(|| (Duration::from_nanos(at), outcome))
-    }
-}
-
 /// A time that is not there.
 const NEVER: u64 = u64::MAX;
 
@@ -168,17 +92,6 @@ fn optional_nanos(duration: Option<Duration>) -> u64 {
 
 fn from_optional_nanos(word: u64) -> Option<Duration> {
     (word != NEVER).then(|| Duration::from_nanos(word))
-}
-
-/// A token as a slot holds it.
-#[derive(Debug, Clone)]
-pub struct Generation {
-    /// The token.
-    pub token: Token,
-    /// What its views are rendered from.
-    pub published: Published,
-    /// When it was published (wall clock): the `mtime` of its views.
-    pub published_at: Duration,
 }
 
 /// The mapped state.
@@ -216,9 +129,7 @@ impl State {
         fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
         let state = Self::map(memory, sources, views)?;
         state.shared().layout.store(LAYOUT, Ordering::Relaxed);
-        let progress = &state.shared().progress;
-        progress.next_refresh.store(NEVER, Ordering::Relaxed);
-        progress.last_open.store(NEVER, Ordering::Relaxed);
+        state.shared().progress.begin();
         state.shared().magic.store(MAGIC, Ordering::Release);
         Ok(state)
     }
@@ -320,39 +231,11 @@ impl State {
     /// Writes a generation into its slot. From now on it can be served, but no view shows it yet.
     fn prepare(&self, token: &FreshToken, now: &Now) {
         let _writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (token, published) = (token.token(), token.publish(now));
+        let published = token.publish(now);
+        let token = token.token();
         let Some(slot) = self.slot(token.generation) else { return };
-        let old_words = slot.words();
-
-        slot.generation.store(0, Ordering::Relaxed);
-        fence(Ordering::Release);
-        slot.issued_boot.store(nanos(token.issued.boot), Ordering::Relaxed);
-        slot.issued_wall.store(nanos(token.issued.wall), Ordering::Relaxed);
-        slot.life.store(nanos(token.life.duration()), Ordering::Relaxed);
-        let known = matches!(token.life, Life::Known(_));
-        slot.life_is_known.store(u64::from(known), Ordering::Relaxed);
-        slot.published.store(nanos(now.wall), Ordering::Relaxed);
-        let expiry = published.expires_at.and_then(|at| u64::try_from(at.as_second()).ok());
-        slot.expires_at.store(expiry.unwrap_or(NEVER), Ordering::Relaxed);
         let source = self.sources.iter().position(|&name| name == token.source);
-        slot.source.store(source.map_or(NEVER, |index| index as u64), Ordering::Relaxed);
-        let bytes = token.secret.expose();
-        slot.length.store(bytes.len() as u64, Ordering::Relaxed);
-        let mut words = slot.bytes.iter();
-        for (chunk, word) in bytes.chunks(WORD).zip(&mut words) {
-            let mut padded = Zeroizing::new([0; WORD]);
-            for (to, from) in padded.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            word.store(u64::from_le_bytes(*padded), Ordering::Relaxed);
-        }
-        self.pass(fault::SLOT);
-        // What is left of a longer token of 64 generations ago.
-        for word in words.take(old_words) {
-            word.store(0, Ordering::Relaxed);
-        }
-        slot.checksum.store(slot.sum(token.generation), Ordering::Relaxed);
-        slot.generation.store(token.generation, Ordering::Release);
+        slot.write(token, &published, source, now, || self.pass(fault::SLOT));
         self.shared().prepared.store(token.generation, Ordering::Release);
     }
 
@@ -446,37 +329,6 @@ impl State {
         self.shared().renaming.load(Ordering::Acquire) != 0
     }
 
-    /// A request was taken from the kernel.
-    pub fn enter(&self) {
-        self.shared().seen.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A request is done with.
-    pub fn leave(&self) {
-        self.shared().done.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Requests that were ever taken, and those that are not done with.
-    #[must_use]
-    pub fn requests(&self) -> (u64, u64) {
-        let done = self.shared().done.load(Ordering::Acquire);
-        let seen = self.shared().seen.load(Ordering::Acquire);
-        (seen, seen.saturating_sub(done))
-    }
-
-    /// Whether a request has waited for a time in this range.
-    #[must_use]
-    pub fn any_waited(&self, for_time: Range<Duration>, now: Duration) -> bool {
-        let since = now.saturating_sub(for_time.end)..now.saturating_sub(for_time.start);
-        self.shared().waiting.any_since(since)
-    }
-
-    /// Notes since when a request waits.
-    #[cfg(test)]
-    pub(crate) fn wait_since(&self, request: u64, since: Duration) {
-        self.shared().waiting.first_seen(&crate::fs::tables::Writers::default(), request, since);
-    }
-
     /// Keeps how the last upgrade went, and when (wall clock).
     pub fn set_last_upgrade(&self, at: Duration, outcome: Result<(), String>) {
         self.shared().last_upgrade.set(at, outcome);
@@ -488,60 +340,6 @@ impl State {
         self.shared().last_upgrade.get()
     }
 
-    /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them
-    /// again by itself.
-    pub fn forget_requests(&self, again: bool) {
-        let seen = self.shared().seen.load(Ordering::Acquire);
-        self.shared().done.store(seen, Ordering::Release);
-        if again {
-            self.shared().journal.forget();
-        }
-    }
-
-    /// What an earlier worker left: the newest request of all, the one in hand, the opens that wait.
-    #[must_use]
-    pub fn requests_left(&self) -> (u64, Option<Left>, Vec<Left>) {
-        self.shared().journal.left()
-    }
-
-    /// Until then (boot clock) no open is told to look again whose reader may already do so.
-    pub fn spare_until(&self, end: Duration) {
-        let shown = self.views.iter().map(|view| self.current(*view)).min().unwrap_or_default();
-        self.shared().spare_from.store(shown, Ordering::Relaxed);
-        self.shared().spare_until.store(nanos(end), Ordering::Release);
-    }
-
-    /// Whether an open of this generation may be a second look. One that found an older generation
-    /// than a look could find was no look at all.
-    pub(super) fn is_spared(&self, generation: u64, now: Duration) -> bool {
-        nanos(now) < self.shared().spare_until.load(Ordering::Acquire)
-            && generation >= self.shared().spare_from.load(Ordering::Relaxed)
-    }
-
-    /// A worker crashed or hung: what it had in hand is to blame. Whether it had anything in hand.
-    pub fn charge_requests(&self) -> bool {
-        self.shared().journal.charge()
-    }
-
-    /// Breaks this process at a certain place, for tests.
-    pub fn break_at(&self, fault: Fault) {
-        self.fault.set(fault).ok();
-    }
-
-    /// A place where a fault may have been asked for.
-    pub fn pass(&self, place: &str) {
-        self.pass_handler(place, false);
-    }
-
-    /// The beginning of a handler, or the moment when its answer was written.
-    pub(super) fn pass_handler(&self, handler: &str, after: bool) {
-        if let Some(fault) = self.fault.get()
-            && fault.is_at(handler, after)
-        {
-            fault.pass(self.shared().passes.fetch_add(1, Ordering::AcqRel) + 1);
-        }
-    }
-
     fn slot(&self, generation: u64) -> Option<&Slot> {
         self.shared().slots.get(usize::try_from(generation).ok()? % SLOTS)
     }
@@ -549,80 +347,13 @@ impl State {
     /// Whether a generation is still in its slot.
     #[must_use]
     pub fn keeps(&self, generation: u64) -> bool {
-        let slot = self.slot(generation).filter(|_| generation != 0);
-        slot.is_some_and(|slot| slot.generation.load(Ordering::Acquire) == generation)
+        self.slot(generation).is_some_and(|slot| slot.holds(generation))
     }
 
     /// A generation, while it is one of the last [`SLOTS`].
     #[must_use]
     pub fn generation(&self, generation: u64) -> Option<Generation> {
-        if !self.keeps(generation) {
-            return None;
-        }
-        let slot = self.slot(generation)?;
-        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let length = usize::try_from(read(&slot.length)).ok()?;
-        let issued = Now {
-            boot: Duration::from_nanos(read(&slot.issued_boot)),
-            wall: Duration::from_nanos(read(&slot.issued_wall)),
-        };
-        let life = Duration::from_nanos(read(&slot.life));
-        let life =
-            if read(&slot.life_is_known) == 1 { Life::Known(life) } else { Life::Assumed(life) };
-        let expires_at = read(&slot.expires_at);
-        let source = usize::try_from(read(&slot.source)).ok();
-        let source = source.and_then(|index| self.sources.get(index)).copied().unwrap_or("unknown");
-        let published_at = Duration::from_nanos(read(&slot.published));
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length.next_multiple_of(WORD)));
-        for word in slot.bytes.iter().take(length.div_ceil(WORD)) {
-            bytes.extend_from_slice(&read(word).to_le_bytes());
-        }
-        bytes.truncate(length);
-        let sum = read(&slot.checksum);
-        let own_sum = slot.sum(generation);
-        fence(Ordering::Acquire);
-        if slot.generation.load(Ordering::Relaxed) != generation || sum != own_sum {
-            return None;
-        }
-        let secret = Secret::new(std::mem::take(&mut *bytes)).ok()?;
-        let expires_at = (expires_at != NEVER)
-            .then(|| i64::try_from(expires_at).ok().and_then(|at| Timestamp::from_second(at).ok()))
-            .flatten();
-        let published = Published { secret: secret.clone(), expires_at };
-        Some(Generation {
-            token: Token { secret, generation, source, issued, life },
-            published,
-            published_at,
-        })
-    }
-}
-
-impl Slot {
-    /// How many words its bytes fill.
-    fn words(&self) -> usize {
-        usize::try_from(self.length.load(Ordering::Relaxed))
-            .unwrap_or(MAX_SECRET_BYTES)
-            .div_ceil(WORD)
-    }
-
-    /// FNV-1a over the words of the body: tells a complete slot from one whose writer died.
-    fn sum(&self, generation: u64) -> u64 {
-        let head = [
-            &self.issued_boot,
-            &self.issued_wall,
-            &self.life,
-            &self.life_is_known,
-            &self.published,
-            &self.expires_at,
-            &self.source,
-            &self.length,
-        ];
-        head.into_iter()
-            .chain(self.bytes.iter().take(self.words()))
-            .map(|word| word.load(Ordering::Relaxed))
-            .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
-                (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
-            })
+        self.slot(generation)?.read(generation, &self.sources)
     }
 }
 
@@ -645,46 +376,14 @@ impl Store for State {
     }
 
     fn load(&self) -> Saved {
-        let progress = &self.shared().progress;
-        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let rejected = (progress.has_rejected.load(Ordering::Acquire) == 1).then(|| {
-            let at = Now {
-                boot: Duration::from_nanos(read(&progress.rejected_boot)),
-                wall: Duration::from_nanos(read(&progress.rejected_wall)),
-            };
-            let fingerprint = Fingerprint::from_u32(progress.rejected.load(Ordering::Relaxed));
-            (fingerprint, at, Duration::from_nanos(read(&progress.withheld_until)))
-        });
         Saved {
             token: self.generation(self.prepared()).map(|generation| generation.token),
-            progress: Progress {
-                strikes: u32::try_from(read(&progress.strikes)).unwrap_or(u32::MAX),
-                not_before: Duration::from_nanos(read(&progress.not_before)),
-                next_refresh: from_optional_nanos(read(&progress.next_refresh)),
-                rejected,
-                skew: Duration::from_nanos(read(&progress.skew)),
-                repeats: read(&progress.repeats) == 1,
-                last_open: from_optional_nanos(read(&progress.last_open)),
-            },
+            progress: self.shared().progress.load(),
         }
     }
 
     fn save(&self, saved: &Progress) {
-        let progress = &self.shared().progress;
-        let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
-        write(&progress.strikes, saved.strikes.into());
-        write(&progress.not_before, nanos(saved.not_before));
-        write(&progress.next_refresh, optional_nanos(saved.next_refresh));
-        write(&progress.skew, nanos(saved.skew));
-        write(&progress.repeats, saved.repeats.into());
-        write(&progress.last_open, optional_nanos(saved.last_open));
-        if let Some((fingerprint, at, until)) = saved.rejected {
-            progress.rejected.store(fingerprint.to_u32(), Ordering::Relaxed);
-            write(&progress.rejected_boot, nanos(at.boot));
-            write(&progress.rejected_wall, nanos(at.wall));
-            write(&progress.withheld_until, nanos(until));
-        }
-        progress.has_rejected.store(saved.rejected.is_some().into(), Ordering::Release);
+        self.shared().progress.save(saved);
     }
 }
 
@@ -700,6 +399,8 @@ impl Drop for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::{Fingerprint, Secret};
+    use crate::token::{Life, Token};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,96 @@
+//! Which requests are taken, wait and die, and faults on demand, in the shared state.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{State, nanos};
+use crate::fs::fault::Fault;
+use crate::fs::journal::Left;
+
+impl State {
+    /// A request was taken from the kernel.
+    pub fn enter(&self) {
+        self.shared().seen.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A request is done with.
+    pub fn leave(&self) {
+        self.shared().done.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Requests that were ever taken, and those that are not done with.
+    #[must_use]
+    pub fn requests(&self) -> (u64, u64) {
+        let done = self.shared().done.load(Ordering::Acquire);
+        let seen = self.shared().seen.load(Ordering::Acquire);
+        (seen, seen.saturating_sub(done))
+    }
+
+    /// Whether a request has waited for a time in this range.
+    #[must_use]
+    pub fn any_waited(&self, for_time: Range<Duration>, now: Duration) -> bool {
+        let since = now.saturating_sub(for_time.end)..now.saturating_sub(for_time.start);
+        self.shared().waiting.any_since(since)
+    }
+
+    /// Notes since when a request waits.
+    #[cfg(test)]
+    pub(crate) fn wait_since(&self, request: u64, since: Duration) {
+        self.shared().waiting.first_seen(&crate::fs::tables::Writers::default(), request, since);
+    }
+
+    /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them
+    /// again by itself.
+    pub fn forget_requests(&self, again: bool) {
+        let seen = self.shared().seen.load(Ordering::Acquire);
+        self.shared().done.store(seen, Ordering::Release);
+        if again {
+            self.shared().journal.forget();
+        }
+    }
+
+    /// What an earlier worker left: the newest request of all, the one in hand, the opens that wait.
+    #[must_use]
+    pub fn requests_left(&self) -> (u64, Option<Left>, Vec<Left>) {
+        self.shared().journal.left()
+    }
+
+    /// Until then (boot clock) no open is told to look again whose reader may already do so.
+    pub fn spare_until(&self, end: Duration) {
+        let shown = self.views.iter().map(|view| self.current(*view)).min().unwrap_or_default();
+        self.shared().spare_from.store(shown, Ordering::Relaxed);
+        self.shared().spare_until.store(nanos(end), Ordering::Release);
+    }
+
+    /// Whether an open of this generation may be a second look. One that found an older generation
+    /// than a look could find was no look at all.
+    pub(in crate::fs) fn is_spared(&self, generation: u64, now: Duration) -> bool {
+        nanos(now) < self.shared().spare_until.load(Ordering::Acquire)
+            && generation >= self.shared().spare_from.load(Ordering::Relaxed)
+    }
+
+    /// A worker crashed or hung: what it had in hand is to blame. Whether it had anything in hand.
+    pub fn charge_requests(&self) -> bool {
+        self.shared().journal.charge()
+    }
+
+    /// Breaks this process at a certain place, for tests.
+    pub fn break_at(&self, fault: Fault) {
+        self.fault.set(fault).ok();
+    }
+
+    /// A place where a fault may have been asked for.
+    pub fn pass(&self, place: &str) {
+        self.pass_handler(place, false);
+    }
+
+    /// The beginning of a handler, or the moment when its answer was written.
+    pub(in crate::fs) fn pass_handler(&self, handler: &str, after: bool) {
+        if let Some(fault) = self.fault.get()
+            && fault.is_at(handler, after)
+        {
+            fault.pass(self.shared().passes.fetch_add(1, Ordering::AcqRel) + 1);
+        }
+    }
+}
