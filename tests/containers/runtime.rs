@@ -1,14 +1,17 @@
 //! The runtimes, each with the one way to start a container and to open a shell in it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::site::{AGENT, Site, Wiring, tool};
 use crate::support::docker::{self, Engine};
+use crate::support::limit::OnTimeout;
 use crate::support::namespace::replace_file;
 use crate::support::process::{Finished, Process, User, command, run};
 use crate::support::{eventually, secs};
@@ -254,6 +257,7 @@ struct InPodman<'a> {
     site: &'a Site,
     user: User,
     process: Process,
+    _pause: OnTimeout,
 }
 
 impl<'a> InPodman<'a> {
@@ -272,7 +276,9 @@ impl<'a> InPodman<'a> {
         }
         start.args(&order.words);
         let process = Process::start(start, "podman", &site.dir);
-        let mut container = Self { site, user, process };
+        let place = site.dir.join("podman");
+        let pause = OnTimeout::new(move || end_pause(&place));
+        let mut container = Self { site, user, process, _pause: pause };
         eventually("the container runs", secs(30), || {
             if let Some(status) = container.process.ended() {
                 panic!("podman ended: {status}\n{}", container.process.stderr());
@@ -345,6 +351,16 @@ impl Container for InPodman<'_> {
     }
 }
 
+/// podman keeps the user namespace of an ordinary user with a process that outlives all containers.
+fn end_pause(place: &Path) {
+    for file in ["libpod/tmp/pause.pid", "tmp/pause.pid"] {
+        let process = fs::read_to_string(place.join(file)).ok();
+        if let Some(process) = process.and_then(|text| text.trim().parse().ok()) {
+            kill(Pid::from_raw(process), Signal::SIGKILL).ok();
+        }
+    }
+}
+
 impl Drop for InPodman<'_> {
     fn drop(&mut self) {
         let mut remove = podman(self.site, self.user);
@@ -352,5 +368,6 @@ impl Drop for InPodman<'_> {
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             run(remove, &self.site.dir, secs(30))
         }));
+        end_pause(&self.site.dir.join("podman"));
     }
 }
