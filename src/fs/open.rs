@@ -12,8 +12,9 @@ use crate::error::ReadError;
 use crate::token::FreshToken;
 
 /// How long an open whose deadline has passed, as after a stop, waits for its view to show what is there:
-/// a rotation takes some milliseconds, and with it `fstat` tells the size of what is read.
-const LAST_MOMENT: Duration = Duration::from_millis(25);
+/// a rotation takes some milliseconds, and with it `fstat` tells the size of what is read. Who waits for
+/// the deadline is not told much later.
+const LAST_MOMENT: Duration = Duration::from_millis(75);
 
 impl Fs {
     pub(super) fn open_generation(

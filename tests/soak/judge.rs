@@ -46,8 +46,10 @@ pub struct Refused {
 pub struct Seen {
     pub served: Vec<Served>,
     pub refused: Vec<Refused>,
-    /// Files whose bytes were not as many as `fstat` said, or could not be read at all.
-    pub broken: u64,
+    /// Files that could not be read.
+    pub unreadable: u64,
+    /// Files of which `fstat` told another size than their bytes had.
+    pub other_sizes: u64,
 }
 
 /// What was done to the daemon.
@@ -98,8 +100,10 @@ pub struct Verdict {
     pub refusals: BTreeMap<String, u64>,
     /// The token was dead, or had less than the minimum life left, during the whole open.
     pub dead: u64,
-    /// The bytes are none of the issued tokens, or not as many as `fstat` said.
+    /// The bytes are none of the issued tokens, or none could be read.
     pub torn: u64,
+    /// `fstat` said another number of bytes: of a token that died, or whose time was up, under the open.
+    pub other_sizes: u64,
     /// Refused while a usable token was in hand.
     pub wrongly_refused: u64,
     /// Refused by an errno that the documentation does not name.
@@ -133,7 +137,8 @@ pub fn judge(ledger: &[Entry], seen: &[Seen], done: &Done, promise: Promise) -> 
         }
     }
     verdict.tokens_seen = u64::try_from(in_hand.len()).unwrap();
-    verdict.torn += seen.iter().map(|seen| seen.broken).sum::<u64>();
+    verdict.torn += seen.iter().map(|seen| seen.unreadable).sum::<u64>();
+    verdict.other_sizes = seen.iter().map(|seen| seen.other_sizes).sum();
     // When each token was in hand for certain, and usable.
     let usable: Vec<Span> = in_hand
         .iter()
@@ -255,11 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_nobody_issued_and_sizes_that_lie_are_torn() {
+    fn bytes_that_nobody_issued_are_torn_and_sizes_of_others_are_counted() {
         let mut seen = served(101_000, 101_001);
         seen.served[0].fingerprint = Fingerprint::of(b"ghs_tok");
-        seen.broken = 1;
-        assert_eq!(judged(&[seen], &Done::default()).torn, 2);
+        (seen.unreadable, seen.other_sizes) = (1, 3);
+        let verdict = judged(&[seen], &Done::default());
+        assert_eq!((verdict.torn, verdict.other_sizes), (2, 3));
     }
 
     #[test]

@@ -112,14 +112,16 @@ impl Shared {
             let open = Span { start, end: boot() };
             match opened {
                 Ok(file) => {
-                    if whole(file, &mut bytes) {
-                        if bytes != last {
-                            last.clone_from(&bytes);
-                            fingerprint = Fingerprint::of(&bytes);
+                    match whole(file, &mut bytes) {
+                        Ok(size) => {
+                            if bytes != last {
+                                last.clone_from(&bytes);
+                                fingerprint = Fingerprint::of(&bytes);
+                            }
+                            seen.served.push(Served { fingerprint, open });
+                            seen.other_sizes += u64::from(size != bytes.len() as u64);
                         }
-                        seen.served.push(Served { fingerprint, open });
-                    } else {
-                        seen.broken += 1;
+                        Err(_) => seen.unreadable += 1,
                     }
                     self.served.fetch_add(1, Ordering::Relaxed);
                 }
@@ -152,11 +154,12 @@ impl Shared {
     }
 }
 
-/// Reads a file to its end; whether that gave as many bytes as `fstat` said.
-fn whole(mut file: File, bytes: &mut Vec<u8>) -> bool {
+/// Reads a file to its end, and gives the size that `fstat` told before.
+fn whole(mut file: File, bytes: &mut Vec<u8>) -> std::io::Result<u64> {
     bytes.clear();
-    let Ok(metadata) = file.metadata() else { return false };
-    file.read_to_end(bytes).is_ok_and(|length| length as u64 == metadata.size())
+    let size = file.metadata()?.size();
+    file.read_to_end(bytes)?;
+    Ok(size)
 }
 
 fn nanos(time: Duration) -> u64 {
