@@ -30,10 +30,14 @@ const MEMORY: &str = "/dev/shm";
 
 /// Without FUSE, and with empty memory; call it in `sandboxed` only.
 fn without_fuse(dir: &TestDir) {
+    hide_fuse(dir);
+    empty_memory();
+}
+
+fn hide_fuse(dir: &TestDir) {
     if Path::new("/dev/fuse").exists() {
         replace_file(Path::new("/dev/fuse"), "", dir);
     }
-    empty_memory();
 }
 
 fn empty_memory() {

@@ -19,7 +19,7 @@ use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::ORDINARY;
 use crate::support::{eventually, millis, secs};
-use crate::{MEMORY, Workspace, empty_memory, read, without_fuse};
+use crate::{MEMORY, Workspace, empty_memory, hide_fuse, read, without_fuse};
 
 /// Each view is what `view::render` makes of the token and its expiry.
 fn assert_rendered(path: impl Fn(&str) -> std::path::PathBuf) {
@@ -85,9 +85,9 @@ fn the_files_equal_those_of_a_mount_byte_for_byte() {
 #[test]
 fn readers_of_thirty_rotations_see_whole_live_tokens_where_only_memory_can_be_written() {
     sandboxed(secs(60), || {
-        let dir = TestDir::new();
-        without_fuse(&dir);
+        empty_memory();
         let dir = TestDir::under(MEMORY);
+        hide_fuse(&dir);
         let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>).unwrap();
         assert!(fs::write("/written", "").is_err(), "the root is read-only");
