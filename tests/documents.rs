@@ -278,6 +278,7 @@ fn the_figures_of_the_soak_in_freshness_are_those_of_its_evidence() {
         grouped(&verdict["torn"]),
         grouped(&verdict["wrongly_refused"]),
         grouped(&verdict["late"]),
+        grouped(&verdict["other_sizes"]),
         format!("{} of {}", control["late"], grouped(&control["wake_ups"])),
     ];
     let row = format!("| {} |", cells.join(" | "));
