@@ -1,11 +1,25 @@
 //! What a process that sleeps keeps in memory.
 
-#![expect(unsafe_code, reason = "finds its own program in memory and gives it back")]
+#![expect(unsafe_code, reason = "finds its own program in memory and gives it back; mallopt(3)")]
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
+
+/// Gives back what a fetch needed for a moment, most of all the root certificates: the next one may be
+/// an hour away.
+pub fn keep_the_heap_small() {
+    #[cfg(target_env = "gnu")]
+    {
+        const KEPT: libc::c_int = 64 * 1024;
+        // One arena for the few threads, each of which would keep its own.
+        for (what, value) in [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, KEPT)] {
+            // SAFETY: sets a number of the allocator; no memory is involved.
+            unsafe { libc::mallopt(what, value) };
+        }
+    }
+}
 
 /// Takes the program's code and constants out of this process's memory: most of it was needed for a
 /// start or a fetch. What runs again comes back from the page cache, sixteen pages with each fault of

@@ -3,10 +3,7 @@
 //! It knows no path and no mount. Its supervisor hands it everything; it ends when the connection
 //! does, when it is told to, or with its supervisor.
 
-#![expect(
-    unsafe_code,
-    reason = "puts the connection in the place of the session's socket; mallopt(3)"
-)]
+#![expect(unsafe_code, reason = "puts the connection in the place of the session's socket")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
-use crate::connection::resident::forget_the_program;
+use crate::connection::resident::{forget_the_program, keep_the_heap_small};
 use crate::fs::counters::Counters;
 use crate::fs::fault::{self, Fault};
 use crate::fs::fuse::{Adapter, Waiters};
@@ -167,20 +164,6 @@ async fn stay_small(state: &State) {
         tokio::time::sleep(BUSY).await;
         forget_the_program();
         state.prepared_after(newest).await;
-    }
-}
-
-/// Gives back what a fetch needed for a moment, most of all the root certificates: the next one may be
-/// an hour away.
-fn keep_the_heap_small() {
-    #[cfg(target_env = "gnu")]
-    {
-        const KEPT: libc::c_int = 64 * 1024;
-        // One arena for the few threads, each of which would keep its own.
-        for (what, value) in [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, KEPT)] {
-            // SAFETY: sets a number of the allocator; no memory is involved.
-            unsafe { libc::mallopt(what, value) };
-        }
     }
 }
 

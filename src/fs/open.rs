@@ -96,7 +96,7 @@ impl Fs {
     /// worker that dies before leaves the request to the next one, which must know that, too.
     pub fn answered_open(&self, request: &Request, opened: &Result<Opened, Errno>) {
         if *opened != Err(Errno::ESTALE) {
-            self.state.shared().marks.take(&self.writers, request.caller.thread);
+            self.state.shared().marks.clear(&self.writers, request.caller.thread);
         }
     }
 

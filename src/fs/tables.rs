@@ -118,13 +118,16 @@ impl Marks {
         self.table.find(thread.into()).map(|place| Self::unpack(place).0)
     }
 
-    /// Removes the mark of a thread and returns it. It costs one load while there is none.
-    pub(super) fn take(&self, writers: &Writers, thread: u32) -> Option<Mark> {
-        let mark = self.get(thread)?;
+    /// Removes the mark of a thread. It costs one load while there is none.
+    pub(super) fn clear(&self, writers: &Writers, thread: u32) {
+        if self.get(thread).is_none() {
+            return;
+        }
         let _lock = writers.lock();
-        self.table.find(thread.into())?.clear();
-        self.used.fetch_sub(1, Ordering::AcqRel);
-        Some(mark)
+        if let Some(place) = self.table.find(thread.into()) {
+            place.clear();
+            self.used.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -251,18 +254,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_taken_once_and_by_its_thread_only() {
+    fn a_mark_is_its_threads_own_until_it_is_cleared() {
         let (state, writers) = (state(), Writers::default());
         let marks = &state.shared().marks;
         let mark = Mark { view: 255, generation: 1 << 40 };
-        assert_eq!(marks.take(&writers, 7), None);
+        assert_eq!(marks.get(7), None);
         assert!(marks.set(&writers, 7, mark, Duration::from_secs(4)));
         assert!(marks.set(&writers, 7, mark, Duration::from_secs(5)));
         assert_eq!(marks.used.load(Ordering::Relaxed), 1);
-        assert_eq!(marks.take(&writers, 8), None);
+        assert_eq!(marks.get(8), None);
+        marks.clear(&writers, 8);
         assert_eq!(marks.get(7), Some(mark));
-        assert_eq!(marks.take(&writers, 7), Some(mark));
-        assert_eq!(marks.take(&writers, 7), None);
+        marks.clear(&writers, 7);
+        marks.clear(&writers, 7);
+        assert_eq!(marks.get(7), None);
         assert_eq!(marks.used.load(Ordering::Relaxed), 0, "looking costs a load again");
         assert!(!marks.set(&writers, 0, mark, Duration::ZERO), "a thread that we cannot name");
     }

@@ -177,9 +177,7 @@ impl MountError {
                     .into()
             }
             Self::OtherLayout { .. } => {
-                "name another mountpoint, or leave --layout out: then what \
-                                         is there decides"
-                    .into()
+                "name another mountpoint, or leave --layout out: then what is there decides".into()
             }
             Self::NotMounted { .. } => {
                 "see what is mounted: findmnt -t fuse.molecule-tokenfs".into()
