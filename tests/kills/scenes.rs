@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::{Demo, Setup};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -35,19 +35,6 @@ const PLACES: [(&str, &str); 7] = [
     ("before an open that is judged is answered", "kill:judged:/97"),
     ("in the handler of read", "kill:read:/97"),
 ];
-
-/// The worker now: the youngest child of the supervisor.
-pub fn worker(daemon: &Daemon) -> Option<Pid> {
-    let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    let text = fs::read_to_string(children).ok()?;
-    text.split_whitespace().next_back()?.parse().ok().map(Pid::from_raw)
-}
-
-fn kill_worker(daemon: &Daemon, signal: Signal) {
-    if let Some(worker) = worker(daemon) {
-        kill(worker, signal).ok();
-    }
-}
 
 /// What the log tells: deaths, fetches, numbers of generations given twice.
 fn told(daemon: &Daemon) -> (u64, u64, u64) {
@@ -104,7 +91,7 @@ fn at_random(series: &Series, report: &mut Report, name: &'static str, tokens: &
         let opens = readers.done();
         eventually("served again", secs(10), || (readers.done() > opens).then_some(()));
         thread::sleep(millis(40 + n * 13 % 60));
-        kill_worker(&daemon, Signal::SIGKILL);
+        daemon.kill_worker(Signal::SIGKILL);
     }
     let seen = readers.end();
     let most = (tokens == LASTING).then_some(2);
@@ -172,7 +159,7 @@ fn by_a_memory_limit(series: &Series, report: &mut Report) {
         rustix::process::prlimit(pid, rustix::process::Resource::As, limit).expect("a limit");
     }
     // The one that runs already has none.
-    kill_worker(&daemon, Signal::SIGKILL);
+    daemon.kill_worker(Signal::SIGKILL);
     let readers = Opens::of(&daemon, 4, series.reader());
     let wanted = series.kills.div_ceil(5) + 1;
     eventually("it dies of it", secs(20 + series.kills * 3), || {
@@ -206,7 +193,7 @@ fn while_opens_wait(series: &Series, report: &mut Report) {
     let kills = series.kills.min(5);
     for _ in 0..kills {
         thread::sleep(millis(300));
-        kill_worker(&daemon, Signal::SIGKILL);
+        daemon.kill_worker(Signal::SIGKILL);
     }
     let (mut tokens, mut failed, mut longest) = (BTreeSet::new(), 0, Duration::ZERO);
     for reader in readers {

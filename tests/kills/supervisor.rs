@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::scenes::{ROTATING, worker};
+use crate::scenes::ROTATING;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::{eventually, secs};
 use crate::{Report, Series, at_most};
@@ -45,7 +45,7 @@ pub fn play(series: &Series, report: &mut Report) {
         let dir = TestDir::new();
         let mut daemon = series.daemon(&dir, &ROTATING).start();
         assert!(worker_serves(&daemon, series));
-        let worker = eventually("a worker", secs(5), || worker(&daemon));
+        let worker = eventually("a worker", secs(5), || daemon.worker());
         eventually(name, secs(5), || umount2(daemon.mountpoint(), flags).ok());
         let code = daemon.process().wait(secs(5)).code();
         let left = is_left(worker);
@@ -76,7 +76,7 @@ fn die(series: &Series, death: Death) -> Duration {
         })
     };
     let readers: Vec<_> = paths.into_iter().cycle().take(4).map(until_an_error).collect();
-    let worker = eventually("a worker", secs(5), || worker(&daemon));
+    let worker = eventually("a worker", secs(5), || daemon.worker());
     let is_stopped = || {
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
         stat.contains(") T ").then_some(())

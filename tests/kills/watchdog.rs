@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::{Demo, Setup};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::scenes::ROTATING;
 use crate::supervisor::is_left;
-use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::opens::Opens;
 use crate::support::process::{Process, User, command};
@@ -42,7 +40,7 @@ fn stopped_for_ever(series: &Series, report: &mut Report, name: &'static str, to
     let readers = Opens::of(&daemon, 4, series.reader());
     let (mut longest, stops) = (Duration::ZERO, series.kills.div_ceil(20));
     for _ in 0..stops {
-        let worker = eventually("a worker", secs(5), || named_worker(series, &daemon));
+        let worker = eventually("a worker", secs(5), || daemon.worker());
         kill(worker, Signal::SIGSTOP).expect("the worker");
         let start = Instant::now();
         eventually("it is killed", secs(20), || (!is_left(worker)).then_some(()));
@@ -114,14 +112,6 @@ fn read_on(path: &Path, stop: &AtomicBool) -> Reads {
     seen
 }
 
-/// The worker as `status.json` names it, which asks for no token.
-fn named_worker(series: &Series, daemon: &Daemon) -> Option<Pid> {
-    let path = daemon.path("status.json");
-    let status = series.read(|| fs::read(path)).join().expect("a reader").ok()?;
-    let pid = serde_json::from_slice::<Value>(&status).ok()?.get("worker_pid")?.as_i64()?;
-    pid.try_into().ok().map(Pid::from_raw)
-}
-
 /// Every core is busy, and opens wait for one slow fetch after the other: a worker that nobody gives time
 /// or a token is none that hangs.
 #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
@@ -135,7 +125,7 @@ fn slow_fetches_under_load(series: &Series, report: &mut Report) {
         .env("PLATFORM_URL", demo.url())
         .env("WORKSPACE_ID", &demo.address().workspace_id)
         .start();
-    let first = eventually("a worker", secs(5), || named_worker(series, &daemon));
+    let first = eventually("a worker", secs(5), || daemon.worker());
     let load = load(&dir);
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..8)
@@ -155,7 +145,7 @@ fn slow_fetches_under_load(series: &Series, report: &mut Report) {
     stop.store(true, Ordering::Relaxed);
     let readers: Vec<_> =
         readers.into_iter().map(|reader| reader.join().expect("a reader")).collect();
-    let (last, busy, fetches) = (named_worker(series, &daemon), load.len(), fetches());
+    let (last, busy, fetches) = (daemon.worker(), load.len(), fetches());
     drop(load);
     let log = daemon.log();
     let alarms = log.matches("does not answer").count() + log.matches("the worker died").count();

@@ -58,23 +58,10 @@ impl Readers {
     }
 }
 
-/// The worker now: the one child of the supervisor.
-pub(super) fn worker(daemon: &Daemon) -> Option<Pid> {
-    let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    let text = std::fs::read_to_string(children).ok()?;
-    text.split_whitespace().next_back()?.parse().ok().map(Pid::from_raw)
-}
-
 /// Whether it has ended; whoever inherits it need not have reaped it yet.
 fn is_gone(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.is_empty() || stat.contains(") Z ")
-}
-
-pub(super) fn kill_worker(daemon: &Daemon, signal: Signal) {
-    if let Some(worker) = worker(daemon) {
-        kill(worker, signal).ok();
-    }
 }
 
 fn rotating(dir: &TestDir, interval: &str, life: &str) -> Daemon {
@@ -97,7 +84,7 @@ fn readers_do_not_notice_that_the_worker_is_killed_again_and_again() {
         let readers = Readers::start(&daemon, 4);
         for n in 0..40 {
             std::thread::sleep(millis(40 + n * 13 % 60));
-            kill_worker(&daemon, Signal::SIGKILL);
+            daemon.kill_worker(Signal::SIGKILL);
         }
         let (opens, longest) = readers.end();
         assert!(opens > 500, "{opens} opens");
@@ -112,9 +99,9 @@ fn no_generation_is_used_twice_and_no_token_is_fetched_again_after_a_crash() {
         let daemon = Daemon::at(&dir).args(["--made-up", "1h"]).start();
         let first = read(&daemon.path("token")).unwrap().bytes;
         for _ in 0..10 {
-            let old = worker(&daemon);
-            kill_worker(&daemon, Signal::SIGKILL);
-            eventually("another worker", secs(5), || (worker(&daemon) != old).then_some(()));
+            let old = daemon.worker();
+            daemon.kill_worker(Signal::SIGKILL);
+            eventually("another worker", secs(5), || (daemon.worker() != old).then_some(()));
             assert_eq!(read(&daemon.path("token")).unwrap().bytes, first);
             assert_eq!(generation(&daemon.path("status.json")), 1);
         }
@@ -128,9 +115,9 @@ fn a_worker_that_is_stopped_for_ever_is_replaced() {
         let daemon = rotating(&dir, "50ms", "1s");
         let readers = Readers::start(&daemon, 2);
         std::thread::sleep(millis(200));
-        let stopped = worker(&daemon);
-        kill_worker(&daemon, Signal::SIGSTOP);
-        eventually("another worker", secs(10), || (worker(&daemon) != stopped).then_some(()));
+        let stopped = daemon.worker();
+        daemon.kill_worker(Signal::SIGSTOP);
+        eventually("another worker", secs(10), || (daemon.worker() != stopped).then_some(()));
         std::thread::sleep(millis(200));
         readers.end();
     });
@@ -143,7 +130,7 @@ fn when_the_supervisor_is_killed_readers_get_an_error_and_nothing_is_left() {
             let dir = TestDir::new();
             let mut daemon = rotating(&dir, "30ms", "1s");
             read(&daemon.path("token")).unwrap();
-            let worker = worker(&daemon).unwrap();
+            let worker = daemon.worker().unwrap();
             if stopped {
                 kill(worker, Signal::SIGSTOP).unwrap();
             }
@@ -211,7 +198,7 @@ fn a_rotation_is_one_event_for_each_view_that_is_watched() {
         let kills = 6;
         for _ in 0..kills {
             std::thread::sleep(millis(300));
-            kill_worker(&daemon, Signal::SIGKILL);
+            daemon.kill_worker(Signal::SIGKILL);
         }
         // At a moment between two rotations. A worker that dies between taking a number and publishing
         // what is to have it leaves a number that was never a generation.
@@ -240,7 +227,7 @@ fn a_worker_that_cannot_come_up_ends_the_mount_with_an_error() {
         let limit = rustix::process::Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
         let pid = rustix::process::Pid::from_raw(pid.as_raw());
         rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
-        kill_worker(&daemon, Signal::SIGKILL);
+        daemon.kill_worker(Signal::SIGKILL);
         let status = daemon.process().wait(secs(20));
         assert_eq!(status.code(), Some(1), "{}", daemon.log());
         assert!(daemon.log().contains("times in a row"), "{}", daemon.log());
@@ -257,10 +244,10 @@ fn upgrades_under_load_are_not_noticed() {
         let readers = Readers::start(&daemon, 4);
         let path = daemon.mountpoint().to_str().unwrap();
         for _ in 0..5 {
-            let old = worker(&daemon);
+            let old = daemon.worker();
             let said = tokenfs_run(&dir, &["upgrade", path]).ok();
             assert!(said.contains("serves now"), "{said}");
-            assert_ne!(worker(&daemon), old);
+            assert_ne!(daemon.worker(), old);
         }
         readers.end();
     });
@@ -275,19 +262,19 @@ fn an_upgrade_that_cannot_work_says_why_and_changes_nothing() {
         std::fs::copy(PROGRAM, &program).unwrap();
         let daemon = Daemon::of_copy(&dir, &program).args(["--made-up", "1h"]).start();
         let token = read(&daemon.path("token")).unwrap().bytes;
-        let old = worker(&daemon);
+        let old = daemon.worker();
         std::fs::remove_file(&program).unwrap();
         std::fs::copy("/bin/false", &program).unwrap();
         let path = daemon.mountpoint().to_str().unwrap();
         let refused = tokenfs_run(&dir, &["upgrade", path]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(refused.stderr.contains("it ended before it was ready"), "{refused:?}");
-        assert_eq!(worker(&daemon), old);
+        assert_eq!(daemon.worker(), old);
         assert_eq!(read(&daemon.path("token")).unwrap().bytes, token);
         let upgrade = status(&daemon.path("status.json"))["last_upgrade"].clone();
         assert_eq!(upgrade["succeeded"], false);
         // A crash after that starts the program that was there at the beginning.
-        kill_worker(&daemon, Signal::SIGKILL);
+        daemon.kill_worker(Signal::SIGKILL);
         assert_eq!(read(&daemon.path("live/token")).unwrap().bytes, token);
     });
 }

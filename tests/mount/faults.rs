@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::crashes::{Readers, kill_worker, worker};
+use crate::crashes::Readers;
 use crate::read;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
@@ -145,7 +145,7 @@ fn a_worker_that_crashes_at_every_start_ends_the_mount() {
             let token = daemon.path("token");
             if is_served_first {
                 assert!(read(&token).is_ok());
-                kill_worker(&daemon, Signal::SIGKILL);
+                daemon.kill_worker(Signal::SIGKILL);
             }
             let status = daemon.process().wait(secs(20));
             assert_eq!(status.code(), Some(1), "{}", daemon.log());
@@ -163,9 +163,9 @@ fn a_worker_that_is_killed_a_hundred_times_is_always_restarted() {
         let daemon = Daemon::at(&dir).args(["--made-up", "1h"]).start();
         let first = read(&daemon.path("token")).unwrap().bytes;
         for _ in 0..100 {
-            let old = worker(&daemon);
-            kill_worker(&daemon, Signal::SIGKILL);
-            eventually("another one", secs(5), || (worker(&daemon) != old).then_some(()));
+            let old = daemon.worker();
+            daemon.kill_worker(Signal::SIGKILL);
+            eventually("another one", secs(5), || (daemon.worker() != old).then_some(()));
             assert_eq!(read(&daemon.path("live/token")).unwrap().bytes, first);
         }
     });
@@ -179,7 +179,7 @@ fn without_the_kernels_help_no_open_fails_or_hangs_either() {
         let readers = Opens::start(&daemon, 4);
         for n in 0..30 {
             std::thread::sleep(millis(60 + n * 13 % 60));
-            kill_worker(&daemon, Signal::SIGKILL);
+            daemon.kill_worker(Signal::SIGKILL);
         }
         let seen = readers.end();
         println!("{seen:?}");

@@ -7,7 +7,6 @@ use molecule_tokenfs::demo::faults::{Fault, Service};
 use nix::sys::signal::{Signal, kill};
 
 use crate::Workspace;
-use crate::crashes::worker;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command, run};
 use crate::support::{eventually, secs};
@@ -56,7 +55,7 @@ fn timeout_ends_a_waiting_cat_also_when_the_worker_was_killed_meanwhile() {
 
         let mut reader = reader(&workspace, 1);
         eventually("it waits", secs(5), || waits(&reader).then_some(()));
-        kill(worker(&workspace.daemon).unwrap(), Signal::SIGKILL).unwrap();
+        kill(workspace.daemon.worker().unwrap(), Signal::SIGKILL).unwrap();
         std::thread::sleep(secs(1));
         assert!(waits(&reader), "a crash is not noticed");
         reader.signal(Signal::SIGKILL);

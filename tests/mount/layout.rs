@@ -11,11 +11,11 @@ use std::thread::spawn;
 use molecule_tokenfs::source::made_up::MadeUp;
 use nix::errno::Errno;
 use nix::sys::inotify::AddWatchFlags;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use rustix::fs::XattrFlags;
 
-use crate::crashes::{Watched, worker};
+use crate::crashes::Watched;
 use crate::read;
 use crate::support::daemon::{Daemon, PROGRAM, tokenfs, tokenfs_run};
 use crate::support::dir::{TestDir, mounts_below};
@@ -82,7 +82,7 @@ fn readers_of_a_mounted_file_notice_neither_rotations_nor_deaths_of_the_worker()
         eventually("rotations", secs(5), || (generation(&file) > 8).then_some(()));
         for n in 0..30 {
             std::thread::sleep(millis(40 + n * 13 % 60));
-            worker(&daemon).map(|worker| kill(worker, Signal::SIGKILL));
+            daemon.kill_worker(Signal::SIGKILL);
         }
         std::thread::sleep(millis(200));
         stop.store(true, Ordering::Relaxed);
@@ -184,7 +184,7 @@ fn a_watcher_of_a_mounted_file_sees_each_generation_once() {
         eventually("a second token", secs(5), || (generation(file) > 1).then_some(()));
         for _ in 0..6 {
             std::thread::sleep(millis(300));
-            worker(&daemon).map(|worker| kill(worker, Signal::SIGKILL));
+            daemon.kill_worker(Signal::SIGKILL);
         }
         let events = eventually("as many events as generations", secs(10), || {
             let before = generation(file);
@@ -205,7 +205,7 @@ fn a_worker_that_dies_inside_the_flip_tells_it_once_all_the_same() {
             let daemon = mounted(&dir, "2s", &[&often[..], &["--fault", &fault]].concat());
             let file = daemon.mountpoint();
             let watched = Watched::start(&[(file.to_owned(), AddWatchFlags::IN_ATTRIB)]);
-            let first = worker(&daemon);
+            let first = daemon.worker();
             read(file).unwrap();
             eventually("as many events as generations", secs(20), || {
                 let seen = read(file).expect("an open never fails");
@@ -213,7 +213,7 @@ fn a_worker_that_dies_inside_the_flip_tells_it_once_all_the_same() {
                 let events = watched.counts().values().sum::<u64>();
                 (events >= 6 && events == generation(file)).then_some(())
             });
-            assert_ne!(worker(&daemon), first, "it died");
+            assert_ne!(daemon.worker(), first, "it died");
         }
     });
 }
@@ -237,9 +237,9 @@ fn every_command_knows_a_mounted_file() {
             tokenfs_run(&dir, &["exec", "--mountpoint", path, "--", "printenv", "GH_TOKEN"]);
         assert_eq!(shown.ok(), format!("{token}\n"));
 
-        let old = worker(&daemon);
+        let old = daemon.worker();
         assert!(tell(&dir, &daemon, &["upgrade"]).ok().contains("serves now"));
-        assert_ne!(worker(&daemon), old);
+        assert_ne!(daemon.worker(), old);
         let second = tokenfs_run(&dir, &["mount", "--layout", "file", path]);
         let holder = format!("already mounted by molecule-tokenfs (process {})", daemon.pid());
         assert!(second.stderr.contains(&holder), "{second:?}");

@@ -9,7 +9,6 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 
 use crate::Workspace;
-use crate::crashes::worker;
 use crate::support::daemon::{Daemon, tokenfs, tokenfs_run};
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::{open_fuse_device, sandboxed};
@@ -129,7 +128,7 @@ fn a_stopped_daemon_is_named_and_not_waited_for() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();
         let mut daemon = Daemon::at(&dir).args(LIFE).start();
-        let worker = worker(&daemon).unwrap();
+        let worker = daemon.worker().unwrap();
         daemon.process().signal(Signal::SIGSTOP);
         kill(worker, Signal::SIGSTOP).unwrap();
         let path = daemon.mountpoint().to_str().unwrap().to_owned();

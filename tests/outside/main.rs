@@ -30,7 +30,6 @@ use std::path::{Path, PathBuf};
 
 use molecule_tokenfs::source::made_up::MadeUp;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use support::daemon::{Builder, Daemon};
 use support::dir::TestDir;
 use support::{eventually, secs};
@@ -55,19 +54,12 @@ fn rotating<'a>(dir: &'a TestDir, interval: &str) -> Builder<'a> {
     Daemon::at(dir).args(["--made-up", "2s"]).args(often)
 }
 
-/// The worker now: the one child of the supervisor.
-fn worker(daemon: &Daemon) -> Option<Pid> {
-    let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    let text = std::fs::read_to_string(children).ok()?;
-    text.split_whitespace().next_back()?.parse().ok().map(Pid::from_raw)
-}
-
 /// Kills the worker and waits until another one answers.
 fn replace_worker(daemon: &Daemon) {
-    let old = worker(daemon).expect("a worker");
+    let old = daemon.worker().expect("a worker");
     kill(old, Signal::SIGKILL).expect("the worker is killed");
     eventually("another worker", secs(10), || {
-        worker(daemon).is_some_and(|new| new != old).then_some(())
+        daemon.worker().is_some_and(|new| new != old).then_some(())
     });
 }
 

@@ -15,7 +15,7 @@ use crate::support::limit::Adopt;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Finished, User, command, run};
 use crate::support::{millis, secs};
-use crate::{Seen, evidence, generation, read, report, rotating, status, worker};
+use crate::{Seen, evidence, generation, read, report, rotating, status};
 
 /// The longest that one run of a program may take: it would hang.
 const HANGS: Duration = secs(60);
@@ -202,7 +202,7 @@ fn phase(interval: &str, time: Duration) -> serde_json::Value {
     let dir = TestDir::new();
     let daemon = rotating(&dir, interval).log_level("info").start();
     read(&daemon.path("token")).expect("a first token");
-    let first_worker = worker(&daemon);
+    let first_worker = daemon.worker();
     let stop = AtomicBool::new(false);
     let test = Adopt::here();
     let (tallies, readers) = thread::scope(|scope| {
@@ -256,7 +256,7 @@ fn phase(interval: &str, time: Duration) -> serde_json::Value {
     assert_eq!((&figures["size_differences"], &figures["torn"]), (&json!(0), &json!(0)));
     let refusals = figures["refused_by_the_daemon"].as_object().expect("refusals");
     assert!(refusals.values().all(|number| *number == 0), "{refusals:?}");
-    assert_eq!(worker(&daemon), first_worker, "the worker that began\n{}", daemon.log());
+    assert_eq!(daemon.worker(), first_worker, "the worker that began\n{}", daemon.log());
     assert!(runs.values().all(|runs| *runs > 0), "{runs:?}");
     figures
 }

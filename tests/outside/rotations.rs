@@ -14,7 +14,7 @@ use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command, errno};
 use crate::support::processes::{descriptors, memory_of_its_own};
 use crate::support::{eventually, millis, secs};
-use crate::{generation, report, rotating, worker};
+use crate::{generation, report, rotating};
 
 const FIRST: u64 = 100;
 const LAST: u64 = 5_100;
@@ -92,7 +92,7 @@ fn five_thousand_rotations_leave_nothing_behind() {
         ];
         let (stop, met) = (AtomicBool::new(false), Met::default());
         let look = || {
-            let [supervisor, worker] = [daemon.pid(), worker(&daemon).expect("a worker")];
+            let [supervisor, worker] = [daemon.pid(), daemon.worker().expect("a worker")];
             let [supervisor, worker] = [supervisor.as_raw(), worker.as_raw()];
             Stock {
                 generation: generation(&daemon),

@@ -10,13 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::report;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command};
 use crate::support::processes::cpu_time;
 use crate::support::{eventually, millis, secs};
-use crate::{report, worker};
 
 /// A claim: with so many waiting readers one that is killed is gone within this.
 const CLAIMS: [(usize, Duration); 3] = [(1, millis(100)), (50, millis(100)), (1000, millis(600))];
@@ -111,7 +111,7 @@ fn with_waiting(number: usize) -> serde_json::Value {
     let mut readers = Vec::new();
     fill(&mut readers);
 
-    let processes = || [daemon.pid(), worker(&daemon).expect("a worker")].map(Pid::as_raw);
+    let processes = || [daemon.pid(), daemon.worker().expect("a worker")].map(Pid::as_raw);
     let (before, start) = (cpu_time(&processes()), Instant::now());
     sleep(MEASURED);
     let used = cpu_time(&processes()).saturating_sub(before);
@@ -125,10 +125,10 @@ fn with_waiting(number: usize) -> serde_json::Value {
         sleep(millis((round * 37 % 200) as u64));
         alone.push(time_to_die(&mut readers.swap_remove(round % number)));
         fill(&mut readers);
-        kill(worker(&daemon).expect("a worker"), Signal::SIGKILL).expect("the worker is killed");
+        kill(daemon.worker().expect("a worker"), Signal::SIGKILL).expect("the worker is killed");
         sleep(millis((round * 7 % 60) as u64));
         without_worker.push(time_to_die(&mut readers.swap_remove(round % number)));
-        eventually("another worker", secs(10), || worker(&daemon));
+        eventually("another worker", secs(10), || daemon.worker());
     }
 
     fill(&mut readers);

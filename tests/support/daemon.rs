@@ -132,6 +132,25 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// The worker now: the youngest child of the supervisor that is none of an ordinary user's helpers.
+    pub fn worker(&self) -> Option<Pid> {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        let children = std::fs::read_to_string(children).ok()?;
+        let is_helper = |child: &&str| {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm"));
+            name.is_ok_and(|name| name.starts_with("fusermount"))
+        };
+        let worker = children.split_whitespace().rev().find(|child| !is_helper(child))?;
+        worker.parse().ok().map(Pid::from_raw)
+    }
+
+    /// Sends the worker a signal, if there is one.
+    pub fn kill_worker(&self, signal: Signal) {
+        if let Some(worker) = self.worker() {
+            kill(worker, signal).ok();
+        }
+    }
+
     /// Stops all that serves the mount with SIGSTOP, until the value is dropped. No thread of it runs
     /// any more when this returns.
     pub fn pause(&self) -> Paused {
