@@ -267,7 +267,7 @@ impl Reader {
         else {
             let error = anyhow::Error::new(error).context(what);
             return match errno {
-                Some(Errno::ENOTCONN) => error
+                Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
                     .context("the daemon that served the tokens is gone")
                     .hint("mount them again: molecule-tokenfs mount --background")
                     .exit_code(EXIT_NO_TOKEN),

@@ -178,13 +178,13 @@ impl Filesystem for Adapter {
         let Some((request, reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(&request, ino.0, writing) {
-            Open::Now(opened) => answer_open(reply, &request, opened),
+            Open::Now(opened) => answer_open(reply, opened),
             Open::Wait(opened) => match self.fs.suspend(&request, &call) {
                 Ok(()) => {
                     let reply = reply.suspend(Arc::clone(&self.fs));
-                    self.waiters.wait(request, opened, reply);
+                    self.waiters.wait(request.caller.thread, opened, reply);
                 }
-                Err(errno) => answer_open(reply, &request, Err(errno)),
+                Err(errno) => answer_open(reply, Err(errno)),
             },
         }
     }

@@ -46,7 +46,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 3;
+const LAYOUT: u64 = 4;
 
 /// The whole mapping. Its bytes are valid for every bit pattern, also all zeros.
 #[repr(C)]

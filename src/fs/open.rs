@@ -23,12 +23,13 @@ impl Fs {
         generation: u64,
         view: u8,
     ) -> Open {
+        let marks = &self.state.shared().marks;
+        let mark = marks.take(&self.writers, request.caller.thread, request.unique);
         let keep = Opened { handle: generation, cache: Cache::Keep };
         // Nearly every open.
         if self.state.current(view) == generation && self.token.serves(generation) {
             return Open::Now(Ok(keep));
         }
-        let mark = self.state.shared().marks.get(request.caller.thread);
         let fresh = self.token.usable();
         if generation != 0 && fresh.as_ref().is_some_and(|fresh| self.may_serve(generation, fresh))
         {
@@ -90,14 +91,6 @@ impl Fs {
             return Err(Errno::ESTALE);
         }
         Ok(self.newest(fresh))
-    }
-
-    /// The answer to an open is written: it was its thread's second look, if there was a first. A
-    /// worker that dies before leaves the request to the next one, which must know that, too.
-    pub fn answered_open(&self, request: &Request, opened: &Result<Opened, Errno>) {
-        if *opened != Err(Errno::ESTALE) {
-            self.state.shared().marks.clear(&self.writers, request.caller.thread);
-        }
     }
 
     /// The newest generation, through whatever inode.

@@ -88,46 +88,91 @@ impl Marks {
         }
         let _lock = writers.lock();
         let key = u64::from(thread);
-        let seconds = now.as_secs();
-        let place = self.table.find(key).or_else(|| self.table.free(key)).or_else(|| {
-            self.table.window(key).find(|place| {
-                let (_, at) = Self::unpack(place);
-                seconds.saturating_sub(at) > FORGOTTEN.as_secs()
-            })
-        });
-        let Some(place) = place else { return false };
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let is_over = |place: &&Place| {
+            let details = Details::of(place);
+            details.taken != 0
+                || u64::from(seconds.saturating_sub(details.seconds)) > FORGOTTEN.as_secs()
+        };
+        let place = self.table.find(key).or_else(|| self.table.free(key));
+        let Some(place) = place.or_else(|| self.table.window(key).find(is_over)) else {
+            return false;
+        };
         if place.key.load(Ordering::Relaxed) == 0 {
             self.used.fetch_add(1, Ordering::AcqRel);
         }
-        // One word for the view and the time: 56 bits of seconds last for ever.
-        place.set(key, mark.generation, seconds << 8 | u64::from(mark.view));
+        let details = Details { view: mark.view, taken: 0, seconds };
+        place.set(key, mark.generation, details.word());
         true
     }
 
-    fn unpack(place: &Place) -> (Mark, u64) {
-        let [view, ..] = place.second.load(Ordering::Relaxed).to_le_bytes();
-        let at = place.second.load(Ordering::Relaxed) >> 8;
-        (Mark { view, generation: place.first.load(Ordering::Relaxed) }, at)
+    /// The mark of a thread that no open has taken yet. It costs one load while there is none at all.
+    pub(super) fn get(&self, thread: u32) -> Option<Mark> {
+        let place = self.find(thread)?;
+        (Details::of(place).taken == 0).then(|| Mark::of(place))
     }
 
-    /// The mark of a thread, which stays.
-    pub(super) fn get(&self, thread: u32) -> Option<Mark> {
+    /// The mark of a thread, for the open that is its second look: for that request it stays, since a
+    /// worker that dies leaves the request to the next one. Any other open ends it.
+    pub(super) fn take(&self, writers: &Writers, thread: u32, request: u64) -> Option<Mark> {
+        self.find(thread)?;
+        let _lock = writers.lock();
+        // Somebody may have reused the place meanwhile.
+        let place = self.find(thread)?;
+        let (mark, details) = (Mark::of(place), Details::of(place));
+        let taken = Details::tag(request);
+        if details.taken == 0 {
+            place.second.store(Details { taken, ..details }.word(), Ordering::Release);
+        } else if details.taken != taken {
+            place.clear();
+            self.used.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(mark)
+    }
+
+    fn find(&self, thread: u32) -> Option<&Place> {
         if thread == 0 || self.used.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.table.find(thread.into()).map(|place| Self::unpack(place).0)
+        self.table.find(thread.into())
+    }
+}
+
+impl Mark {
+    fn of(place: &Place) -> Self {
+        let generation = place.first.load(Ordering::Relaxed);
+        Self { view: Details::of(place).view, generation }
+    }
+}
+
+/// The second word of a mark.
+#[derive(Clone, Copy)]
+struct Details {
+    view: u8,
+    /// 24 bits of the request that took it; 0 while none has.
+    taken: u32,
+    /// When it was set (boot clock).
+    seconds: u32,
+}
+
+impl Details {
+    fn of(place: &Place) -> Self {
+        let word = place.second.load(Ordering::Acquire);
+        let [view, low, middle, high, seconds @ ..] = word.to_le_bytes();
+        let taken = u32::from_le_bytes([low, middle, high, 0]);
+        Self { view, taken, seconds: u32::from_le_bytes(seconds) }
     }
 
-    /// Removes the mark of a thread. It costs one load while there is none.
-    pub(super) fn clear(&self, writers: &Writers, thread: u32) {
-        if self.get(thread).is_none() {
-            return;
-        }
-        let _lock = writers.lock();
-        if let Some(place) = self.table.find(thread.into()) {
-            place.clear();
-            self.used.fetch_sub(1, Ordering::AcqRel);
-        }
+    fn word(self) -> u64 {
+        u64::from(self.seconds) << 32 | u64::from(self.taken) << 8 | u64::from(self.view)
+    }
+
+    /// Never 0. Numbers of requests are even, and 16 million of them apart the same thread's last open
+    /// is long over.
+    fn tag(request: u64) -> u32 {
+        let [low, middle, high, ..] = (request >> 1).to_le_bytes();
+        u32::from_le_bytes([low, middle, high | 0x80, 0])
     }
 }
 
@@ -254,21 +299,27 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_its_threads_own_until_it_is_cleared() {
+    fn a_mark_is_taken_by_one_request_of_its_thread_however_often_that_comes() {
         let (state, writers) = (state(), Writers::default());
         let marks = &state.shared().marks;
         let mark = Mark { view: 255, generation: 1 << 40 };
-        assert_eq!(marks.get(7), None);
+        assert_eq!((marks.get(7), marks.take(&writers, 7, 10)), (None, None));
         assert!(marks.set(&writers, 7, mark, Duration::from_secs(4)));
         assert!(marks.set(&writers, 7, mark, Duration::from_secs(5)));
-        assert_eq!(marks.used.load(Ordering::Relaxed), 1);
-        assert_eq!(marks.get(8), None);
-        marks.clear(&writers, 8);
+        assert_eq!((marks.get(8), marks.take(&writers, 8, 10)), (None, None));
         assert_eq!(marks.get(7), Some(mark));
-        marks.clear(&writers, 7);
-        marks.clear(&writers, 7);
-        assert_eq!(marks.get(7), None);
+        for _ in 0..3 {
+            assert_eq!(marks.take(&writers, 7, 10), Some(mark));
+            assert_eq!(marks.get(7), None, "it is taken");
+        }
+        assert_eq!(marks.used.load(Ordering::Relaxed), 1);
+        assert_eq!(marks.take(&writers, 7, 12), None);
+        assert_eq!(marks.take(&writers, 7, 10), None, "the thread has gone on");
         assert_eq!(marks.used.load(Ordering::Relaxed), 0, "looking costs a load again");
+        assert!(marks.set(&writers, 7, mark, Duration::from_secs(6)));
+        assert_eq!(marks.take(&writers, 7, 14), Some(mark));
+        assert!(marks.set(&writers, 7, mark, Duration::from_secs(6)), "told so once more");
+        assert_eq!(marks.take(&writers, 7, 16), Some(mark));
         assert!(!marks.set(&writers, 0, mark, Duration::ZERO), "a thread that we cannot name");
     }
 
@@ -280,6 +331,12 @@ mod tests {
         let early = Duration::from_secs(1);
         let full = (1..100_000).find(|thread| !marks.set(&writers, *thread, mark, early)).unwrap();
         assert!(full > 100, "{full}");
+        let taken = u32::try_from(
+            marks.table.window(full.into()).next().unwrap().key.load(Ordering::Relaxed),
+        );
+        assert_eq!(marks.take(&writers, taken.unwrap(), 10), Some(mark));
+        assert!(marks.set(&writers, full, mark, early), "in the place of one that is over");
+        let full = (full + 1..100_000).find(|it| !marks.set(&writers, *it, mark, early)).unwrap();
         let late = early + FORGOTTEN + Duration::from_secs(1);
         assert!(marks.set(&writers, full, mark, late));
         assert_eq!(marks.get(full), Some(mark));

@@ -13,7 +13,7 @@ use fuser::{
 use crate::fs::attribute::Attribute;
 use crate::fs::fault;
 use crate::fs::journal::Call;
-use crate::fs::{Attributes, Cache, Fs, Opened, Request};
+use crate::fs::{Attributes, Cache, Fs, Opened};
 
 /// What `stat` tells programs to read at a time, in bytes.
 pub(super) const BLOCK: u32 = 4096;
@@ -68,11 +68,6 @@ impl<R, F: Deref<Target = Fs>> Reply<R, F> {
     }
 
     pub(super) fn answer(mut self, answer: impl FnOnce(R)) {
-        self.write(answer);
-    }
-
-    /// Writes the answer; the request goes on to the end of this value.
-    fn write(&mut self, answer: impl FnOnce(R)) {
         if let Some(reply) = self.unanswered.take() {
             answer(reply);
         }
@@ -129,13 +124,9 @@ pub(super) fn attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
-pub(super) fn answer_open<F: Deref<Target = Fs>>(
-    mut reply: Reply<ReplyOpen, F>,
-    request: &Request,
-    opened: OpenResult,
-) {
+pub(super) fn answer_open(reply: Reply<ReplyOpen, impl Deref<Target = Fs>>, opened: OpenResult) {
     reply.fs.pass(fault::JUDGED);
-    reply.write(|reply| match opened {
+    reply.answer(|reply| match opened {
         Ok(Opened { handle, cache }) => {
             let cache = match cache {
                 Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
@@ -145,7 +136,6 @@ pub(super) fn answer_open<F: Deref<Target = Fs>>(
         }
         Err(errno) => reply.error(error(errno)),
     });
-    reply.fs.answered_open(request, &opened);
 }
 
 pub(super) fn answer_attribute(reply: ReplyXattr, attribute: Result<Attribute, nix::errno::Errno>) {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::reply::{OpenResult, Reply, answer_open};
 use crate::fs::interrupt::Interrupts;
-use crate::fs::{Fs, Request, fault};
+use crate::fs::{Fs, fault};
 
 /// The opens that wait, on a runtime.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl Waiters {
 
     pub(super) fn wait(
         &self,
-        request: Request,
+        thread: u32,
         opened: impl Future<Output = OpenResult> + Send + 'static,
         reply: Reply<ReplyOpen, Arc<Fs>>,
     ) {
@@ -51,14 +51,14 @@ impl Waiters {
         let (fs, unique) = (Arc::clone(&reply.fs), reply.unique);
         let task = async move {
             reply.fs.pass(fault::TASK);
-            let watch = interrupts.watch(request.caller.thread);
+            let watch = interrupts.watch(thread);
             let opened = tokio::select! {
                 biased;
                 opened = opened => opened,
                 () = dismissed.cancelled() => Err(nix::errno::Errno::ENOTCONN),
                 () = watch.interrupted() => Err(nix::errno::Errno::EINTR),
             };
-            answer_open(reply, &request, opened);
+            answer_open(reply, opened);
         };
         let mut task = Box::pin(task);
         let task = poll_fn(move |context| fs.work(unique, || task.as_mut().poll(context)));
