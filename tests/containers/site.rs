@@ -83,6 +83,8 @@ pub struct Site {
 impl Site {
     pub fn new(life: Duration) -> Self {
         let dir = TestDir::new();
+        // Before the network of the test's own, in which no package can be downloaded.
+        cached_root("python", &dir);
         open_fuse_device(&dir);
         // crun gives what it finds as standard input to the container's user, the machine's too.
         own_null(&dir);
@@ -111,11 +113,7 @@ impl Site {
 
     /// The same without the program, of this name in `scripts/rootfs`.
     pub fn bare_root(&self, recipe: &str, name: &str) -> PathBuf {
-        let mut make = tool(project("scripts/rootfs").to_str().unwrap());
-        // Made once, and kept for the next tests.
-        make.arg(recipe).env("HOME", home());
-        let printed = run(make, &self.dir, secs(300)).ok();
-        let lower = printed.trim();
+        let lower = cached_root(recipe, &self.dir);
         let [upper, work, root] =
             ["upper", "work", "root"].map(|part| self.dir.folder(&format!("{name}-{part}")));
         let options =
@@ -177,6 +175,13 @@ fn own_null(dir: &TestDir) {
     fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
     let plain = None::<&str>;
     mount(Some(&node), "/dev/null", plain, MsFlags::MS_BIND, plain).unwrap();
+}
+
+/// The directory of a root file system, made by the first test that asks and kept for all others.
+fn cached_root(recipe: &str, dir: &TestDir) -> String {
+    let mut make = tool(project("scripts/rootfs").to_str().unwrap());
+    make.arg(recipe).env("HOME", home());
+    run(make, dir, secs(300)).ok().trim().to_owned()
 }
 
 #[expect(clippy::disallowed_methods, reason = "where scripts/rootfs keeps what it made")]
