@@ -41,6 +41,9 @@ pub enum FetchErrorKind {
     Redirected,
     /// The token was dead, or as good as dead, when it came.
     BornExpired,
+    /// The token is alive by the platform's clock, and dead by this machine's or by what earlier
+    /// tokens prove: one of the clocks is wrong.
+    ClocksDisagree,
     /// The source keeps giving a token that a consumer said was refused.
     Rejected,
     /// https was asked for, and there is no CA certificate on this machine to check it with.
@@ -60,7 +63,7 @@ pub struct Explanation {
 
 impl FetchErrorKind {
     /// Every kind, for tests and docs.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotConfigured,
         Self::NotRegistered,
         Self::BearerUnusable,
@@ -74,6 +77,7 @@ impl FetchErrorKind {
         Self::BadAnswer,
         Self::Redirected,
         Self::BornExpired,
+        Self::ClocksDisagree,
         Self::Rejected,
         Self::NoCertificates,
         Self::Panicked,
@@ -96,6 +100,7 @@ impl FetchErrorKind {
             Self::BadAnswer => "bad_answer",
             Self::Redirected => "redirected",
             Self::BornExpired => "born_expired",
+            Self::ClocksDisagree => "clocks_disagree",
             Self::Rejected => "rejected",
             Self::NoCertificates => "no_certificates",
             Self::Panicked => "panicked",
@@ -114,6 +119,7 @@ impl FetchErrorKind {
             | Self::RateLimited
             | Self::BadAnswer
             | Self::BornExpired
+            | Self::ClocksDisagree
             | Self::Rejected
             | Self::Panicked => true,
             Self::NotConfigured
@@ -145,6 +151,7 @@ impl FetchErrorKind {
             | Self::RateLimited
             | Self::BadAnswer
             | Self::BornExpired
+            | Self::ClocksDisagree
             | Self::Panicked => false,
         }
     }
@@ -203,6 +210,10 @@ impl FetchErrorKind {
             Self::BornExpired => (
                 "the source gave a token that had already expired",
                 "check the platform's clock and its token cache",
+            ),
+            Self::ClocksDisagree => (
+                "the platform's clock and this machine's disagree, and by one of them the token has expired",
+                "compare `date -u` here and on the platform's machine, and set the wrong clock",
             ),
             Self::Rejected => (
                 "the source keeps giving a token that was refused",

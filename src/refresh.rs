@@ -52,8 +52,11 @@ pub struct Snapshot {
     pub attempts: u64,
     /// Fetches that brought a new token.
     pub fetches: u64,
-    /// How much the platform's clock was seen to run behind the issuer's.
+    /// How much later it was for the issuer than by the platform's clock, at its last answer: what
+    /// lives are shortened by.
     pub skew: Duration,
+    /// The tokens prove it, and not only this machine's clock.
+    pub skew_is_proved: bool,
     /// How far the platform's clock was ahead of this machine's at its last answer, in seconds.
     pub clock_ahead: Option<i64>,
     /// The platform was seen to give the same token twice: it caches.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::FetchError;
 use crate::secret::Secret;
 use crate::time::{Clock, Now};
-use crate::token::Life;
+use crate::token::Term;
 
 pub mod http;
 mod watch;
@@ -62,8 +62,8 @@ pub struct Fetched {
     /// When the request was sent (for a token that was there before us: since when it counts). With
     /// an assumed life the source decides it anew each time, also for the same token.
     pub issued: Now,
-    /// Its life, counted from `issued`, by the issuer's clock. The engine still cuts it.
-    pub life: Life,
+    /// What the issuer says of its life. How long that is, the engine judges.
+    pub term: Term,
 }
 
 /// Something that gives tokens.
@@ -84,8 +84,8 @@ pub trait Source: Send + Sync + 'static {
     }
 
     /// How far the clock of whoever answers was ahead of this machine's wall clock at the last
-    /// answer, in seconds, to a second or two; negative where it was behind. Lives are reckoned
-    /// without this machine's clock, so it only explains what people see.
+    /// answer, in seconds, to a second or two; negative where it was behind. It explains to people
+    /// what the engine makes of the clocks.
     fn clock_ahead(&self) -> Option<i64> {
         None
     }

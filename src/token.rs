@@ -35,6 +35,23 @@ impl Life {
     }
 }
 
+/// What a source says of the life of a token that it gives, before any clocks are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// It ends at a time of the issuer's clock.
+    Until {
+        /// That time, since the Unix epoch.
+        expires_at: Duration,
+        /// The clock of whoever answered, since the Unix epoch, at the latest that it can have shown
+        /// when it answered; `None` where it did not tell.
+        server: Option<Duration>,
+    },
+    /// It lasts this long, counted from the request.
+    For(Duration),
+    /// The issuer said nothing; it is taken to be this long.
+    Assumed(Duration),
+}
+
 /// One token of one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {

@@ -56,6 +56,11 @@ pub enum Fault {
     NoDate,
     /// The right answer with a `Date` header that is this many seconds ahead.
     DateOff(i64),
+    /// The right answer with a second `Date` header that is this many seconds ahead.
+    TwoDates(i64),
+    /// The right answer with a `Date` header that is this many seconds old, and an `Age` of as many, as
+    /// an HTTP cache repeats it.
+    Age(u64),
     /// The newest token once more, dead or alive.
     Repeat,
     /// The token under the key `access_token` instead of `token`.
@@ -108,6 +113,8 @@ impl FromStr for Fault {
                 Self::Slow(Duration::from_millis(millis.parse().map_err(|_| unknown())?))
             }
             ("date-off", seconds) => Self::DateOff(seconds.parse().map_err(|_| unknown())?),
+            ("two-dates", seconds) => Self::TwoDates(seconds.parse().map_err(|_| unknown())?),
+            ("age", seconds) => Self::Age(seconds.parse().map_err(|_| unknown())?),
             _ => return Err(unknown()),
         })
     }
@@ -138,6 +145,8 @@ impl fmt::Display for Fault {
             Self::RedirectLoop => f.write_str("redirect-loop"),
             Self::NoDate => f.write_str("no-date"),
             Self::DateOff(seconds) => write!(f, "date-off:{seconds}"),
+            Self::TwoDates(seconds) => write!(f, "two-dates:{seconds}"),
+            Self::Age(seconds) => write!(f, "age:{seconds}"),
             Self::Repeat => f.write_str("repeat"),
             Self::OtherKey => f.write_str("other-key"),
             Self::NoExpiry => f.write_str("no-expiry"),
@@ -264,7 +273,8 @@ mod tests {
         let words = "status:503 retry-after:3 hang slow:250 close reset cut html truncated \
                      empty-token newline-token nul-token born-expired huge redirect-elsewhere \
                      redirect-same no-date date-off:-7200 repeat other-key no-expiry \
-                     retry-after-date:60 rate-limit:60 huge-stream redirect-loop";
+                     retry-after-date:60 rate-limit:60 huge-stream redirect-loop \
+                     two-dates:-1800 age:30";
         for word in words.split_whitespace() {
             assert_eq!(word.parse::<Fault>().unwrap().to_string(), word);
         }

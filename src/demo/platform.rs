@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hyper::header::{AUTHORIZATION, HeaderValue, LOCATION};
+use hyper::header::{AGE, AUTHORIZATION, HeaderValue, LOCATION};
 use hyper::{HeaderMap, Response, StatusCode};
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -161,6 +161,13 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
         Fault::RedirectSame => redirect(&format!("{MOVED}{path}")),
         Fault::NoDate => with_date(token(&ledger.issue()), DateHeader::Missing),
         Fault::DateOff(seconds) => with_date(token(&ledger.issue()), DateHeader::Off(seconds)),
+        Fault::TwoDates(seconds) => with_date(token(&ledger.issue()), DateHeader::Two(seconds)),
+        Fault::Age(seconds) => {
+            let behind = i64::try_from(seconds).map_or(i64::MIN, i64::wrapping_neg);
+            let mut response = with_date(token(&ledger.issue()), DateHeader::Off(behind));
+            response.headers_mut().insert(AGE, HeaderValue::from(seconds));
+            response
+        }
         Fault::Repeat => token(&ledger.repeat()),
         Fault::OtherKey => {
             let issued = ledger.issue();

@@ -63,6 +63,8 @@ pub(super) enum DateHeader {
     Missing,
     /// Seconds ahead of the platform's clock.
     Off(i64),
+    /// One that is right, and one that is off.
+    Two(i64),
 }
 
 /// The sockets, bound but not served yet.
@@ -319,16 +321,16 @@ impl Shared {
 }
 
 /// Sets `Date`, cut to seconds (RFC 9110 §5.6.7), unless ordered otherwise.
-fn dated(mut response: Response<Body>, mut date: Timestamp) -> Response<Body> {
-    match response.extensions_mut().remove::<DateHeader>() {
-        Some(DateHeader::Missing) => return response,
-        Some(DateHeader::Off(seconds)) => {
-            date = date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
-        }
-        None => {}
-    }
-    if let Some(date) = http_date(date) {
-        response.headers_mut().insert(DATE, date);
+fn dated(mut response: Response<Body>, date: Timestamp) -> Response<Body> {
+    let off = |seconds| date.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(date);
+    let dates = match response.extensions_mut().remove::<DateHeader>() {
+        Some(DateHeader::Missing) => vec![],
+        Some(DateHeader::Off(seconds)) => vec![off(seconds)],
+        Some(DateHeader::Two(seconds)) => vec![date, off(seconds)],
+        None => vec![date],
+    };
+    for date in dates.into_iter().filter_map(http_date) {
+        response.headers_mut().append(DATE, date);
     }
     response
 }

@@ -46,7 +46,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 4;
+const LAYOUT: u64 = 5;
 
 /// The whole mapping. Its bytes are valid for every bit pattern, also all zeros.
 #[repr(C)]
@@ -399,6 +399,8 @@ impl Drop for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refresh::policy::Clocks;
+    use crate::refresh::policy::clocks::Seen;
     use crate::secret::{Fingerprint, Secret};
     use crate::token::{Life, Token};
 
@@ -479,6 +481,20 @@ mod tests {
         assert!(rest.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 
+    fn learnt_clocks() -> Clocks {
+        let seen = |n: u32| {
+            let fingerprint = Fingerprint::from_u32(n);
+            let end = 1_780_000_000_000_000_000 + u64::from(n);
+            Some(Seen { fingerprint, end, proves_lag: n == 1, doubted: n == 2 })
+        };
+        let mut clocks =
+            Clocks { anchor: Some(now()), next: 3, lag: SECOND * 600, ..Clocks::default() };
+        for (n, place) in (0..3).zip(&mut clocks.seen) {
+            *place = seen(n);
+        }
+        clocks
+    }
+
     #[test]
     fn another_process_finds_everything() {
         let state = state();
@@ -488,7 +504,7 @@ mod tests {
             not_before: SECOND * 7,
             next_refresh: Some(SECOND * 9),
             rejected: Some((Fingerprint::of(b"ghs_b"), now(), SECOND * 115)),
-            skew: SECOND * 600,
+            clocks: learnt_clocks(),
             repeats: true,
             last_open: Some(SECOND),
         };

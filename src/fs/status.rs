@@ -156,7 +156,8 @@ pub struct TokenStatus {
     /// What is good to know.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// How much the platform's clock was seen to run behind the issuer's.
+    /// How much later it was for the issuer than by the platform's clock at its last answer, as far
+    /// as this machine's clock or the tokens tell: what lives are shortened by.
     #[serde(default)]
     pub clock_skew_seconds: u64,
     /// How far the platform's clock was ahead of this machine's at its last answer; negative where

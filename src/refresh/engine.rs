@@ -278,7 +278,7 @@ impl Engine {
             Ok(fetched) => Answer::Token {
                 fingerprint: fetched.secret.fingerprint(),
                 issued: fetched.issued,
-                life: fetched.life,
+                term: fetched.term,
             },
             Err(error) => Answer::Failed { kind: error.kind, retry_after: error.retry_after },
         };
@@ -288,7 +288,7 @@ impl Engine {
             Some(Settled::Failed(kind)) => {
                 let error = match &result {
                     Err(error) if error.kind == kind => error.clone(),
-                    _ => FetchError::new(self.name(place), kind, ""),
+                    _ => FetchError::new(self.name(place), kind, self.why(kind)),
                 };
                 self.note_failure(place, error, &now);
             }
@@ -303,6 +303,14 @@ impl Engine {
             self.publish_again("its expiry changed", &now);
         }
         self.execute(decision, &now);
+    }
+
+    /// The particulars of a judgement of the policy.
+    fn why(&self, kind: FetchErrorKind) -> String {
+        match (kind, self.policy.reading()) {
+            (FetchErrorKind::ClocksDisagree, Some(reading)) => reading.to_string(),
+            _ => String::new(),
+        }
     }
 
     /// Anything but an answer happened.
@@ -466,6 +474,7 @@ impl Engine {
             snapshot.next = policy.next(now);
             snapshot.fetching = policy.fetching();
             snapshot.skew = policy.skew();
+            snapshot.skew_is_proved = policy.skew_is_proved();
             snapshot.clock_ahead = clock_ahead;
             snapshot.repeats = policy.repeats();
             snapshot.fallback = policy.held().is_some_and(|held| held.source > 0);

@@ -14,16 +14,20 @@ use rand::Rng;
 
 use crate::error::FetchErrorKind;
 use crate::refresh::Rejection;
+use crate::refresh::policy::clocks::Exchange;
 use crate::refresh::store::Progress;
+use crate::secret::Fingerprint;
 use crate::time::Now;
-use crate::token::Life;
+use crate::token::{Life, Term};
 
+pub mod clocks;
 mod due;
 mod event;
 #[cfg(test)]
 mod tests;
 pub mod windows;
 
+pub use clocks::{Clocks, Reading};
 pub use event::{Answer, Decision, Event, Held, Publish, Rules, Settled, SourceRules, Verdict};
 pub use windows::Windows;
 
@@ -81,7 +85,9 @@ pub struct Policy {
     /// Wall clock minus boot clock, in milliseconds, as of the plan and of the publication.
     planned_offset: i64,
     published_offset: i64,
-    skew: Duration,
+    clocks: Clocks,
+    /// What the clocks said of the last answer that gave a token with an expiry.
+    reading: Option<Box<Reading>>,
     repeats: bool,
     asked: bool,
     last_open: Option<Duration>,
@@ -103,7 +109,8 @@ impl Policy {
             started: true,
             planned_offset: offset(now),
             published_offset: offset(now),
-            skew: Duration::ZERO,
+            clocks: Clocks::default(),
+            reading: None,
             repeats: false,
             asked: false,
             last_open: prefetch.then_some(now.boot),
@@ -122,7 +129,7 @@ impl Policy {
     #[must_use]
     pub fn resume(rules: Arc<Rules>, held: Option<Held>, saved: &Progress, now: &Now) -> Self {
         let mut policy = Self::new(rules, now);
-        policy.skew = saved.skew;
+        policy.clocks = saved.clocks;
         policy.repeats = saved.repeats;
         if let Some(at) = saved.last_open {
             policy.note_open(at);
@@ -173,7 +180,7 @@ impl Policy {
                 .rejection()
                 .or_else(|| self.sources.iter().find_map(|state| state.rejection.as_deref()))
                 .map(|r| (r.fingerprint, r.at, r.withheld_until)),
-            skew: self.skew,
+            clocks: self.clocks,
             repeats: self.repeats,
             last_open: self.last_open.filter(|_| self.asked),
         }
@@ -288,8 +295,8 @@ impl Policy {
         state.in_flight = false;
         match answer {
             Answer::Failed { kind, retry_after } => self.fail(source, kind, retry_after, now, rng),
-            Answer::Token { fingerprint, issued, life } => {
-                let life = self.judge_life(source, life, now.elapsed_since(&issued));
+            Answer::Token { fingerprint, issued, term } => {
+                let life = self.judge_term(source, fingerprint, term, &issued, now);
                 let offer = Held { fingerprint, source, issued, life };
                 match self.held {
                     // From a better source the same token is a better token: its life is known.
@@ -302,31 +309,52 @@ impl Policy {
         }
     }
 
-    /// Cuts a life to what the issuer can have given, and learns from the excess: it is the
-    /// difference between the platform's clock and the issuer's, less what the answer `took` and
-    /// what the cut of times to seconds hides. All of that is subtracted from later lives, or a
-    /// short one would be taken for longer than it is.
-    fn judge_life(&mut self, source: usize, life: Life, took: Duration) -> Life {
-        let Some(max) = self.rules.sources.get(source).and_then(|rules| rules.max_life) else {
-            return life;
-        };
-        match life {
-            Life::Known(said) => {
-                if let Some(excess) = said.checked_sub(max).filter(|excess| !excess.is_zero()) {
-                    // A suspend is no part of the answer's way.
-                    let hidden = took.min(self.rules.windows.fetch_timeout) + windows::SKEW_MARGIN;
-                    self.skew = self.skew.max(excess.saturating_add(hidden));
-                }
-                Life::Known(said.saturating_sub(self.skew).min(max))
+    /// What a source says of a life, by the clocks, and cut to what the issuer can have given.
+    fn judge_term(
+        &mut self,
+        source: usize,
+        fingerprint: Fingerprint,
+        term: Term,
+        issued: &Now,
+        now: &Now,
+    ) -> Life {
+        let longest = self.rules.sources.get(source).and_then(|rules| rules.max_life);
+        let life = match term {
+            Term::Until { expires_at, server } => {
+                let exchange = Exchange {
+                    sent: *issued,
+                    received: *now,
+                    server,
+                    timeout: self.rules.windows.fetch_timeout,
+                };
+                let reading = self.clocks.judge(fingerprint, expires_at, &exchange, longest);
+                self.reading = Some(Box::new(reading));
+                Life::Known(reading.life())
             }
-            Life::Assumed(_) => life.at_most(max),
+            Term::For(life) => {
+                self.reading = None;
+                Life::Known(life)
+            }
+            Term::Assumed(life) => Life::Assumed(life),
+        };
+        longest.map_or(life, |longest| life.at_most(longest))
+    }
+
+    /// Why a token that just came cannot be served for its age.
+    fn too_old(&self, offer: &Held) -> FetchErrorKind {
+        let least = self.min_life_of(offer.life);
+        match &self.reading {
+            Some(reading) if offer.source == 0 && reading.lives_by_the_server(least) => {
+                FetchErrorKind::ClocksDisagree
+            }
+            _ => FetchErrorKind::BornExpired,
         }
     }
 
     fn came_new(&mut self, offer: Held, now: &Now, rng: &mut impl Rng) -> Decision {
         let source = offer.source;
         if !self.would_be_alive(&offer, now) {
-            return self.fail(source, FetchErrorKind::BornExpired, None, now, rng);
+            return self.fail(source, self.too_old(&offer), None, now, rng);
         }
         if let Some(mut rejection) = self.rejection_of(&offer) {
             let mut decision = self.fail(source, FetchErrorKind::Rejected, None, now, rng);
@@ -362,7 +390,12 @@ impl Policy {
         let source = offer.source;
         let is_renewed = held.source == source && matches!(offer.life, Life::Assumed(_));
         let rejected = self.rejection_of(&offer).is_some();
-        let known = if is_renewed && !rejected { offer } else { confirmed(held, offer, now) };
+        let is_judged_anew = self.reading.as_ref().is_some_and(|reading| reading.lifts_doubt);
+        let known = if (is_renewed && !rejected) || (is_judged_anew && held.source == source) {
+            offer
+        } else {
+            confirmed(held, offer, now)
+        };
         self.held = Some(known);
         let moved = known.left(now).abs_diff(held.left(now)) > windows::WALL_JUMP;
         let failure = if rejected {
@@ -370,7 +403,7 @@ impl Policy {
         } else if known.left(now).is_zero()
             || ((is_renewed || source > held.source) && !self.alive(now))
         {
-            Some(FetchErrorKind::BornExpired)
+            Some(self.too_old(&offer))
         } else {
             None
         };

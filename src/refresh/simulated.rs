@@ -14,7 +14,7 @@ use crate::refresh::timer::Timer;
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::{Clock, Now};
-use crate::token::Life;
+use crate::token::Term;
 
 /// Both clocks and their timer. Clones share the time.
 #[derive(Debug, Clone)]
@@ -98,6 +98,9 @@ impl Timer for SimulatedTime {
 pub enum Scripted {
     /// A token with these bytes and this life from now on.
     Token(String, Duration),
+    /// A token with these bytes that expires this long after the time that its `Date` tells, which
+    /// is this machine's and so many seconds.
+    Dated(String, Duration, i64),
     /// A token whose bytes no answer had before.
     NewToken(Duration),
     /// A token whose life nobody knows, taken to be this long.
@@ -201,16 +204,24 @@ impl Source for ScriptedSource {
                 tokio::time::sleep(delay).await;
                 answer = *inner;
             }
-            let token = |bytes: String, life: Life| match Secret::new(bytes.into_bytes()) {
-                Ok(secret) => Ok(Fetched { secret, issued, life }),
+            let token = |bytes: String, term: Term| match Secret::new(bytes.into_bytes()) {
+                Ok(secret) => Ok(Fetched { secret, issued, term }),
                 Err(error) => Err(self.error(FetchErrorKind::BadAnswer, &error.to_string())),
             };
             match answer {
-                Scripted::Token(bytes, life) => token(bytes, Life::Known(life)),
-                Scripted::AssumedToken(bytes, life) => token(bytes, Life::Assumed(life)),
+                Scripted::Token(bytes, life) => token(bytes, Term::For(life)),
+                Scripted::Dated(bytes, life, ahead) => {
+                    let by = Duration::from_secs(ahead.unsigned_abs());
+                    let wall = self.0.clock.now().wall;
+                    let date =
+                        if ahead < 0 { wall.saturating_sub(by) } else { wall.saturating_add(by) };
+                    let server = Some(date.saturating_add(Duration::from_secs(1)));
+                    token(bytes, Term::Until { expires_at: date.saturating_add(life), server })
+                }
+                Scripted::AssumedToken(bytes, life) => token(bytes, Term::Assumed(life)),
                 Scripted::NewToken(life) => {
                     let number = self.0.made.fetch_add(1, Ordering::Relaxed);
-                    token(format!("ghs_{}_{number}", self.0.name), Life::Known(life))
+                    token(format!("ghs_{}_{number}", self.0.name), Term::For(life))
                 }
                 Scripted::Fail(kind) => Err(self.error(kind, "as scripted")),
                 Scripted::FailFor(kind, wish) => {

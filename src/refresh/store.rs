@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::refresh::policy::Clocks;
 use crate::secret::Fingerprint;
 use crate::source::BoxFuture;
 use crate::time::Now;
@@ -31,8 +32,8 @@ pub struct Progress {
     /// The fingerprint that a consumer rejected, when it did so, and until when it is withheld (boot
     /// clock).
     pub rejected: Option<(Fingerprint, Now, Duration)>,
-    /// How much the platform's clock was seen to run behind the issuer's.
-    pub skew: Duration,
+    /// What was learnt about the clocks.
+    pub clocks: Clocks,
     /// The platform was seen to give the same token twice.
     pub repeats: bool,
     /// The last open (boot clock).

@@ -10,7 +10,7 @@ use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::{Clock, Now};
-use crate::token::Life;
+use crate::token::Term;
 
 const NAME: &str = "env";
 
@@ -95,7 +95,7 @@ impl Env {
         } else {
             now
         };
-        Ok(Fetched { secret, issued, life: Life::Assumed(life) })
+        Ok(Fetched { secret, issued, term: Term::Assumed(life) })
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
         clock.advance(MINUTE * 59);
         let fetched = env.fetch().await.unwrap();
         assert_eq!(fetched.issued, start);
-        assert_eq!(fetched.life, Life::Assumed(MINUTE * 60));
+        assert_eq!(fetched.term, Term::Assumed(MINUTE * 60));
 
         clock.advance(MINUTE);
         let error = env.fetch().await.unwrap_err();

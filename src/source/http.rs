@@ -15,11 +15,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    ACCEPT, AGE, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
     RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, redirect};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
@@ -36,6 +36,9 @@ const REDIRECTS: usize = 3;
 /// The longest wish of a server that is heeded: a mistaken header must not silence us for ever.
 /// GitHub's rate limits are reset within the hour.
 const LONGEST_WISH: Duration = Duration::from_hours(1);
+
+/// `Date` is cut to seconds: the server's clock was up to this much further.
+const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
 const USER_AGENT: &str = concat!("molecule-tokenfs/", env!("CARGO_PKG_VERSION"));
 
@@ -58,10 +61,12 @@ pub struct Http {
 pub struct Answer {
     /// When the request was sent.
     pub issued: Now,
-    /// The server's clock when it answered: `Date`, which is cut to seconds (RFC 9110 §6.6.1).
-    pub date: Option<Timestamp>,
-    /// The media type that the server claims, without parameters; for messages.
-    pub content_type: Option<String>,
+    /// The server's clock when it answered, since the Unix epoch, at the latest that it can have
+    /// shown: `Date` (RFC 9110 §6.6.1), the end of its second, and the `Age` that a cache adds to it
+    /// (RFC 9111 §5.1). `None` where there is no `Date`, where it is no date, and where there are two.
+    pub server: Option<Duration>,
+    /// The media type that the server claims, for messages.
+    pub content_type: &'static str,
     /// The body; it may hold a token anywhere, and is wiped when dropped.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -103,9 +108,9 @@ impl Http {
                 .header(AUTHORIZATION, self.authorization(bearer)?)
                 .send()
                 .await
-                .map_err(|error| self.no_answer(&url, error))?;
+                .map_err(|error| self.no_answer(first, error))?;
             match response.status() {
-                StatusCode::OK => return self.read(&url, issued, response).await,
+                StatusCode::OK => return self.read(first, issued, response).await,
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
@@ -113,7 +118,7 @@ impl Http {
                 | StatusCode::PERMANENT_REDIRECT => {
                     url = self.redirection(&url, response.headers())?;
                 }
-                status => return Err(self.refused(&url, status, response.headers(), issued)),
+                status => return Err(self.refused(first, status, response.headers(), issued)),
             }
         }
         Err(self.error(
@@ -183,22 +188,26 @@ impl Http {
         Ok(value)
     }
 
+    /// Where a redirect leads. No error repeats a byte of `Location`: the server could have put our
+    /// bearer into it, even as the name of a host.
     fn redirection(&self, from: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
+        let here = origin(from);
         let target = headers
             .get(LOCATION)
             .and_then(|location| location.to_str().ok())
             .and_then(|location| from.join(location).ok())
             .ok_or_else(|| {
-                self.error(
-                    FetchErrorKind::BadAnswer,
-                    format!("{} redirects to nowhere", shown(from)),
-                )
+                self.error(FetchErrorKind::BadAnswer, format!("{here} redirects to nowhere"))
             })?;
         if target.origin() != from.origin() {
-            return Err(self.error(
-                FetchErrorKind::Redirected,
-                format!("{} redirects to {}", shown(from), origin(&target)),
-            ));
+            let is_web = matches!(target.scheme(), "http" | "https");
+            let there = if is_web && target.host_str() == from.host_str() {
+                origin(&target)
+            } else {
+                "another host".to_owned()
+            };
+            let detail = format!("{here} redirects to {there}");
+            return Err(self.error(FetchErrorKind::Redirected, detail));
         }
         Ok(plain(target))
     }
@@ -220,10 +229,11 @@ impl Http {
         if announced > BODY_LIMIT {
             return Err(too_large());
         }
-        let date = server_date(response.headers());
+        let server = server_time(response.headers());
         let content_type = content_type(response.headers());
         let mut body = Zeroizing::new(Vec::with_capacity(announced));
-        let mut pieces = Vec::new();
+        // Each chunk is dropped once it is copied: a body may come in a million of them, and each
+        // would keep its own bookkeeping.
         while let Some(chunk) =
             response.chunk().await.map_err(|error| self.no_answer(url, error))?
         {
@@ -231,16 +241,8 @@ impl Http {
                 return Err(too_large());
             }
             append(&mut body, &chunk);
-            pieces.push(chunk);
         }
-        // With the response gone the pieces alone hold the buffer that was read into.
-        drop(response);
-        for piece in pieces {
-            if let Ok(mut piece) = piece.try_into_mut() {
-                piece.zeroize();
-            }
-        }
-        Ok(Answer { issued, date, content_type, body })
+        Ok(Answer { issued, server, content_type, body })
     }
 
     /// What a status says that is neither success nor redirect. The body is not looked at: it may
@@ -341,13 +343,18 @@ fn origin(url: &Url) -> String {
     }
 }
 
-/// What an error comes from in the end: the system's or the TLS library's own words.
+/// What an error comes from in the end: the system's or the TLS library's own words, without the names
+/// in a server's certificate that the latter adds.
 fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    let mut words = cause.to_string();
+    if let Some(end) = words.find("; certificate is only valid for") {
+        words.truncate(end);
+    }
+    words
 }
 
 /// Appends to a buffer that holds a secret, without leaving a copy behind where it grows.
@@ -365,17 +372,49 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }
 
+/// `Date`, if there is one. Two that differ are none.
 fn server_date(headers: &HeaderMap) -> Option<Timestamp> {
-    text(headers, &DATE).and_then(parse_http_date)
+    let mut dates = headers.get_all(DATE).iter().map(|date| parse_http_date(date.to_str().ok()?));
+    let first = dates.next()??;
+    dates.all(|other| other == Some(first)).then_some(first)
 }
 
-/// Only what can be a media type (RFC 9110 §8.3.1) is repeated, and not much of it.
-fn content_type(headers: &HeaderMap) -> Option<String> {
-    let media_type = text(headers, &CONTENT_TYPE)?.split(';').next()?.trim();
-    let is_media_type = media_type.len() <= 64
-        && media_type.contains('/')
-        && media_type.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+-.".contains(&b));
-    is_media_type.then(|| media_type.to_ascii_lowercase())
+/// See [`Answer::server`].
+fn server_time(headers: &HeaderMap) -> Option<Duration> {
+    let date = Duration::try_from(server_date(headers)?.as_duration()).unwrap_or_default();
+    Some(date.saturating_add(DATE_RESOLUTION).saturating_add(age(headers)))
+}
+
+/// For how long a cache has kept the answer: the longest that any of them says. What is no number is
+/// ignored, as RFC 9111 §5.1 wants it.
+fn age(headers: &HeaderMap) -> Duration {
+    let lines = headers.get_all(AGE).iter().filter_map(|line| line.to_str().ok());
+    let ages = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let is_number = |age: &&str| !age.is_empty() && age.bytes().all(|b| b.is_ascii_digit());
+    // Too many digits for a number are a very long time, too (§1.2.2).
+    let seconds = ages.filter(is_number).map(|age| age.parse().unwrap_or(u64::MAX));
+    Duration::from_secs(seconds.max().unwrap_or_default())
+}
+
+/// The media types that are worth a word in a message. No other is repeated: a server could have put
+/// our bearer into it.
+const MEDIA_TYPES: [&str; 7] = [
+    "application/json",
+    "application/octet-stream",
+    "application/problem+json",
+    "application/xml",
+    "text/html",
+    "text/plain",
+    "text/xml",
+];
+
+fn content_type(headers: &HeaderMap) -> &'static str {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return "no content type" };
+    let claimed = value.to_str().ok().and_then(|value| value.split(';').next()).map(str::trim);
+    MEDIA_TYPES
+        .into_iter()
+        .find(|known| claimed.is_some_and(|claimed| claimed.eq_ignore_ascii_case(known)))
+        .unwrap_or("an unusual content type")
 }
 
 /// How long the server wants to be left alone: `Retry-After` (RFC 9110 §10.2.3), or the reset of a
@@ -520,14 +559,15 @@ mod tests {
         for (location, shown) in [
             ("https://host/c", "https://host"),
             ("http://host:8080/c", "http://host:8080"),
-            ("http://host.example/c", "http://host.example"),
-            ("http://host@evil/c?token", "http://evil"),
-            ("//evil", "http://evil"),
-            ("file:///etc/passwd", "file:…"),
+            ("http://host.example/c", "another host"),
+            ("http://host@evil/c?token", "another host"),
+            ("//evil", "another host"),
+            ("file:///etc/passwd", "another host"),
+            ("canary://host/", "another host"),
         ] {
             let error = follow(location).unwrap_err();
             assert_eq!(error.kind, FetchErrorKind::Redirected, "{location}");
-            assert_eq!(error.detail, format!("http://host/a/b redirects to {shown}"));
+            assert_eq!(error.detail, format!("http://host redirects to {shown}"));
         }
         assert_eq!(follow("http://[").unwrap_err().kind, FetchErrorKind::BadAnswer);
         assert_eq!(
@@ -553,12 +593,62 @@ mod tests {
     }
 
     #[test]
-    fn only_a_media_type_is_repeated() {
+    fn only_a_known_media_type_is_repeated() {
         let of = |value: &str| content_type(&headers(&[("content-type", value)]));
-        assert_eq!(of("Text/HTML; charset=utf-8").as_deref(), Some("text/html"));
-        assert_eq!(of("ghs_secret"), None);
-        assert_eq!(of("a/b c"), None);
-        assert_eq!(of(&format!("a/{}", "b".repeat(64))), None);
+        assert_eq!(of("Text/HTML; charset=utf-8"), "text/html");
+        for unknown in ["ghs_secret", "application/ghs_secret", "a/b c", "", "text/html/ghs"] {
+            assert_eq!(of(unknown), "an unusual content type", "{unknown}");
+        }
+        assert_eq!(content_type(&HeaderMap::new()), "no content type");
+    }
+
+    #[test]
+    fn the_names_in_a_certificate_are_not_repeated() {
+        let said = "invalid peer certificate: certificate not valid for name \"a\"; certificate \
+                    is only valid for DnsName(\"canary\")";
+        let shown = root_cause(&std::io::Error::other(said.to_owned()));
+        assert_eq!(shown, "invalid peer certificate: certificate not valid for name \"a\"");
+    }
+
+    #[test]
+    fn the_servers_clock_is_its_date_and_what_caches_add() {
+        const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let seconds = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            server_time(&headers).map(|time| time.as_secs())
+        };
+        let at = |second: u64| Some(784_111_778 + second);
+        assert_eq!(seconds(&[DATE]), at(0));
+        for (age, added) in [
+            ("0", 0),
+            ("30", 30),
+            (" 30 ", 30),
+            ("30, 40", 40),
+            ("-1", 0),
+            ("1.5", 0),
+            ("", 0),
+            ("soon", 0),
+            ("+3", 0),
+        ] {
+            assert_eq!(seconds(&[DATE, ("age", age)]), at(added), "{age:?}");
+        }
+        assert_eq!(seconds(&[DATE, ("age", "30"), ("age", "40"), ("age", "x")]), at(40));
+        let endless = "99999999999999999999999999";
+        assert_eq!(seconds(&[DATE, ("age", endless)]), Some(u64::MAX));
+        assert_eq!(seconds(&[DATE, DATE]), at(0), "said twice");
+        for dates in [
+            [DATE, ("date", "Sun, 06 Nov 1994 08:49:38 GMT")],
+            [("date", "Sun, 06 Nov 1994 08:49:38 GMT"), DATE],
+            [DATE, ("date", "now")],
+            [("date", "now"), DATE],
+        ] {
+            assert_eq!(seconds(&dates), None, "{dates:?}");
+        }
+        assert_eq!(seconds(&[("age", "30")]), None);
+        assert_eq!(seconds(&[("date", "Thu, 01 Jan 1970 00:00:00 GMT")]), Some(1));
     }
 
     #[test]

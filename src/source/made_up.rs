@@ -11,7 +11,7 @@ use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
-use crate::token::Life;
+use crate::token::Term;
 
 /// The lengths of the tail go through all values below this one, so that the size changes with every
 /// token.
@@ -68,7 +68,7 @@ impl Source for MadeUp {
             let secret = Secret::new(Self::token(number).into_bytes()).map_err(|error| {
                 FetchError::new(self.name(), FetchErrorKind::BadAnswer, error.to_string())
             })?;
-            Ok(Fetched { secret, issued, life: Life::Known(self.config.life) })
+            Ok(Fetched { secret, issued, term: Term::For(self.config.life) })
         })
     }
 }

@@ -15,17 +15,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::{Secret, SecretError};
-use crate::source::http::{self, Answer, Http, Url};
+use crate::source::http::{self, Http, Url};
 use crate::source::watch::WatchedFile;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
-use crate::token::Life;
+use crate::token::Term;
 
 const NAME: &str = "platform";
 
@@ -35,9 +36,6 @@ const MAX_LIFE: Duration = Duration::from_hours(1);
 
 /// The longest bearer, in bytes: what servers accept as a header line.
 const MAX_BEARER_BYTES: usize = 16 * 1024;
-
-/// `Date` is cut to seconds: the server's clock was up to this much further.
-const DATE_RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
 /// The platform has not told its time yet.
 const NO_DATE: i64 = i64::MIN;
@@ -105,21 +103,25 @@ impl Platform {
         let url = endpoint(&self.url, self.workspace_id.as_deref())
             .map_err(|why| error(FetchErrorKind::NotConfigured, why))?;
         let answer = self.http.get(&url, &bearer).await?;
-        if let Some(date) = answer.date {
-            let here = self.http.clock.now().timestamp();
-            self.clock_ahead.store(date.as_second() - here.as_second(), Ordering::Relaxed);
+        if let Some(server) = answer.server {
+            let ahead = seconds(server) - seconds(self.http.clock.now().wall) - 1;
+            self.clock_ahead.store(ahead, Ordering::Relaxed);
         }
         let (secret, expires_at) = parse(&answer.body).map_err(|why| {
-            let claimed = answer.content_type.as_deref().unwrap_or("no content type");
+            let claimed = answer.content_type;
             error(FetchErrorKind::BadAnswer, format!("{url} answers with {claimed}: {why}"))
         })?;
-        let life = life(&answer, expires_at).map_err(|ago| {
-            error(
-                FetchErrorKind::BornExpired,
-                format!("it expired {} seconds before", ago.as_secs()),
-            )
-        })?;
-        Ok(Fetched { secret, issued: answer.issued, life: Life::Known(life) })
+        let (now, whose) = match answer.server {
+            Some(server) => (server, "the platform's"),
+            None => (answer.issued.wall, "this machine's"),
+        };
+        if expires_at <= now {
+            let ago = (now - expires_at).as_secs();
+            let detail = format!("it expired {ago} seconds before, by {whose} clock");
+            return Err(error(FetchErrorKind::BornExpired, detail));
+        }
+        let term = Term::Until { expires_at, server: answer.server };
+        Ok(Fetched { secret, issued: answer.issued, term })
     }
 
     /// Reads the bearer, anew at every fetch: the platform may replace it at any time.
@@ -241,7 +243,7 @@ struct Body<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn parse(body: &[u8]) -> Result<(Secret, Timestamp), BodyError> {
+fn parse(body: &[u8]) -> Result<(Secret, Duration), BodyError> {
     use serde_json::error::Category;
 
     if body.trim_ascii().is_empty() {
@@ -256,22 +258,26 @@ fn parse(body: &[u8]) -> Result<(Secret, Timestamp), BodyError> {
     let Text(token) = body.token.ok_or(BodyError::Missing("token"))?;
     let secret = Secret::new(token.into_owned().into_bytes())?;
     let Text(expires_at) = body.expires_at.ok_or(BodyError::Missing("expires_at"))?;
-    let expires_at = expires_at.parse().map_err(|_| BodyError::Expiry)?;
-    Ok((secret, expires_at))
+    Ok((secret, since_the_epoch(parse_expiry(&expires_at).ok_or(BodyError::Expiry)?)))
 }
 
-/// What the token lives, counted from the moment when the request was sent. By the server's own
-/// clock where it tells it, so that ours may be wrong; what the answer took on its way is given away.
-///
-/// # Errors
-/// How long ago it had expired, when it had.
-fn life(answer: &Answer, expires_at: Timestamp) -> Result<Duration, Duration> {
-    let server = match answer.date {
-        Some(date) => date.as_duration() + DATE_RESOLUTION,
-        None => SignedDuration::try_from(answer.issued.wall).unwrap_or(SignedDuration::MAX),
-    };
-    let life = expires_at.as_duration().saturating_sub(server);
-    if life.is_positive() { Ok(life.unsigned_abs()) } else { Err(life.unsigned_abs()) }
+/// Reads a time as RFC 3339 §5.6 writes it. The last hours of the year 9999 lie beyond what a
+/// [`Timestamp`] can hold, and mean "never": they read as its largest.
+fn parse_expiry(text: &str) -> Option<Timestamp> {
+    text.parse().ok().or_else(|| {
+        let pieces = Pieces::parse(text).ok()?;
+        let is_whole = pieces.time().is_some() && pieces.offset().is_some();
+        (is_whole && pieces.date().year() == 9999).then_some(Timestamp::MAX)
+    })
+}
+
+/// A time before 1970 reads as 1970: whatever expired then is dead.
+fn since_the_epoch(time: Timestamp) -> Duration {
+    Duration::try_from(time.as_duration()).unwrap_or_default()
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -281,7 +287,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::time::{Now, SystemClock};
+    use crate::time::SystemClock;
 
     fn config(bearer_file: PathBuf) -> PlatformConfig {
         PlatformConfig {
@@ -323,11 +329,37 @@ mod tests {
         let documented = br#" {"expires_at":"2026-04-17T22:50:00Z","token":"ghs_abc.def-1","more":[{"x":null}]} "#;
         let (secret, expires_at) = parse(documented).unwrap();
         assert_eq!(secret.expose(), b"ghs_abc.def-1");
-        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00Z");
+        assert_eq!(text_of(expires_at), "2026-04-17T22:50:00Z");
         let escaped = br#"{"token":"gh\u0073_a","expires_at":"2026-04-18T00:50:00.5+02:00"}"#;
         let (secret, expires_at) = parse(escaped).unwrap();
         assert_eq!(secret.expose(), b"ghs_a");
-        assert_eq!(expires_at.to_string(), "2026-04-17T22:50:00.5Z");
+        assert_eq!(text_of(expires_at), "2026-04-17T22:50:00.5Z");
+    }
+
+    fn text_of(time: Duration) -> String {
+        crate::time::exact_timestamp(time).to_string()
+    }
+
+    #[test]
+    fn an_expiry_at_the_end_of_all_years_is_taken() {
+        let expiry = |text: &str| {
+            parse(format!(r#"{{"token":"ghs_a","expires_at":"{text}"}}"#).as_bytes())
+                .map(|(_, expires_at)| expires_at.as_secs())
+        };
+        let last = Timestamp::MAX.as_second().unsigned_abs();
+        for text in
+            ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-12:00", "9999-12-31t23:00:00z"]
+        {
+            assert_eq!(expiry(text), Ok(last), "{text}");
+        }
+        // Beyond what nanoseconds in 64 bits can count.
+        assert_eq!(expiry("2300-01-01T00:00:00Z"), Ok(10_413_792_000));
+        assert_eq!(expiry("1969-12-31T23:59:59Z"), Ok(0));
+        for text in
+            ["9999-12-31", "9999-12-31T23:59:59", "9999-13-01T00:00:00Z", "99999-01-01T00:00:00Z"]
+        {
+            assert_eq!(expiry(text), Err(BodyError::Expiry), "{text}");
+        }
     }
 
     #[test]
@@ -373,24 +405,6 @@ mod tests {
     fn a_token_in_the_body_is_borrowed_and_not_copied() {
         let body: Body<'_> = serde_json::from_slice(br#"{"token":"ghs_a"}"#).unwrap();
         assert!(matches!(body.token, Some(Text(Cow::Borrowed("ghs_a")))));
-    }
-
-    #[test]
-    fn a_life_is_measured_by_the_servers_clock_and_else_by_ours() {
-        let at = |second: i64| Timestamp::from_second(second).unwrap();
-        let answer = |date: Option<i64>| Answer {
-            // Our clock is an hour ahead.
-            issued: Now { boot: Duration::from_secs(5), wall: Duration::from_millis(4_600_250) },
-            date: date.map(at),
-            content_type: None,
-            body: Zeroizing::default(),
-        };
-        let seconds = Duration::from_secs;
-        assert_eq!(life(&answer(Some(1000)), at(1300)), Ok(seconds(299)));
-        assert_eq!(life(&answer(Some(1000)), at(1001)), Err(Duration::ZERO));
-        assert_eq!(life(&answer(Some(1000)), at(900)), Err(seconds(101)));
-        assert_eq!(life(&answer(None), at(4900)), Ok(Duration::from_millis(299_750)));
-        assert_eq!(life(&answer(None), at(1300)), Err(Duration::from_millis(3_300_250)));
     }
 
     #[test]
@@ -451,7 +465,7 @@ mod tests {
                 Ok((secret, when)) => {
                     prop_assert!(graphic);
                     prop_assert_eq!(secret.expose_str(), token);
-                    prop_assert_eq!(when.to_string(), expires_at);
+                    prop_assert_eq!(text_of(when), expires_at);
                 }
                 Err(BodyError::Token(_)) => prop_assert!(!graphic),
                 Err(other) => prop_assert!(false, "{}", other),

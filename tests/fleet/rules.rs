@@ -12,7 +12,7 @@ use molecule_tokenfs::refresh::policy::{
 };
 use molecule_tokenfs::secret::Fingerprint;
 use molecule_tokenfs::time::Now;
-use molecule_tokenfs::token::Life;
+use molecule_tokenfs::token::Term;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -130,7 +130,7 @@ impl Rule for Tokenfs {
             Some(Minted { number, expires }) => Answer::Token {
                 fingerprint: Fingerprint::from_u32(number),
                 issued: START.plus(sent),
-                life: Life::Known(expires.saturating_sub(sent).saturating_sub(DATE_IS_CUT)),
+                term: Term::For(expires.saturating_sub(sent).saturating_sub(DATE_IS_CUT)),
             },
             None => Answer::Failed { kind: FetchErrorKind::Unreachable, retry_after: None },
         };

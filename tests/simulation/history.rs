@@ -22,6 +22,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
+/// What a token taught about the clocks is forgotten after as many others.
+const TOKENS: usize = 8;
+
 /// What became of a history.
 pub struct Outcome {
     pub figures: Figures,
@@ -89,8 +92,7 @@ impl History {
         };
         let keeps =
             chance.random_bool(0.5).then(|| if life > 10 * MINUTE { 5 * MINUTE } else { life / 8 });
-        let behind =
-            if hourly && chance.random_bool(0.4) { chance.random_range(-600..=600) } else { 0 };
+        let behind = if chance.random_bool(0.4) { off(&mut chance) } else { 0 };
         let windows = Windows {
             min_life: chance.random_bool(0.2).then(|| life.mul_f64(chance.random_range(0.0..1.0))),
             prefetch: chance.random_bool(0.2),
@@ -100,6 +102,14 @@ impl History {
         let platform = Platform::new(life, keeps, behind);
         let model = Model::new(windows.clone(), &time.now());
         let world = World::new(time, model, platform, seed, trace);
+        if chance.random_bool(0.2) {
+            // Before anything has happened: wrong from the start.
+            let by = Duration::from_secs(off(&mut chance).unsigned_abs());
+            let forward = chance.random_bool(0.5);
+            world.set_clock(|time| {
+                if forward { time.set_wall_forward(by) } else { time.set_wall_back(by) }
+            });
+        }
         let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(PlatformSource(world.clone()))];
         let env = *[None, None, Some(None), Some(Some("ghs_env")), Some(Some("ghp_env"))]
             .choose(&mut chance)
@@ -248,10 +258,15 @@ impl History {
                 reject(&world, &self.handle, fingerprint);
                 "stale reject"
             }
-            94..=95 if life == HOUR => {
-                let behind = self.chance.random_range(-600..=600);
-                world.inner().platform.set_clock(behind);
+            94 => {
+                let behind = if self.chance.random_bool(0.5) { off(&mut self.chance) } else { 0 };
+                world.inner().platform.behind = behind;
                 "platform clock set"
+            }
+            95 => {
+                let silent = self.chance.random_bool(0.5);
+                world.inner().platform.silent = silent;
+                "platform silent"
             }
             96..=98 => {
                 self.restart().await;
@@ -323,6 +338,7 @@ impl History {
     /// anything for it but open.
     async fn heals(&mut self) {
         self.world.inner().platform.heal();
+        self.world.put_right();
         self.world.note(Ok(()), || "the platform heals".to_owned());
         let world = Arc::clone(&self.world);
         let open = |handle: Handle| {
@@ -333,8 +349,12 @@ impl History {
             }
         };
         open(self.handle.clone()).await;
-        // A hang that began before, and the step after it.
-        for _ in 0..2 {
+        // A hang that began before, and the step after it. What tokens proved by a boot clock that
+        // jumped since is forgotten as others come.
+        for step in 0..2 + TOKENS {
+            if step >= 2 && !self.world.inner().model.misled {
+                break;
+            }
             let now = world.now().boot;
             let (in_flight, due) = {
                 let pace = &world.inner().model.pace;
@@ -354,6 +374,12 @@ impl History {
         let verdict = if usable { Ok(()) } else { Err("it did not heal".to_owned()) };
         world.note(verdict, || "the end".to_owned());
     }
+}
+
+/// How far a clock is off, in seconds: mostly by little.
+fn off(chance: &mut StdRng) -> i64 {
+    let most = *[30, 600, 600, 4 * 3600].choose(chance).expect("some");
+    chance.random_range(-most..=most)
 }
 
 fn start(

@@ -16,6 +16,7 @@
 #![allow(clippy::cast_precision_loss, reason = "seconds, for a person to read")]
 #![allow(clippy::struct_excessive_bools, reason = "independent properties of a history")]
 
+mod clocks;
 mod figures;
 mod history;
 mod model;

@@ -8,7 +8,9 @@ use molecule_tokenfs::error::{FetchErrorKind, ReadError, ReadErrorKind};
 use molecule_tokenfs::refresh::Windows;
 use molecule_tokenfs::secret::Fingerprint;
 use molecule_tokenfs::time::Now;
-use molecule_tokenfs::token::{FreshToken, Life};
+use molecule_tokenfs::token::{FreshToken, Term};
+
+use crate::clocks::{Clocks, Word};
 
 use crate::pace::{Pace, SLACK, least_life};
 
@@ -64,7 +66,9 @@ pub struct Model {
     pub pace: Pace,
     pub ledger: BTreeMap<Fingerprint, Entry>,
     pub repeats: bool,
-    skew: Duration,
+    clocks: Clocks,
+    /// By the last answer it was taken to be later than it is.
+    pub misled: bool,
     last_open: Option<Duration>,
     /// The last rejection of each source's token, and when it was.
     rejections: [Option<(Fingerprint, Duration)>; 2],
@@ -97,7 +101,8 @@ impl Model {
             pace: Pace::new(earliest),
             ledger: BTreeMap::new(),
             repeats: false,
-            skew: Duration::ZERO,
+            clocks: Clocks::default(),
+            misled: false,
             rejections: [None; 2],
             env: EnvPace::default(),
             came_again: false,
@@ -284,31 +289,36 @@ impl Model {
         self.pace.failed(kind, retry_after, live.map(|hand| hand.left(now)), now.boot);
     }
 
-    /// A request brought a token.
+    /// A request brought a token. Tells what time it was for the issuer when it was sent, as far as
+    /// anybody could know.
     pub fn delivered(
         &mut self,
         source: usize,
         fingerprint: Fingerprint,
         issued: Now,
-        life: Life,
+        term: Term,
         now: &Now,
         truth: Duration,
-    ) {
+    ) -> Option<Duration> {
+        let (judged, reckoned, trusted) = match term {
+            Term::Until { expires_at, server } => {
+                let limit = self.windows.fetch_timeout;
+                let word = Word { fingerprint, expires_at, server, issued, now: *now, limit };
+                let (time, trusted) = self.clocks.hear(&word);
+                (expires_at.saturating_sub(time).min(LONGEST_LIFE), Some(time), trusted)
+            }
+            Term::For(life) | Term::Assumed(life) => (life, None, false),
+        };
+        let offer = Hand { fingerprint, source, issued, life: judged, since: truth };
+        self.offered(offer, reckoned.is_some(), trusted, now);
+        reckoned
+    }
+
+    fn offered(&mut self, mut offer: Hand, life_known: bool, trusted: bool, now: &Now) {
+        let Hand { fingerprint, source, .. } = offer;
         if source != PLATFORM {
             self.env.in_flight = false;
         }
-        let said = life.duration();
-        let life_known = matches!(life, Life::Known(_));
-        let mut judged = said;
-        if source == PLATFORM {
-            if said > LONGEST_LIFE {
-                let took = elapsed(&issued, now).min(self.windows.fetch_timeout);
-                let skew = said - LONGEST_LIFE + took + Duration::from_secs(3);
-                self.skew = self.skew.max(skew);
-            }
-            judged = said.saturating_sub(self.skew).min(LONGEST_LIFE);
-        }
-        let mut offer = Hand { fingerprint, source, issued, life: judged, since: truth };
         let same = self.hand.clone().filter(|h| h.fingerprint == fingerprint && h.source <= source);
         let rejection = self
             .rejections
@@ -344,7 +354,9 @@ impl Model {
             }
             return;
         };
-        if life_known {
+        if trusted && source == hand.source {
+            // It comes from clocks that agree, after one from clocks that did not.
+        } else if life_known {
             // The new word can shorten what is left. It can lengthen it only where the wall clock
             // had cut it, and never beyond the first word and the boot clock.
             let by_boot = hand.life.saturating_sub(now.boot.saturating_sub(hand.issued.boot));

@@ -10,7 +10,7 @@ use molecule_tokenfs::secret::{Fingerprint, Secret};
 use molecule_tokenfs::source::env::{Env, EnvConfig};
 use molecule_tokenfs::source::{BoxFuture, Fetched, Source};
 use molecule_tokenfs::time::{Clock as _, Now};
-use molecule_tokenfs::token::Life;
+use molecule_tokenfs::token::Term;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::figures::Figures;
 use crate::model::{Entry, LONGEST_LIFE, Model, PLATFORM};
+use crate::pace::SLACK;
 
 /// How it goes with the platform.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,34 +70,22 @@ pub struct Platform {
     pub keeps: Option<Duration>,
     /// How far its clock is behind (positive) or ahead of the issuer's, in seconds.
     pub behind: i64,
+    /// Its answers do not tell the time.
+    pub silent: bool,
     cached: Option<(String, Duration)>,
-    /// A token came straight from the issuer since its clock was last set.
-    fresh_seen: bool,
     minted: u64,
 }
 
 impl Platform {
     pub fn new(life: Duration, keeps: Option<Duration>, behind: i64) -> Self {
-        Self {
-            health: Health::Well,
-            life,
-            keeps,
-            behind,
-            cached: None,
-            fresh_seen: false,
-            minted: 0,
-        }
+        Self { health: Health::Well, life, keeps, behind, silent: false, cached: None, minted: 0 }
     }
 
     /// All that was wrong is put right.
     pub fn heal(&mut self) {
         self.health = Health::Well;
-        self.set_clock(0);
+        (self.behind, self.silent) = (0, false);
         (self.cached, self.keeps) = (None, None);
-    }
-
-    pub fn set_clock(&mut self, behind: i64) {
-        (self.behind, self.fresh_seen) = (behind, false);
     }
 }
 
@@ -104,6 +93,8 @@ impl Platform {
 pub struct World {
     pub time: SimulatedTime,
     start: Instant,
+    /// The issuer's time at the start, since the Unix epoch.
+    origin: Duration,
     inner: Mutex<Inner>,
     bearer: Notify,
 }
@@ -131,9 +122,11 @@ impl World {
         seed: u64,
         trace: bool,
     ) -> Arc<Self> {
+        let origin = time.now().wall;
         Arc::new(Self {
             time,
             start: Instant::now(),
+            origin,
             inner: Mutex::new(Inner {
                 chance: StdRng::seed_from_u64(!seed),
                 model,
@@ -159,6 +152,18 @@ impl World {
     /// The issuer's time, which never goes wrong.
     pub fn truth(&self) -> Duration {
         self.start.elapsed() + self.inner().slept
+    }
+
+    /// The wall clock is put right.
+    pub fn put_right(&self) {
+        let (right, wall) = (self.origin + self.truth(), self.now().wall);
+        self.set_clock(|time| {
+            if right > wall {
+                time.set_wall_forward(right - wall);
+            } else {
+                time.set_wall_back(wall - right);
+            }
+        });
     }
 
     /// Notes something that the model has judged.
@@ -213,23 +218,20 @@ impl World {
         self.note(verdict, || format!("source {source} is asked"));
     }
 
-    fn ended(&self, source: usize, result: &Result<Fetched, FetchError>, fresh: bool) {
+    fn ended(&self, source: usize, result: &Result<Fetched, FetchError>) {
         let (now, truth) = (self.now(), self.truth());
         let mut inner = self.inner();
-        let Inner { model, platform, figures, .. } = &mut *inner;
+        let Inner { model, figures, .. } = &mut *inner;
         match result {
-            Ok(Fetched { secret, issued, life }) => {
+            Ok(Fetched { secret, issued, term }) => {
                 let fingerprint = secret.fingerprint();
-                if source == PLATFORM {
-                    // How long it was on its way must be known, too.
-                    let took = now.boot.saturating_sub(issued.boot);
-                    platform.fresh_seen |= fresh && took <= model.windows.fetch_timeout;
-                    let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
-                    entry.asked.push((*issued, truth));
-                    entry.lied_about |= platform.behind > 0 && !platform.fresh_seen;
-                }
                 figures.answers += 1;
-                model.delivered(source, fingerprint, *issued, *life, &now, truth);
+                let reckoned = model.delivered(source, fingerprint, *issued, *term, &now, truth);
+                let asked = self.origin + truth - (now.boot.saturating_sub(issued.boot));
+                let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
+                entry.asked.push((*issued, truth));
+                entry.lied_about |= reckoned.is_some_and(|time| time + SLACK < asked);
+                model.misled = reckoned.is_some_and(|time| time > asked + Duration::from_mins(1));
             }
             Err(error) => {
                 *figures.failures.entry(error.kind.name()).or_default() += 1;
@@ -242,14 +244,29 @@ impl World {
             Ok(fetched) => format!(
                 "source {source} gave {} for {:?}; next {window:?}",
                 fetched.secret.fingerprint(),
-                fetched.life
+                fetched.term
             ),
             Err(error) => format!("source {source} failed: {:?}; next {window:?}", error.kind),
         });
     }
 
-    /// A token with its true end, and whether it is new.
-    fn mint(&self, part: f64) -> (String, Duration, bool) {
+    /// What an answer says of a token: its expiry, and the platform's clock at the end of the second
+    /// that `Date` tells. For lives of seconds that is told exactly, or nothing would be left of them.
+    fn said(&self, end: Duration) -> (Duration, Option<Duration>) {
+        let truth = self.truth();
+        let platform = &self.inner().platform;
+        let its = |truth: Duration| {
+            let by = Duration::from_secs(platform.behind.unsigned_abs());
+            let right = self.origin + truth;
+            if platform.behind < 0 { right + by } else { right - by }
+        };
+        let is_short = platform.life <= Duration::from_secs(20);
+        let date = if is_short { truth } else { Duration::from_secs(truth.as_secs() + 1) };
+        (self.origin + end, (!platform.silent).then(|| its(date)))
+    }
+
+    /// A token with its true end.
+    fn mint(&self, part: f64) -> (String, Duration) {
         let truth = self.truth();
         let mut inner = self.inner();
         let Inner { platform, model, chance, .. } = &mut *inner;
@@ -257,7 +274,7 @@ impl World {
         if let (Some(keeps), Some((bytes, end))) = (platform.keeps, &platform.cached)
             && end.as_secs_f64() - by_its_clock > keeps.as_secs_f64()
         {
-            return (bytes.clone(), *end, false);
+            return (bytes.clone(), *end);
         }
         // A platform that caches may have got its token for another workspace, a while ago.
         let shared = platform.keeps.is_some() && part >= 1.0 && chance.random_bool(0.3);
@@ -274,7 +291,7 @@ impl World {
         let entry = Entry { end, asked: Vec::new(), lied_about: false };
         model.ledger.insert(Fingerprint::of(bytes.as_bytes()), entry);
         platform.cached = Some((bytes.clone(), end));
-        (bytes, end, part >= 1.0)
+        (bytes, end)
     }
 }
 
@@ -321,9 +338,9 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn settle(mut self, result: &Result<Fetched, FetchError>, fresh: bool) {
+    fn settle(mut self, result: &Result<Fetched, FetchError>) {
         self.settled = true;
-        self.world.ended(PLATFORM, result, fresh);
+        self.world.ended(PLATFORM, result);
     }
 }
 
@@ -342,7 +359,7 @@ impl Drop for Request<'_> {
         };
         self.world.note(verdict, || "a request is given up".to_owned());
         let error = Err(FetchError::new("platform", FetchErrorKind::TimedOut, ""));
-        self.world.ended(PLATFORM, &error, false);
+        self.world.ended(PLATFORM, &error);
     }
 }
 
@@ -371,31 +388,33 @@ impl Source for PlatformSource {
                 Some(Fault::BornExpired) => 0.0,
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Panic) => {
-                    request.settle(&fail(FetchErrorKind::Panicked, None), false);
+                    request.settle(&fail(FetchErrorKind::Panicked, None));
                     // Unlike `panic!` it says nothing on stderr.
                     std::panic::resume_unwind(Box::new("by chance"));
                 }
                 Some(Fault::Error(kind)) => {
                     let result = fail(kind, None);
-                    request.settle(&result, false);
+                    request.settle(&result);
                     return result;
                 }
                 Some(Fault::RetryAfter(kind, wish)) => {
                     let result = fail(kind, Some(wish));
-                    request.settle(&result, false);
+                    request.settle(&result);
                     return result;
                 }
             };
-            let (bytes, end, fresh) = world.mint(part);
-            let result = match said(end, world.truth(), world.inner().platform.behind) {
-                Some(life) => Ok(Fetched {
+            let (bytes, end) = world.mint(part);
+            let (expires_at, server) = world.said(end);
+            let result = if expires_at <= server.unwrap_or(issued.wall) {
+                fail(FetchErrorKind::BornExpired, None)
+            } else {
+                Ok(Fetched {
                     secret: Secret::new(bytes.into_bytes()).expect("a token"),
                     issued,
-                    life: Life::Known(life),
-                }),
-                None => fail(FetchErrorKind::BornExpired, None),
+                    term: Term::Until { expires_at, server },
+                })
             };
-            request.settle(&result, fresh);
+            request.settle(&result);
             result
         })
     }
@@ -403,17 +422,6 @@ impl Source for PlatformSource {
     fn changed(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.0.bearer.notified())
     }
-}
-
-/// The life as the answer tells it: `expires_at` minus `Date`, which is cut to seconds, minus one
-/// second. Lives of seconds are told exactly, or nothing would be left of them.
-fn said(end: Duration, truth: Duration, behind: i64) -> Option<Duration> {
-    if end < Duration::from_secs(20) + truth && behind == 0 {
-        return end.checked_sub(truth).filter(|life| !life.is_zero());
-    }
-    let date = i64::try_from(truth.as_secs()).ok()? - behind + 1;
-    let left = end.as_secs_f64() - date as f64;
-    (left > 0.0).then(|| Duration::from_secs_f64(left))
 }
 
 /// The environment: the real source, watched.
@@ -449,7 +457,7 @@ impl Source for EnvSource {
         Box::pin(async move {
             self.world.started(1);
             let result = self.env.fetch().await;
-            self.world.ended(1, &result, false);
+            self.world.ended(1, &result);
             result
         })
     }

@@ -230,8 +230,8 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
             Finding::warn(
                 "clock",
                 format!(
-                    "this machine's clock is {by} {side} the platform's: tokens are judged without \
-                     it, but certificates and other tools are not"
+                    "this machine's clock is {by} {side} the platform's: tokens are judged by the \
+                     later of the two, certificates and other tools by this machine's"
                 ),
                 "find out which of the two is wrong, and set it: timedatectl set-ntp true",
             )
@@ -239,14 +239,16 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
             Finding::ok("clock", "this machine's clock agrees with the platform's")
         });
     }
-    if token.clock_skew_seconds > 0 {
+    if token.clock_skew_seconds > NOTED {
         findings.push(Finding::warn(
             "clock",
             format!(
-                "the platform's clock runs {} behind the issuer's: lives are shortened by that",
+                "the platform's clock lags, by this machine's or by what its tokens prove: lives are \
+                 shortened by {}",
                 span(token.clock_skew_seconds)
             ),
-            "set the platform's clock: timedatectl set-ntp true",
+            "compare `date -u` here and on the platform's machine, and set the wrong clock: \
+             timedatectl set-ntp true",
         ));
     }
     findings

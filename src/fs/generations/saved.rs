@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::slot::WORD;
 use super::{NEVER, from_optional_nanos, nanos, optional_nanos};
+use crate::refresh::policy::Clocks;
+use crate::refresh::policy::clocks::{Seen, TOKENS};
 use crate::refresh::store::Progress;
 use crate::secret::Fingerprint;
 use crate::time::Now;
@@ -21,9 +23,78 @@ pub(super) struct SavedProgress {
     rejected_boot: AtomicU64,
     rejected_wall: AtomicU64,
     withheld_until: AtomicU64,
-    skew: AtomicU64,
     repeats: AtomicU64,
     last_open: AtomicU64,
+    clocks: SavedClocks,
+}
+
+/// [`Clocks`] in words.
+#[repr(C)]
+struct SavedClocks {
+    anchor_boot: AtomicU64,
+    /// [`NEVER`] where there is no anchor.
+    anchor_wall: AtomicU64,
+    lag: AtomicU64,
+    next: AtomicU64,
+    seen: [SavedToken; TOKENS],
+}
+
+/// [`Seen`] in words.
+#[repr(C)]
+struct SavedToken {
+    /// [`NEVER`] where there is none.
+    end: AtomicU64,
+    fingerprint: AtomicU32,
+    flags: AtomicU32,
+}
+
+const PROVES_LAG: u32 = 1;
+const DOUBTED: u32 = 2;
+
+impl SavedClocks {
+    fn begin(&self) {
+        self.anchor_wall.store(NEVER, Ordering::Relaxed);
+        for token in &self.seen {
+            token.end.store(NEVER, Ordering::Relaxed);
+        }
+    }
+
+    fn load(&self) -> Clocks {
+        let read = |word: &AtomicU64| from_optional_nanos(word.load(Ordering::Relaxed));
+        let anchor = read(&self.anchor_wall).map(|wall| Now {
+            boot: Duration::from_nanos(self.anchor_boot.load(Ordering::Relaxed)),
+            wall,
+        });
+        let mut seen = [None; TOKENS];
+        for (seen, saved) in seen.iter_mut().zip(&self.seen) {
+            let flags = saved.flags.load(Ordering::Relaxed);
+            let fingerprint = Fingerprint::from_u32(saved.fingerprint.load(Ordering::Relaxed));
+            let (proves_lag, doubted) = (flags & PROVES_LAG != 0, flags & DOUBTED != 0);
+            let end = saved.end.load(Ordering::Relaxed);
+            *seen = (end != NEVER).then_some(Seen { fingerprint, end, proves_lag, doubted });
+        }
+        let next = usize::try_from(self.next.load(Ordering::Relaxed)).unwrap_or_default() % TOKENS;
+        Clocks { anchor, seen, next, lag: read(&self.lag).unwrap_or_default() }
+    }
+
+    fn save(&self, clocks: &Clocks) {
+        let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
+        write(&self.anchor_boot, clocks.anchor.map_or(0, |anchor| nanos(anchor.boot)));
+        write(&self.anchor_wall, optional_nanos(clocks.anchor.map(|anchor| anchor.wall)));
+        write(&self.lag, nanos(clocks.lag));
+        write(&self.next, clocks.next as u64);
+        for (saved, seen) in self.seen.iter().zip(&clocks.seen) {
+            let Some(seen) = seen else {
+                write(&saved.end, NEVER);
+                continue;
+            };
+            let flag = |is_so: bool, flag| if is_so { flag } else { 0 };
+            let flags = flag(seen.proves_lag, PROVES_LAG) | flag(seen.doubted, DOUBTED);
+            saved.fingerprint.store(seen.fingerprint.to_u32(), Ordering::Relaxed);
+            saved.flags.store(flags, Ordering::Relaxed);
+            write(&saved.end, seen.end.min(NEVER - 1));
+        }
+    }
 }
 
 impl SavedProgress {
@@ -31,6 +102,7 @@ impl SavedProgress {
     pub(super) fn begin(&self) {
         self.next_refresh.store(NEVER, Ordering::Relaxed);
         self.last_open.store(NEVER, Ordering::Relaxed);
+        self.clocks.begin();
     }
 
     pub(super) fn load(&self) -> Progress {
@@ -48,9 +120,9 @@ impl SavedProgress {
             not_before: Duration::from_nanos(read(&self.not_before)),
             next_refresh: from_optional_nanos(read(&self.next_refresh)),
             rejected,
-            skew: Duration::from_nanos(read(&self.skew)),
             repeats: read(&self.repeats) == 1,
             last_open: from_optional_nanos(read(&self.last_open)),
+            clocks: self.clocks.load(),
         }
     }
 
@@ -59,9 +131,9 @@ impl SavedProgress {
         write(&self.strikes, progress.strikes.into());
         write(&self.not_before, nanos(progress.not_before));
         write(&self.next_refresh, optional_nanos(progress.next_refresh));
-        write(&self.skew, nanos(progress.skew));
         write(&self.repeats, progress.repeats.into());
         write(&self.last_open, optional_nanos(progress.last_open));
+        self.clocks.save(&progress.clocks);
         if let Some((fingerprint, at, until)) = progress.rejected {
             self.rejected.store(fingerprint.to_u32(), Ordering::Relaxed);
             write(&self.rejected_boot, nanos(at.boot));

@@ -234,21 +234,39 @@ fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
         let (wanted, cut) = (words(wanted), words(snapshot.min_life));
         notes.push(format!("--min-life {wanted} is cut to {cut}: {why}"));
     }
-    if !snapshot.skew.is_zero() {
-        notes.push(format!(
+    notes.extend(note_on_the_clocks(snapshot));
+    notes
+}
+
+/// What people should know of clocks that disagree.
+fn note_on_the_clocks(snapshot: &Snapshot) -> Option<String> {
+    let noted = Duration::from_secs(NOTED_SECONDS);
+    if snapshot.skew_is_proved && !snapshot.skew.is_zero() {
+        return Some(format!(
             "the platform's clock runs {} behind the issuer's: lives are shortened by that",
             words(snapshot.skew)
         ));
     }
-    if let Some(ahead) = snapshot.clock_ahead.filter(|ahead| ahead.unsigned_abs() > NOTED_SECONDS) {
-        let by = words(Duration::from_secs(ahead.unsigned_abs()));
-        let side = if ahead > 0 { "ahead of" } else { "behind" };
-        notes.push(format!(
-            "the platform's clock is {by} {side} this machine's: one of them is wrong, and lives are \
-             reckoned by the platform's"
-        ));
+    let ahead = snapshot.clock_ahead.filter(|ahead| ahead.unsigned_abs() > NOTED_SECONDS);
+    let effect = if snapshot.skew > noted {
+        format!("lives are shortened by {}", words(snapshot.skew))
+    } else {
+        "lives are reckoned by the platform's".to_owned()
+    };
+    match ahead {
+        Some(ahead) => {
+            let by = words(Duration::from_secs(ahead.unsigned_abs()));
+            let side = if ahead > 0 { "ahead of" } else { "behind" };
+            Some(format!(
+                "the platform's clock is {by} {side} this machine's: one of them is wrong, and {effect}"
+            ))
+        }
+        // The wall clock was set since, or another process saw the answer.
+        None if snapshot.skew > noted => Some(format!(
+            "the platform's clock and this machine's did not agree at the last answer: {effect}"
+        )),
+        None => None,
     }
-    notes
 }
 
 fn failure_status(failure: &Failure, now: &Now) -> FailureStatus {
@@ -439,6 +457,7 @@ mod tests {
         scene.snapshot.min_life = MINUTE * 2;
         scene.snapshot.repeats = true;
         scene.snapshot.skew = Duration::from_secs(312);
+        scene.snapshot.skew_is_proved = true;
         scene.counters.refused(ReadErrorKind::Denied);
         insta::assert_snapshot!(says(&scene), @r"
         fresh: a token of platform is served
@@ -448,14 +467,32 @@ mod tests {
         ");
         scene.snapshot.repeats = false;
         assert!(says(&scene).contains("half of its life"));
-        for (ahead, note) in [
-            (600, "the platform's clock is 10m ahead of this machine's"),
-            (-600, "the platform's clock is 10m behind this machine's"),
+        scene.snapshot.skew_is_proved = false;
+        for (ahead, skew, note) in [
+            (
+                Some(600),
+                0,
+                "the platform's clock is 10m ahead of this machine's: one of them is wrong, and lives \
+                 are reckoned by the platform's",
+            ),
+            (
+                Some(-600),
+                600,
+                "the platform's clock is 10m behind this machine's: one of them is wrong, and lives \
+                 are shortened by 10m",
+            ),
+            (
+                None,
+                600,
+                "the platform's clock and this machine's did not agree at the last answer: lives are \
+                 shortened by 10m",
+            ),
         ] {
-            scene.snapshot.clock_ahead = Some(ahead);
+            scene.snapshot.clock_ahead = ahead;
+            scene.snapshot.skew = Duration::from_secs(skew);
             assert!(says(&scene).contains(note), "{}", says(&scene));
         }
-        scene.snapshot.clock_ahead = Some(-30);
+        (scene.snapshot.clock_ahead, scene.snapshot.skew) = (Some(-30), Duration::from_secs(30));
         assert!(!says(&scene).contains("this machine's"));
         scene.identity.min_life = Some(MINUTE);
         assert!(!says(&scene).contains("--min-life"));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::error::{FetchErrorKind, ReadErrorKind};
-use crate::refresh::policy::{Held, Plan, Policy, SourceState, Verdict};
+use crate::refresh::policy::{Held, Plan, Policy, Reading, SourceState, Verdict};
 use crate::refresh::{Next, Rejection};
 use crate::time::Now;
 use crate::token::Life;
@@ -48,10 +48,24 @@ impl Policy {
         self.sources.iter().any(|state| state.in_flight)
     }
 
-    /// How much the platform's clock was seen to run behind the issuer's.
+    /// How much later it was for the issuer than by the platform's clock, at its last answer, as far
+    /// as this machine's clock or the tokens tell: what lives are shortened by.
     #[must_use]
     pub fn skew(&self) -> Duration {
-        self.skew
+        self.clocks.lag
+    }
+
+    /// Whether the tokens prove that the clocks lag behind the issuer's.
+    #[must_use]
+    pub fn skew_is_proved(&self) -> bool {
+        let longest = self.rules.sources.first().and_then(|rules| rules.max_life);
+        longest.is_some_and(|longest| self.clocks.proves_lag(longest))
+    }
+
+    /// What the clocks said of the last token with an expiry.
+    #[must_use]
+    pub fn reading(&self) -> Option<&Reading> {
+        self.reading.as_deref()
     }
 
     /// Whether the platform was seen to give the same token twice.

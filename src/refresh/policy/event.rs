@@ -7,7 +7,7 @@ use crate::refresh::Rejection;
 use crate::refresh::policy::Windows;
 use crate::secret::Fingerprint;
 use crate::time::Now;
-use crate::token::Life;
+use crate::token::{Life, Term};
 
 /// What the policy must know of a source.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,8 +82,8 @@ pub enum Answer {
         fingerprint: Fingerprint,
         /// When its request was sent.
         issued: Now,
-        /// Its life from then on, by the source's word.
-        life: Life,
+        /// What the source says of its life.
+        term: Term,
     },
     /// Without.
     Failed {

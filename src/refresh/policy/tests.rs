@@ -28,7 +28,7 @@ fn rules(windows: Windows, sources: usize) -> Arc<Rules> {
 }
 
 fn answer(number: u32, issued: Now, life: Duration) -> Answer {
-    Answer::Token { fingerprint: Fingerprint::from_u32(number), issued, life: Life::Known(life) }
+    Answer::Token { fingerprint: Fingerprint::from_u32(number), issued, term: Term::For(life) }
 }
 
 fn failure(kind: FetchErrorKind) -> Answer {

@@ -30,9 +30,14 @@ pub const REPEAT_SPREAD: Duration = Duration::from_mins(2);
 pub const REPEAT_LEAST: Duration = Duration::from_secs(5);
 /// The largest minimum life where the platform repeats tokens: it cannot give fresher ones.
 pub const REPEAT_MIN_LIFE: Duration = Duration::from_mins(2);
-/// How much further than the excess of a life the platform's clock may run behind the issuer's: the
-/// expiry is cut to a second, the platform's `Date` too, and its answer takes a moment.
-pub const SKEW_MARGIN: Duration = Duration::from_secs(3);
+/// The wall clock and a `Date` that differ by at most this agree: what they then show is remembered,
+/// so that a wall clock which is set later costs nothing.
+pub const CLOCK_AGREEMENT: Duration = Duration::from_mins(5);
+/// A token that seems to live longer than any by more than this does not prove that the clocks lag:
+/// its life is cut, and nothing is learnt from it.
+pub const LONGEST_CLOCK_LAG: Duration = Duration::from_hours(24);
+/// Issuers cut an expiry to whole seconds.
+pub const EXPIRY_RESOLUTION: Duration = Duration::from_secs(1);
 /// The default minimum life of a long-lived token.
 pub const MIN_LIFE: Duration = Duration::from_mins(1);
 /// A wall clock set by more than this makes a new generation, because views show local time.

@@ -193,7 +193,7 @@ impl Source for Injected {
             Ok(crate::source::Fetched {
                 secret: crate::secret::Secret::new(b"ghs_injected".to_vec()).unwrap(),
                 issued: self.issued,
-                life: crate::token::Life::Assumed(HOUR),
+                term: crate::token::Term::Assumed(HOUR),
             })
         })
     }

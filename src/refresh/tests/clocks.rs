@@ -1,7 +1,6 @@
 //! Suspend, set clocks, and platforms whose clock is wrong.
 
 use super::*;
-use crate::refresh::policy::windows;
 
 #[tokio::test(start_paused = true)]
 async fn after_a_suspend_the_first_open_gets_a_live_token() {
@@ -125,25 +124,64 @@ async fn a_wall_jump_of_more_than_five_seconds_publishes_the_same_token_again_wi
     }
 }
 
+/// A token with a `Date` that differs from this machine's clock by so many seconds.
+fn dated(bytes: &str, life: Duration, ahead: i64) -> Scripted {
+    Scripted::Dated(bytes.to_owned(), life, ahead)
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_life_above_the_issuers_maximum_is_the_platforms_clock_and_is_subtracted_from_later_ones()
-{
-    let world = World::of(token("first", 70 * MINUTE).after(3 * SECOND));
+async fn a_life_above_the_issuers_maximum_proves_a_lag_that_later_lives_are_shortened_by() {
+    let mut world = World::of(dated("first", 70 * MINUTE, 0).after(3 * SECOND));
     let first = world.open_ok().await;
-    // The token was minted up to three seconds before the answer came, and times are cut.
-    let margin = 3 * SECOND + windows::SKEW_MARGIN;
-    let longest = HOUR - margin;
+    let longest = HOUR - SECOND;
     assert_eq!(first.token().life.duration(), longest);
-    assert_eq!(world.handle.snapshot().skew, 10 * MINUTE + margin);
-    world.platform().always(token("second", 50 * MINUTE));
+    assert_eq!(world.handle.snapshot().skew, 10 * MINUTE);
+    assert!(world.handle.snapshot().skew_is_proved);
+    // The token was minted up to three seconds before the answer came.
+    let lag = 10 * MINUTE + 4 * SECOND;
+    world.platform().always(dated("second", 50 * MINUTE, 0));
+    world.restart().await;
     world.handle.refresh().unwrap();
     pass(SECOND).await;
     let second = world.open_ok().await;
-    assert_eq!(second.token().life.duration(), 40 * MINUTE - margin);
-    world.platform().always(token("third", 70 * MINUTE));
+    assert_eq!(second.token().life.duration(), 50 * MINUTE - lag);
+    world.platform().always(dated("third", 70 * MINUTE, 0));
     world.handle.refresh().unwrap();
     pass(SECOND).await;
-    assert_eq!(world.open_ok().await.token().life.duration(), longest);
+    let third = world.open_ok().await.token().life.duration();
+    assert!((longest - 4 * SECOND..=longest).contains(&third), "{third:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_that_disagree_beyond_a_life_are_an_error_that_names_both() {
+    let world = World::of(dated("early", HOUR, -2 * 3600));
+    assert_eq!(world.open_err().await, ReadErrorKind::NoToken);
+    assert_eq!(world.failure(), Some(FetchErrorKind::ClocksDisagree));
+    let snapshot = world.handle.snapshot();
+    let detail = &snapshot.failures.first().unwrap().error.detail;
+    assert!(detail.contains("the platform's clock says 2026-05-28T18:26:4"), "{detail}");
+    assert!(detail.contains("this machine's 2026-05-28T20:26:4"), "{detail}");
+    // An answer that agrees heals it.
+    world.platform().always(dated("right", HOUR, 0));
+    pass(30 * SECOND).await;
+    assert_eq!(world.bytes().await, "right");
+    assert_eq!((world.failure(), world.handle.snapshot().skew), (None, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_wrong_date_is_forgotten_also_by_the_next_process() {
+    let mut world = World::of(dated("first", 3 * HOUR, -2 * 3600));
+    assert_eq!(world.bytes().await, "first");
+    world.platform().always(dated("right", HOUR, 0));
+    for _ in 0..3 {
+        world.restart().await;
+        world.handle.refresh().unwrap();
+        pass(2 * SECOND).await;
+        let fresh = world.open_ok().await;
+        assert_eq!(bytes(&fresh), "right");
+        assert!(fresh.token().left(&world.now()) > 59 * MINUTE);
+    }
+    assert_eq!(world.handle.snapshot().skew, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
