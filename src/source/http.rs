@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +20,7 @@ use reqwest::header::{
     RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, redirect};
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
@@ -42,7 +44,11 @@ const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
 const USER_AGENT: &str = concat!("molecule-tokenfs/", env!("CARGO_PKG_VERSION"));
 
+/// How many exchanges may be under way: one, and one that was given up and has not noticed yet.
+const EXCHANGES: usize = 2;
+
 /// What a source needs to talk to its server.
+#[derive(Clone)]
 pub struct Http {
     /// The source's name, for errors.
     pub source: &'static str,
@@ -55,6 +61,18 @@ pub struct Http {
     pub timeout: Duration,
     /// Tells when a request was sent.
     pub clock: Arc<dyn Clock>,
+    /// Bounds the threads that exchanges have.
+    pub turns: Turns,
+}
+
+/// Leave for an exchange to have a thread. Clones share it.
+#[derive(Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(EXCHANGES)))
+    }
 }
 
 /// A success (status 200), read to its end.
@@ -80,17 +98,58 @@ impl Http {
     /// that name; [`FetchErrorKind::BadAnswer`] for any other status and for a body above
     /// [`BODY_LIMIT`]; [`FetchErrorKind::NotConfigured`] for a proxy that is not a URL.
     pub async fn get(&self, url: &Url, bearer: &Secret) -> Result<Answer, FetchError> {
-        let client = self.client(url)?;
-        tokio::time::timeout(self.timeout, self.exchange(&client, url, bearer))
-            .await
-            .unwrap_or_else(|_| {
-                let seconds = self.timeout.as_secs_f64();
-                let origin = origin(url);
-                Err(self.error(
-                    FetchErrorKind::TimedOut,
-                    format!("{origin}: no answer in {seconds} seconds"),
-                ))
+        let timed_out = |why: &str| {
+            Err(self.error(FetchErrorKind::TimedOut, format!("{}: {why}", origin(url))))
+        };
+        let Ok(turn) = Arc::clone(&self.turns.0).try_acquire_owned() else {
+            return timed_out("the last requests, which were given up, have not ended yet");
+        };
+        let (tell, told) = oneshot::channel();
+        let (http, to, bearer) = (self.clone(), url.clone(), bearer.clone());
+        thread::Builder::new()
+            .name("fetch".to_owned())
+            .spawn(move || {
+                http.exchange_alone(&to, &bearer, tell);
+                drop(turn);
             })
+            .map_err(|why| {
+                self.error(FetchErrorKind::Unreachable, format!("no thread can be started: {why}"))
+            })?;
+        match tokio::time::timeout(self.timeout, told).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(self.error(FetchErrorKind::Panicked, "")),
+            Err(_) => timed_out(&format!("no answer in {} seconds", self.timeout.as_secs_f64())),
+        }
+    }
+
+    /// An exchange on a runtime of its own, until nobody waits for it any more. A connection may have
+    /// 128 reads in one turn of its task, of up to 400 KiB each, all of which is parsed before
+    /// anything else runs: a server with much to say (for ever another `103 Early Hints`) must not
+    /// hold up the opens that wait.
+    fn exchange_alone(
+        &self,
+        url: &Url,
+        bearer: &Secret,
+        mut tell: oneshot::Sender<Result<Answer, FetchError>>,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let answer = match runtime {
+            Err(why) => Err(self.error(FetchErrorKind::Unreachable, why.to_string())),
+            Ok(runtime) => {
+                let answer = runtime.block_on(async {
+                    let client = self.client(url)?;
+                    tokio::select! {
+                        answer = self.exchange(&client, url, bearer) => answer,
+                        () = tell.closed() => Err(self.error(FetchErrorKind::TimedOut, "")),
+                    }
+                });
+                // A name may still be looked up, which nothing can end.
+                runtime.shutdown_background();
+                answer
+            }
+        };
+        // Whoever gave it up needs no answer.
+        let _ = tell.send(answer);
     }
 
     async fn exchange(
@@ -469,6 +528,7 @@ mod tests {
             ca_file: None,
             timeout: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
+            turns: Turns::default(),
         }
     }
 

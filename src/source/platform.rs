@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
 use crate::secret::{Secret, SecretError};
-use crate::source::http::{self, Http, Url};
+use crate::source::http::{self, Http, Turns, Url};
 use crate::source::watch::WatchedFile;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
@@ -93,6 +93,7 @@ impl Platform {
                 ca_file: config.ca_file,
                 timeout: config.request_timeout,
                 clock,
+                turns: Turns::default(),
             },
             clock_ahead: AtomicI64::new(NO_DATE),
         }

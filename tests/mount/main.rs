@@ -26,6 +26,7 @@ mod many;
 mod outcome;
 mod readers;
 mod refresh;
+mod servers;
 mod write;
 
 use std::fs::File;

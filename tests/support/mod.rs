@@ -32,6 +32,7 @@ pub mod opens;
 pub mod picture;
 pub mod process;
 pub mod processes;
+pub mod server;
 pub mod template;
 pub mod wall_clock;
 
