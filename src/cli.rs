@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::cmd;
+use crate::cmd::secrecy::Limits;
 
 /// The exit codes that the commands share.
 const EXIT_CODES: &str = "\
@@ -96,11 +97,24 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it opens a view, as any reader does. Those that serve tokens see to themselves.
+    fn reads_tokens(&self) -> bool {
+        matches!(
+            self,
+            Self::Get(_)
+                | Self::Wait(_)
+                | Self::Refresh(_)
+                | Self::Exec(_)
+                | Self::GitCredential(_)
+        )
+    }
+
     /// Runs the command.
     ///
     /// # Errors
     /// What it could not do; [`cmd::report`] prints it and knows the exit code.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let before = self.reads_tokens().then(Limits::close);
         match self {
             Self::Mount(args) => cmd::mount::run(*args),
             Self::Run(args) => cmd::run::run(*args),
@@ -112,7 +126,7 @@ impl Command {
             Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
-            Self::Exec(args) => cmd::exec::run(&args),
+            Self::Exec(args) => cmd::exec::run(&args, before),
             Self::Check(args) => cmd::check::run(&args),
             Self::Doctor(args) => cmd::doctor::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),

@@ -18,6 +18,7 @@ pub mod mount;
 pub mod reader;
 pub mod refresh;
 pub mod run;
+pub mod secrecy;
 pub mod serve;
 pub mod setup;
 pub mod status;

@@ -7,7 +7,7 @@ pub mod manager;
 pub mod mount;
 pub mod mountinfo;
 mod recovery;
-mod resident;
+pub mod resident;
 pub mod rotation;
 pub mod supervisor;
 pub mod worker;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::companion::{Answer, Companion};
 use crate::connection::manager;
+use crate::connection::resident::lock_all_memory;
 use crate::connection::supervisor::End;
 use crate::fs::access::Access;
 use crate::fs::counters::Counters;
@@ -69,6 +70,7 @@ pub struct Setup {
 /// # Errors
 /// Where the first files cannot be written, or the system has no threads or descriptors left.
 pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
+    lock_all_memory();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let counters = Arc::new(Counters::default());
     let metered = |source: SourceConfig| {

@@ -11,6 +11,7 @@ use anyhow::anyhow;
 
 use crate::cmd::Advise;
 use crate::cmd::reader::Reader;
+use crate::cmd::secrecy::Limits;
 use crate::config;
 
 /// What a shell reports for a command that it found and could not run.
@@ -44,11 +45,12 @@ fn variable_name(name: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Becomes the command. The token is in its environment only: arguments are for everybody to see.
+/// Becomes the command. The token is in its environment only: arguments are for everybody to see. It
+/// gets the limits that this process had `before`.
 ///
 /// # Errors
 /// When there is no token, or the command cannot be run.
-pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ExecArgs, before: Option<Limits>) -> anyhow::Result<ExitCode> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(anyhow!("no command is given")); // The command line takes none without one.
     };
@@ -57,6 +59,9 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     command.args(arguments);
     for name in &args.env {
         command.env(name, OsStr::from_bytes(&token));
+    }
+    if let Some(limits) = before {
+        limits.give_back();
     }
     Err(cannot_run(program, command.exec()))
 }

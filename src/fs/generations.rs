@@ -109,6 +109,8 @@ pub struct State {
     /// Changes whenever a generation is prepared or a view flipped.
     changes: watch::Sender<()>,
     fault: OnceLock<Fault>,
+    /// Whether its pages are kept from being swapped out.
+    locked: rustix::io::Result<()>,
 }
 
 // SAFETY: `shared` points to memory that lives as long as the value and consists of atomics only.
@@ -128,6 +130,12 @@ impl State {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
         let state = Self::map(memory, sources, views)?;
+        if let Err(error) = &state.locked {
+            tracing::warn!(
+                "cannot lock the memory that holds tokens, so they could be swapped out: {error}; \
+                 raise the limit (ulimit -l 8192) or turn swap off"
+            );
+        }
         state.shared().layout.store(LAYOUT, Ordering::Relaxed);
         state.shared().progress.begin();
         state.shared().magic.store(MAGIC, Ordering::Release);
@@ -180,28 +188,24 @@ impl State {
             rotator: OnceLock::new(),
             changes: watch::Sender::new(()),
             fault: OnceLock::new(),
+            locked: Self::keep_in_memory(address),
         };
-        Self::keep_in_memory(address);
         Ok(state)
     }
 
     /// Locks the pages when they are first touched and leaves them out of core dumps. Where the
-    /// limit on locked memory is lower, tokens could reach a swap device: say so and go on.
-    fn keep_in_memory(address: NonNull<c_void>) {
+    /// limit on locked memory is lower, tokens could reach a swap device: whoever makes the state
+    /// says so, once.
+    fn keep_in_memory(address: NonNull<c_void>) -> rustix::io::Result<()> {
         // SAFETY: the range is this value's own mapping.
         let locked =
             unsafe { mlock_with(address.as_ptr(), size_of::<Shared>(), MlockFlags::ONFAULT) };
-        if let Err(error) = locked {
-            tracing::warn!(
-                "cannot lock the memory that holds tokens, so they could be swapped out: {error}; \
-                 raise the limit (ulimit -l 8192) or turn swap off"
-            );
-        }
         // SAFETY: as above.
         let kept_out = unsafe { madvise(address, size_of::<Shared>(), MmapAdvise::MADV_DONTDUMP) };
         if let Err(error) = kept_out {
             tracing::warn!("cannot keep tokens out of core dumps: {error}");
         }
+        locked
     }
 
     pub(super) fn shared(&self) -> &Shared {

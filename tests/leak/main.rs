@@ -3,7 +3,12 @@
 //!
 //! needs: root, fuse, fusermount3, git
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -11,8 +16,10 @@ mod support;
 mod tls;
 
 mod commands;
+mod echo;
 mod faults;
 mod files;
+mod memory;
 mod processes;
 
 use std::fs;
