@@ -27,8 +27,7 @@ const SERVERS: &[(&str, fn(&mut Answer), &str)] = &[
             to.send(CHUNKED);
             to.send_for_ever("1\r\nx\r\n".repeat(1000));
         },
-        // Whichever comes first.
-        "no answer in 2 seconds|more than 1024 KiB",
+        "more than 1024 KiB",
     ),
     (
         "a body without an end",
@@ -140,21 +139,24 @@ fn a_server_that_sends_without_end_costs_little_memory_and_no_deadline() {
             |(name, ..)| (*name).to_owned(),
             |(name, answer, told)| {
                 let server = Server::start(move |_: &str, to: &mut Answer| answer(to));
+                // All of these chunks must come, which takes a program that is not optimized a while.
+                let (request, limit) =
+                    if name.ends_with("one byte") { ("50s", secs(55)) } else { ("2s", secs(5)) };
                 let dir = TestDir::new();
                 dir.file("configs/.auth_token", "a-bearer");
                 let mut daemon = Daemon::at(&dir)
                     .env("PLATFORM_URL", server.url())
                     .env("WORKSPACE_ID", "w")
-                    .args(["--request-timeout", "2s", "--open-timeout", "3s"])
+                    .args(["--request-timeout", request, "--open-timeout", "3s"])
                     .start();
                 let worker = daemon.worker().expect("a worker");
                 forget_peak(worker);
                 let at_rest = peak(worker);
                 let error = fs::read(daemon.path("token")).unwrap_err();
                 assert!(matches!(errno(&error), Some(Errno::ENOKEY | Errno::ETIMEDOUT)), "{error}");
-                eventually("the failure is told", secs(5), || {
+                eventually("the failure is told", limit, || {
                     let status = fs::read_to_string(daemon.path("status.json")).ok()?;
-                    told.split('|').any(|told| status.contains(told)).then_some(())
+                    status.contains(told).then_some(())
                 });
                 let more = peak(worker) - at_rest;
                 println!("{name}: {more} KiB more than the {at_rest} KiB at rest");
