@@ -14,11 +14,9 @@ use rand::Rng;
 
 use crate::error::FetchErrorKind;
 use crate::refresh::Rejection;
-use crate::refresh::policy::clocks::Exchange;
 use crate::refresh::store::Progress;
-use crate::secret::Fingerprint;
 use crate::time::Now;
-use crate::token::{Life, Term};
+use crate::token::Life;
 
 pub mod clocks;
 mod due;
@@ -306,48 +304,6 @@ impl Policy {
                     _ => self.came_new(offer, now, rng),
                 }
             }
-        }
-    }
-
-    /// What a source says of a life, by the clocks, and cut to what the issuer can have given.
-    fn judge_term(
-        &mut self,
-        source: usize,
-        fingerprint: Fingerprint,
-        term: Term,
-        issued: &Now,
-        now: &Now,
-    ) -> Life {
-        let longest = self.rules.sources.get(source).and_then(|rules| rules.max_life);
-        let life = match term {
-            Term::Until { expires_at, server } => {
-                let exchange = Exchange {
-                    sent: *issued,
-                    received: *now,
-                    server,
-                    timeout: self.rules.windows.fetch_timeout,
-                };
-                let reading = self.clocks.judge(fingerprint, expires_at, &exchange, longest);
-                self.reading = Some(Box::new(reading));
-                Life::Known(reading.life())
-            }
-            Term::For(life) => {
-                self.reading = None;
-                Life::Known(life)
-            }
-            Term::Assumed(life) => Life::Assumed(life),
-        };
-        longest.map_or(life, |longest| life.at_most(longest))
-    }
-
-    /// Why a token that just came cannot be served for its age.
-    fn too_old(&self, offer: &Held) -> FetchErrorKind {
-        let least = self.min_life_of(offer.life);
-        match &self.reading {
-            Some(reading) if offer.source == 0 && reading.lives_by_the_server(least) => {
-                FetchErrorKind::ClocksDisagree
-            }
-            _ => FetchErrorKind::BornExpired,
         }
     }
 

@@ -117,7 +117,7 @@ impl Platform {
             None => (answer.issued.wall, "this machine's"),
         };
         if expires_at <= now {
-            let ago = (now - expires_at).as_secs();
+            let ago = now.saturating_sub(expires_at).as_secs();
             let detail = format!("it expired {ago} seconds before, by {whose} clock");
             return Err(error(FetchErrorKind::BornExpired, detail));
         }

@@ -11,8 +11,10 @@ use crate::support::process::errno;
 use crate::support::server::{Answer, Server, bearer};
 use crate::support::{eventually, secs};
 
+type Echo = fn(&str) -> String;
+
 /// Each makes an answer of the bearer, and is followed by words that must be in the status.
-const ANSWERS: &[(&str, fn(&str) -> String, &str)] = &[
+const ANSWERS: &[(&str, Echo, &str)] = &[
     (
         "media type",
         |b| ok(&format!("Content-Type: application/{b}\r\n"), "x"),
@@ -114,8 +116,7 @@ fn every_header(bearer: &str) -> String {
         "X-RateLimit-Reset",
     ]
     .iter()
-    .map(|name| format!("{name}: {bearer}\r\n"))
-    .collect()
+    .fold(String::new(), |headers, name| headers + name + ": " + bearer + "\r\n")
 }
 
 fn redirect(location: &str) -> String {

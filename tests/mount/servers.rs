@@ -19,8 +19,10 @@ const ROOM: u64 = 12 * 1024;
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
+type Sends = fn(&mut Answer);
+
 /// What a server does, and words of the error that it leads to.
-const SERVERS: &[(&str, fn(&mut Answer), &str)] = &[
+const SERVERS: &[(&str, Sends, &str)] = &[
     (
         "a body in chunks of one byte",
         |to| {

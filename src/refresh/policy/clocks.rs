@@ -16,9 +16,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::refresh::policy::windows;
+use crate::error::FetchErrorKind;
+use crate::refresh::policy::{Held, Policy, windows};
 use crate::secret::Fingerprint;
 use crate::time::{Now, timestamp};
+use crate::token::{Life, Term};
 
 #[cfg(test)]
 mod tests;
@@ -225,6 +227,50 @@ impl Clocks {
             .filter(|start| 2 * all().filter(|seen| seen.end <= *start).count() <= all().count())
             .max()
             .map(Duration::from_nanos)
+    }
+}
+
+impl Policy {
+    /// What a source says of a life, by the clocks, and cut to what the issuer can have given.
+    pub(super) fn judge_term(
+        &mut self,
+        source: usize,
+        fingerprint: Fingerprint,
+        term: Term,
+        issued: &Now,
+        now: &Now,
+    ) -> Life {
+        let longest = self.rules.sources.get(source).and_then(|rules| rules.max_life);
+        let life = match term {
+            Term::Until { expires_at, server } => {
+                let exchange = Exchange {
+                    sent: *issued,
+                    received: *now,
+                    server,
+                    timeout: self.rules.windows.fetch_timeout,
+                };
+                let reading = self.clocks.judge(fingerprint, expires_at, &exchange, longest);
+                self.reading = Some(Box::new(reading));
+                Life::Known(reading.life())
+            }
+            Term::For(life) => {
+                self.reading = None;
+                Life::Known(life)
+            }
+            Term::Assumed(life) => Life::Assumed(life),
+        };
+        longest.map_or(life, |longest| life.at_most(longest))
+    }
+
+    /// Why a token that just came cannot be served for its age.
+    pub(super) fn too_old(&self, offer: &Held) -> FetchErrorKind {
+        let least = self.min_life_of(offer.life);
+        match &self.reading {
+            Some(reading) if offer.source == 0 && reading.lives_by_the_server(least) => {
+                FetchErrorKind::ClocksDisagree
+            }
+            _ => FetchErrorKind::BornExpired,
+        }
     }
 }
 

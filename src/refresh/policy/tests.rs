@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::secret::Fingerprint;
+use crate::token::Term;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);

@@ -6,10 +6,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::error::FetchErrorKind;
 use crate::refresh::Windows;
-use crate::refresh::policy::{Answer, Decision, Event, Policy, Rules, Settled, SourceRules};
-use crate::token::Term;
+use crate::refresh::policy::{Answer, Decision, Event, Rules, Settled, SourceRules};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: i64 = 60;
@@ -322,7 +320,7 @@ fn a_set_wall_clock_and_a_date_that_is_behind_serve_no_dead_token() {
     let wall: fn(i64) -> i64 = |t| if t < HOUR { 0 } else { -3 * HOUR };
     let date: fn(i64) -> Date = |n| Date::Off(if n < 2 { 0 } else { -2 * HOUR });
     for life in [20, HOUR] {
-        serves(World { life, wall, date, ..World::default() }, 0);
+        serves(World { life, date, wall, ..World::default() }, 0);
     }
 }
 
@@ -356,13 +354,14 @@ fn a_lag_that_is_proved_is_known_for_shorter_tokens_and_survives_the_process() {
     assert!(life.policy.skew_is_proved());
     let decision = life.policy.step(Event::Refresh, &life.now(2), &mut life.rng);
     life.settle(decision, 2);
-    assert_eq!(life.policy.held().unwrap().life.duration(), time(4 * MINUTE) - SECOND);
+    assert_eq!(life.policy.held().unwrap().life.duration(), time(4 * MINUTE - 1));
     assert_eq!(life.policy.skew().as_secs(), 600);
 }
 
 #[test]
 fn a_wrong_expiry_teaches_nothing_that_the_other_tokens_contradict() {
-    let mistakes: [(fn(i64) -> i64, i64); 5] = [
+    type Mistake = fn(i64) -> i64;
+    let mistakes: [(Mistake, i64); 5] = [
         // Not the first: those before it contradict it at once.
         (|n| if n == 3 { 5 * HOUR } else { 0 }, 0),
         // The first: the second and the third token contradict it.
