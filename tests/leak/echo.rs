@@ -136,10 +136,9 @@ fn a_server_that_sends_the_bearer_back_brings_it_into_no_status_and_no_log() {
                 let mut driven =
                     Driven::start(|_, _, builder| builder.env("PLATFORM_URL", server.url()));
                 let error = fs::read(driven.path("token")).unwrap_err();
-                assert!(
-                    matches!(errno(&error), Some(Errno::ENOKEY | Errno::EKEYREJECTED)),
-                    "{error}"
-                );
+                // The last where another try is under way at the deadline.
+                let named = [Errno::ENOKEY, Errno::EKEYREJECTED, Errno::ETIMEDOUT];
+                assert!(named.map(Some).contains(&errno(&error)), "{error}");
                 let status = eventually("the failure is told", secs(5), || {
                     let status = fs::read_to_string(driven.path("status.json")).ok()?;
                     status.contains(told).then_some(status)
