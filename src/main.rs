@@ -1,16 +1,12 @@
 //! `molecule-tokenfs`: parses the command line and runs one command.
 
-use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser;
-use molecule_tokenfs::{cli::Cli, cmd};
-use zeroizing_alloc::ZeroAlloc;
+use molecule_tokenfs::{cli::Cli, cmd, secret::wiping::Wiping};
 
-/// Wipes every block of memory when it is freed or moved: a token or a bearer passes through buffers
-/// of libraries (HTTP, TLS, JSON) that know nothing of secrets.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: Wiping = Wiping;
 
 /// Starts no thread and no runtime: that is the business of the commands that need one.
 fn main() -> ExitCode {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use zeroize::{Zeroize, Zeroizing};
 
+pub mod wiping;
+
 /// The longest token that is accepted, in bytes.
 ///
 /// GitHub's installation tokens have about 40 or 520 bytes; they are opaque, so the limit is only
