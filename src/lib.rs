@@ -7,7 +7,7 @@
 //! 4 serve     connection/  fs/  files/
 //! 3 views     view/
 //! 2 refresh   refresh/
-//! 1 sources   source/
+//! 1 sources   source/  program
 //! 0 domain    secret time token error
 //! ```
 
@@ -20,6 +20,7 @@ pub mod error;
 pub mod files;
 pub mod fs;
 pub mod observe;
+pub mod program;
 pub mod refresh;
 pub mod secret;
 pub mod source;

@@ -41,7 +41,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/fs/generations.rs",
     "src/connection/resident.rs",
     "src/connection/rotation.rs",
-    "src/connection/supervisor/program.rs",
+    "src/program.rs",
     "src/connection/worker.rs",
 ];
 

@@ -21,12 +21,13 @@ use crate::config::{self, Origin, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
-use crate::connection::supervisor::{self, End, Newer, Program, Setup, SupervisorError};
+use crate::connection::supervisor::{self, End, Newer, Setup, SupervisorError};
 use crate::files::{self, Directory};
 use crate::fs::fault::Fault;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
+use crate::program::Program;
 
 /// What is served: the same for whoever serves it, `mount`, `run` and their worker.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -27,15 +27,14 @@ use crate::connection::resident::forget_the_program;
 use crate::connection::rotation::Helper;
 use crate::fs::generations::State;
 use crate::fs::status::Backend;
+use crate::program::Program;
 use crate::time::{Clock, SystemClock};
 
 mod process;
-mod program;
 mod upgrade;
 mod watchdog;
 
 use process::{Worker, is_crash};
-pub use program::Program;
 use watchdog::{Health, Watchdog};
 
 /// Asks for a newer worker, also where SIGHUP means that a window was closed.

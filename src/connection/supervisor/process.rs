@@ -9,8 +9,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Program, Setup};
+use super::Setup;
 use crate::connection::handover::{self, Channel, Message};
+use crate::program::Program;
 
 /// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
 const RESEND: [u8; 16] = {
