@@ -59,6 +59,9 @@ pub enum Command {
     /// Serve a mount for the process that started it
     #[command(hide = true)]
     Worker(Box<cmd::worker::WorkerArgs>),
+    /// Read a file of somebody else's for the process that started it
+    #[command(hide = true)]
+    ReadForeign(cmd::read_foreign::ReadForeignArgs),
     /// Let the program that is on disk now take the mount over, without an unmount
     Upgrade(cmd::upgrade::UpgradeArgs),
     /// Unmount the tokens; the daemon that serves them then ends
@@ -120,6 +123,7 @@ impl Command {
             Self::Run(args) => cmd::run::run(*args),
             Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),
+            Self::ReadForeign(args) => cmd::read_foreign::run(&args),
             Self::Upgrade(args) => cmd::upgrade::run(&args),
             Self::Umount(args) => cmd::umount::run(args),
             Self::Get(args) => cmd::get::run(&args),

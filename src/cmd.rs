@@ -15,6 +15,7 @@ pub mod exec;
 pub mod get;
 pub mod git_credential;
 pub mod mount;
+pub mod read_foreign;
 pub mod reader;
 pub mod refresh;
 pub mod run;

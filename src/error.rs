@@ -20,6 +20,9 @@ pub enum FetchErrorKind {
     NotRegistered,
     /// The bearer file is there but cannot be used (permissions, contents).
     BearerUnusable,
+    /// The bearer file could not be read just now: its file system does not answer, or no process
+    /// could be started to read it.
+    BearerNotRead,
     /// The name does not resolve, the connection is refused, reset or cut.
     Unreachable,
     /// The source did not answer in time.
@@ -63,10 +66,11 @@ pub struct Explanation {
 
 impl FetchErrorKind {
     /// Every kind, for tests and docs.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotConfigured,
         Self::NotRegistered,
         Self::BearerUnusable,
+        Self::BearerNotRead,
         Self::Unreachable,
         Self::TimedOut,
         Self::ServerError,
@@ -90,6 +94,7 @@ impl FetchErrorKind {
             Self::NotConfigured => "not_configured",
             Self::NotRegistered => "not_registered",
             Self::BearerUnusable => "bearer_unusable",
+            Self::BearerNotRead => "bearer_not_read",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timed_out",
             Self::ServerError => "server_error",
@@ -113,6 +118,7 @@ impl FetchErrorKind {
     pub fn is_transient(self) -> bool {
         match self {
             Self::NotRegistered
+            | Self::BearerNotRead
             | Self::Unreachable
             | Self::TimedOut
             | Self::ServerError
@@ -145,6 +151,7 @@ impl FetchErrorKind {
             | Self::NoCertificates => true,
             Self::NotConfigured
             | Self::NotRegistered
+            | Self::BearerNotRead
             | Self::Unreachable
             | Self::TimedOut
             | Self::ServerError
@@ -170,7 +177,11 @@ impl FetchErrorKind {
             ),
             Self::BearerUnusable => (
                 "the bearer file cannot be used",
-                "make it one line, readable by the daemon (mode 0600, owned by the daemon's user)",
+                "make it a file of one line in CONFIGS_DIR, which the owner of that directory can read (mode 0600)",
+            ),
+            Self::BearerNotRead => (
+                "the bearer file could not be read just now",
+                "look at the file system of CONFIGS_DIR: ls -l \"$CONFIGS_DIR\"; it is tried again by itself",
             ),
             Self::Unreachable => (
                 "the source cannot be reached",

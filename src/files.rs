@@ -21,6 +21,7 @@ use crate::connection::companion::{Answer, Companion};
 use crate::connection::manager;
 use crate::connection::resident::lock_all_memory;
 use crate::connection::supervisor::End;
+use crate::foreign::Launcher;
 use crate::fs::access::Access;
 use crate::fs::counters::Counters;
 use crate::fs::metrics;
@@ -29,7 +30,7 @@ use crate::refresh::policy::Windows;
 use crate::refresh::store::MemoryStore;
 use crate::refresh::timer::{SystemTimer, Timer};
 use crate::refresh::{Engine, Handle, Snapshot};
-use crate::source::SourceConfig;
+use crate::source::{SourceConfig, Surroundings};
 use crate::time::{Clock, Now, SystemClock};
 use crate::token::FreshToken;
 use crate::view::{self, ViewContext};
@@ -63,6 +64,8 @@ pub struct Setup {
     pub views: ViewContext,
     /// What status says of it.
     pub identity: Identity,
+    /// Starts this very program.
+    pub launcher: Launcher,
 }
 
 /// Serves until the companion says stop, or somebody takes the files away. Nothing is left then.
@@ -73,9 +76,10 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
     lock_all_memory();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let counters = Arc::new(Counters::default());
-    let metered = |source: SourceConfig| {
-        counters.metered(source.build(Arc::clone(&clock)), Arc::clone(&clock))
-    };
+    let surroundings =
+        Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(setup.launcher) };
+    let metered =
+        |source: SourceConfig| counters.metered(source.build(&surroundings), Arc::clone(&clock));
     let sources = setup.sources.into_iter().map(metered).collect();
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let is_delayed = !setup.windows.initial_delay.is_zero();

@@ -7,7 +7,7 @@
 //! 4 serve     connection/  fs/  files/
 //! 3 views     view/
 //! 2 refresh   refresh/
-//! 1 sources   source/  program
+//! 1 sources   source/  foreign/  program
 //! 0 domain    secret time token error
 //! ```
 
@@ -18,6 +18,7 @@ pub mod connection;
 pub mod demo;
 pub mod error;
 pub mod files;
+pub mod foreign;
 pub mod fs;
 pub mod observe;
 pub mod program;

@@ -12,6 +12,16 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::SigSet;
 
+/// What a program reads and writes.
+pub struct Streams {
+    /// Its standard input.
+    pub input: Stdio,
+    /// Its standard output.
+    pub output: Stdio,
+    /// Its standard error.
+    pub errors: Stdio,
+}
+
 /// A program with its arguments and environment.
 pub struct Program {
     file: File,
@@ -47,7 +57,7 @@ impl Program {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(&self, input: Stdio) -> io::Result<Child> {
+    pub fn start(&self, Streams { input, output, errors }: Streams) -> io::Result<Child> {
         let pointers = |strings: &[CString]| {
             let ends = std::iter::once(std::ptr::null());
             strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
@@ -59,7 +69,7 @@ impl Program {
             environment: pointers(&self.environment),
         };
         let mut command = Command::new(env!("CARGO_PKG_NAME"));
-        command.stdin(input).process_group(0);
+        command.stdin(input).stdout(output).stderr(errors).process_group(0);
         // SAFETY: between fork and exec the closure makes two system calls, allocates nothing, and
         // points to strings that outlive the call to `spawn`.
         unsafe { command.pre_exec(move || exec.replace_this_process()) };

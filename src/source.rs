@@ -11,17 +11,26 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::FetchError;
+use crate::foreign::Launcher;
 use crate::secret::Secret;
 use crate::time::{Clock, Now};
 use crate::token::Term;
 
 pub mod http;
-mod watch;
+
+/// What a source needs of the process that it is in.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Starts the processes that read files of others.
+    pub launcher: Arc<Launcher>,
+}
 
 /// Declares every source: its module, its type, and the type that it is configured with. Each has a
-/// `new(config, clock)`.
+/// `new`, which takes the configuration and what it needs of the [`Surroundings`].
 macro_rules! sources {
-    ($($module:ident::$source:ident($config:ident);)*) => {
+    ($($module:ident::$source:ident($config:ident) needs $($need:ident),+;)*) => {
         $(pub mod $module;)*
 
         /// The configuration of any source.
@@ -36,9 +45,12 @@ macro_rules! sources {
         impl SourceConfig {
             /// Makes the source.
             #[must_use]
-            pub fn build(self, clock: Arc<dyn Clock>) -> Arc<dyn Source> {
+            pub fn build(self, surroundings: &Surroundings) -> Arc<dyn Source> {
                 match self {
-                    $(Self::$source(config) => Arc::new($module::$source::new(config, clock)),)*
+                    $(Self::$source(config) => Arc::new($module::$source::new(
+                        config,
+                        $(Arc::clone(&surroundings.$need)),+
+                    )),)*
                 }
             }
         }
@@ -46,9 +58,9 @@ macro_rules! sources {
 }
 
 sources! {
-    platform::Platform(PlatformConfig);
-    env::Env(EnvConfig);
-    made_up::MadeUp(MadeUpConfig);
+    platform::Platform(PlatformConfig) needs clock, launcher;
+    env::Env(EnvConfig) needs clock;
+    made_up::MadeUp(MadeUpConfig) needs clock;
 }
 
 /// A boxed future, so that a source can be a trait object.

@@ -37,7 +37,7 @@ const RESERVED: &[Reserved] = &[
 const UNSAFE_FILES: &[&str] = &[
     "src/secret/wiping.rs",
     "src/refresh/timer.rs",
-    "src/source/watch.rs",
+    "src/foreign/watched.rs",
     "src/fs/generations.rs",
     "src/connection/resident.rs",
     "src/connection/rotation.rs",

@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::fs::File;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -13,8 +14,9 @@ use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::ledger::Verdict;
 use molecule_tokenfs::demo::{Demo, Setup};
 use molecule_tokenfs::error::{FetchError, FetchErrorKind};
+use molecule_tokenfs::foreign::Launcher;
 use molecule_tokenfs::source::platform::PlatformConfig;
-use molecule_tokenfs::source::{Fetched, Source, SourceConfig};
+use molecule_tokenfs::source::{Fetched, Source, SourceConfig, Surroundings};
 use molecule_tokenfs::time::SystemClock;
 use molecule_tokenfs::token::Term;
 
@@ -60,6 +62,7 @@ impl Workspace {
             url: demo.url().to_owned(),
             workspace_id: Some(WORKSPACE.to_owned()),
             bearer_file,
+            bearer_user: None,
             proxy: None,
             ca_file: None,
             request_timeout: Duration::from_secs(10),
@@ -68,13 +71,16 @@ impl Workspace {
     }
 
     fn source(&self) -> Arc<dyn Source> {
-        SourceConfig::Platform(self.config.clone()).build(Arc::new(SystemClock))
+        self.source_with(|_| ())
     }
 
     fn source_with(&self, change: impl FnOnce(&mut PlatformConfig)) -> Arc<dyn Source> {
         let mut config = self.config.clone();
         change(&mut config);
-        SourceConfig::Platform(config).build(Arc::new(SystemClock))
+        let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
+        let launcher = Arc::new(Launcher::new(program));
+        let surroundings = Surroundings { clock: Arc::new(SystemClock), launcher };
+        SourceConfig::Platform(config).build(&surroundings)
     }
 
     /// The next request meets this fault.
@@ -385,7 +391,7 @@ async fn a_bundle_that_is_missing_or_empty_is_named() {
     let empty = workspace.configs.path().join("empty.pem");
     std::fs::write(&empty, "no certificate\n").unwrap();
     for (path, detail) in [
-        (missing, "missing.pem: No such file or directory"),
+        (missing, "missing.pem: it does not exist"),
         (empty, "empty.pem: it holds no certificate in PEM form"),
     ] {
         let source = workspace.source_with(|config| {

@@ -1,7 +1,6 @@
 //! `check`: what is set, where it comes from, and what would come of it.
 
 use std::fmt::Write;
-use std::io;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -10,6 +9,7 @@ use crate::cmd;
 use crate::config::settings::{Row, TOKEN_VARIABLES, shown_span};
 use crate::config::{Settings, SettingsArgs, default_mountpoint};
 use crate::error::FetchErrorKind;
+use crate::foreign::{self, Unreadable};
 
 /// The arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -98,13 +98,12 @@ fn platform(settings: &Settings) -> String {
         Some(id) => format!("workspaces/{id}"),
         None => "admin".to_owned(),
     };
-    let state = match std::fs::File::open(&bearer_file).and_then(|file| file.metadata()) {
-        Ok(metadata) if metadata.len() > 0 => String::new(),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            format!(" (which cannot be read: {error})")
+    let state = match foreign::look(&settings.bearer_request()).and_then(|answer| answer.found) {
+        Ok(found) if found.stamp.size > 0 => String::new(),
+        Ok(_) | Err(Unreadable::Missing) => {
+            format!(" (now {})", FetchErrorKind::NotRegistered.explain().sentence)
         }
-        // Missing or empty.
-        _ => format!(" (now {})", FetchErrorKind::NotRegistered.explain().sentence),
+        Err(why) => format!(" (which cannot be read: {why})"),
     };
     format!(
         "GET {url}/{path}/github-installation-token, with the bearer in {}{state}",

@@ -15,6 +15,7 @@ use crate::cmd::setup::git::{self, Asked};
 use crate::config::{self, Settings};
 use crate::connection::supervisor::{End, take_signals};
 use crate::observe;
+use crate::program::Streams;
 
 mod descendants;
 mod environment;
@@ -170,5 +171,7 @@ fn start(
 ) -> anyhow::Result<Child> {
     let words = stage::words(identity, foreground, args.keep_capabilities, &args.command);
     let program = executable.command(words, variables.all()).context("cannot start the command")?;
-    program.start(Stdio::inherit()).context("cannot start the command")
+    let streams =
+        Streams { input: Stdio::inherit(), output: Stdio::inherit(), errors: Stdio::inherit() };
+    program.start(streams).context("cannot start the command")
 }

@@ -23,6 +23,7 @@ use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Setup, SupervisorError};
 use crate::files::{self, Directory};
+use crate::foreign::Launcher;
 use crate::fs::fault::Fault;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
@@ -92,6 +93,10 @@ impl Executable {
 
     fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()?, path: self.path.clone() })
+    }
+
+    fn launcher(&self) -> io::Result<Launcher> {
+        self.file.try_clone().map(Launcher::new)
     }
 
     /// A hidden command of it, with all of `environment` and nothing else.
@@ -172,13 +177,14 @@ pub fn serve(
             },
         }
     };
-    serve_files(args, settings, target, why, signals, companion)
+    serve_files(args, settings, target, executable, why, signals, companion)
 }
 
 fn serve_files(
     args: &ServeArgs,
     settings: &Settings,
     target: &Path,
+    executable: &Executable,
     why: String,
     signals: &SignalFd,
     companion: &mut dyn Companion,
@@ -210,6 +216,7 @@ fn serve_files(
         windows: settings.windows_of_files(),
         views: config.fs.views,
         identity: Identity { backend: Backend::Files, why_files: Some(why), ..config.identity },
+        launcher: executable.launcher()?,
     };
     let end = files::serve(setup, signals, companion)
         .with_context(|| format!("cannot serve files at {}", target.display()))?;

@@ -17,6 +17,7 @@ use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps};
 use crate::config::Settings;
 use crate::connection::handover::Channel;
 use crate::connection::worker::{self, End, WorkerConfig};
+use crate::foreign::Launcher;
 use crate::fs::FsConfig;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
@@ -59,6 +60,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     if getppid().as_raw() != args.supervisor {
         anyhow::bail!("the supervisor is gone");
     }
+    let launcher = Launcher::own().context("cannot open the program")?;
     become_opaque();
     forbid_core_dumps();
     abort_on_a_panic_that_would_hang_readers();
@@ -79,7 +81,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     config.identity.started = SystemClock.now();
     observe::init(&config.log_level.parse().unwrap_or_default());
     let memory = handover.config.try_clone()?;
-    match worker::serve(channel, handover, config, &memory)? {
+    match worker::serve(channel, handover, config, &memory, launcher)? {
         End::Stopped => tracing::debug!("the worker was told to end"),
         End::Disconnected => tracing::debug!("the connection has ended"),
     }

@@ -1,11 +1,11 @@
 //! Whom the files belong to when nobody says so.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::{Uid, User, getegid, geteuid};
 
 use crate::config::{Origin, Setting};
+use crate::foreign::{self, Request, Unreadable};
 
 /// Who runs this process.
 #[derive(Debug, Clone, Copy)]
@@ -26,29 +26,43 @@ impl Caller {
     }
 }
 
+/// Whom the configs directory belongs to, for root: others cannot take on another user's rights, and
+/// need not know.
+#[must_use]
+pub fn of_configs(caller: Caller, configs_dir: &Path) -> Option<Result<u32, Unreadable>> {
+    if caller.uid != 0 {
+        return None;
+    }
+    let look = || {
+        let answer = foreign::look(&Request::directory(configs_dir))?;
+        answer.owner.ok_or(answer.found.err().unwrap_or(Unreadable::Missing))
+    };
+    Some(look())
+}
+
 /// Who runs a command for somebody serves that user. Root serves whom the configs directory belongs to:
 /// the workspace's own user. Anybody else can only serve themselves.
 pub fn default_owner(
     caller: Caller,
     configs_dir: &Path,
+    owner: Option<&Result<u32, Unreadable>>,
     warnings: &mut Vec<String>,
 ) -> Setting<u32> {
     if let Some(user) = caller.serves {
         return Setting { value: user, origin: Origin::Derived("the command's user".to_owned()) };
     }
-    if caller.uid != 0 {
+    let Some(owner) = owner else {
         return Setting { value: caller.uid, origin: Origin::Derived("the caller".to_owned()) };
-    }
+    };
     let directory = configs_dir.display();
-    match std::fs::metadata(configs_dir) {
-        Ok(metadata) => Setting {
-            value: metadata.uid(),
-            origin: Origin::Derived(format!("the owner of {directory}")),
-        },
-        Err(error) => {
+    match owner {
+        Ok(uid) => {
+            Setting { value: *uid, origin: Origin::Derived(format!("the owner of {directory}")) }
+        }
+        Err(why) => {
             warnings.push(format!(
                 "only root may read the tokens: they would belong to the owner of {directory}, which \
-                 cannot be looked at ({error}); --owner names another"
+                 cannot be looked at ({why}); --owner names another"
             ));
             Setting { value: 0, origin: Origin::Derived(format!("root, without {directory}")) }
         }
@@ -80,23 +94,24 @@ mod tests {
 
     #[test]
     fn root_serves_the_owner_of_the_configs_directory() {
-        let dir = tempfile::tempdir().unwrap();
         let mut warnings = Vec::new();
-        let owner = default_owner(ROOT, dir.path(), &mut warnings);
-        let why = format!("default: the owner of {}", dir.path().display());
-        assert_eq!(told(&owner), (dir.path().metadata().unwrap().uid(), why));
+        let configs = Path::new("/configs");
+        let owner = default_owner(ROOT, configs, Some(&Ok(1000)), &mut warnings);
+        assert_eq!(told(&owner), (1000, "default: the owner of /configs".to_owned()));
         assert!(warnings.is_empty());
 
-        let missing = dir.path().join("missing");
-        let owner = default_owner(ROOT, &missing, &mut warnings);
-        assert_eq!(told(&owner), (0, format!("default: root, without {}", missing.display())));
+        let missing = Some(&Err(Unreadable::Missing));
+        let owner = default_owner(ROOT, configs, missing, &mut warnings);
+        assert_eq!(told(&owner), (0, "default: root, without /configs".to_owned()));
         assert!(warnings[0].starts_with("only root may read the tokens"));
+        assert!(warnings[0].contains("(it does not exist)"), "{warnings:?}");
     }
 
     #[test]
     fn anybody_else_serves_themselves() {
         let mut warnings = Vec::new();
-        let owner = default_owner(USER, Path::new("/"), &mut warnings);
+        assert_eq!(of_configs(USER, Path::new("/")), None, "and looks at nothing");
+        let owner = default_owner(USER, Path::new("/"), None, &mut warnings);
         assert_eq!(told(&owner), (1234, "default: the caller".to_owned()));
         assert!(warnings.is_empty());
     }
@@ -104,7 +119,7 @@ mod tests {
     #[test]
     fn a_user_whose_command_is_run_is_served_before_all_others() {
         let caller = Caller { serves: Some(7), ..ROOT };
-        let owner = default_owner(caller, Path::new("/no/such"), &mut Vec::new());
+        let owner = default_owner(caller, Path::new("/c"), Some(&Ok(1000)), &mut Vec::new());
         assert_eq!(told(&owner), (7, "default: the command's user".to_owned()));
     }
 

@@ -10,6 +10,7 @@ use crate::config::layers::Layers;
 use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
+use crate::foreign::Request;
 use crate::fs::access::Access;
 use crate::fs::node::Root;
 use crate::fs::status::Layout;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub workspace_id: Setting<Option<String>>,
     /// The directory that holds the bearer.
     pub configs_dir: Setting<PathBuf>,
+    /// Whom it belongs to, where root asks and it is there: the bearer is read with that user's rights.
+    pub configs_owner: Option<u32>,
     /// The proxy for the platform.
     pub proxy: Setting<Option<ServerUrl>>,
     /// A PEM file with more CA certificates.
@@ -136,9 +139,11 @@ impl Settings {
         let configs_dir = layers
             .get(Key::ConfigsDir, parse::path)?
             .unwrap_or_else(|| Setting::default(PathBuf::from("/configs")));
-        let owner = layers
-            .get(Key::Owner, parse::user)?
-            .unwrap_or_else(|| owner::default_owner(caller, &configs_dir.value, &mut warnings));
+        let configs_owner = owner::of_configs(caller, &configs_dir.value);
+        let owner = layers.get(Key::Owner, parse::user)?.unwrap_or_else(|| {
+            let owner = configs_owner.as_ref();
+            owner::default_owner(caller, &configs_dir.value, owner, &mut warnings)
+        });
         let group = layers
             .get(Key::Group, parse::group)?
             .unwrap_or_else(|| owner::default_group(caller, owner.value));
@@ -155,6 +160,7 @@ impl Settings {
                 .unwrap_or_else(|| Setting::default(ServerUrl::default())),
             workspace_id: optional(layers.get(Key::WorkspaceId, parse::workspace_id)?),
             configs_dir,
+            configs_owner: configs_owner.and_then(Result::ok),
             proxy: optional(layers.get(Key::Proxy, parse::server_url)?),
             ca_file,
             request_timeout: span(Key::RequestTimeout, Duration::from_secs(10))?,
@@ -198,6 +204,12 @@ impl Settings {
         self.configs_dir.value.join(BEARER_FILE)
     }
 
+    /// What is asked to find out how the bearer's file stands.
+    #[must_use]
+    pub fn bearer_request(&self) -> Request {
+        Request { user: self.configs_owner, ..Request::stat(&self.bearer_file()) }
+    }
+
     /// The chain of sources: the platform, then the environment.
     #[must_use]
     pub fn sources(&self) -> Vec<SourceConfig> {
@@ -207,6 +219,7 @@ impl Settings {
                 url: whole(&self.platform_url.value),
                 workspace_id: self.workspace_id.value.clone(),
                 bearer_file: self.bearer_file(),
+                bearer_user: self.configs_owner,
                 proxy: self.proxy.value.as_ref().map(whole),
                 ca_file: self.ca_file.value.clone(),
                 request_timeout: self.request_timeout.value,

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::{forget_the_program, keep_the_heap_small, lock_all_memory};
+use crate::foreign::Launcher;
 use crate::fs::counters::Counters;
 use crate::fs::fault::{self, Fault};
 use crate::fs::fuse::{Adapter, Waiters};
@@ -29,7 +30,7 @@ use crate::fs::{Fs, FsConfig};
 use crate::refresh::Engine;
 use crate::refresh::policy::Windows;
 use crate::refresh::timer::SystemTimer;
-use crate::source::SourceConfig;
+use crate::source::{SourceConfig, Surroundings};
 use crate::time::{Clock, SystemClock};
 
 /// How the threads that answer the kernel are called: this, and fuser's number.
@@ -68,7 +69,7 @@ pub enum End {
 }
 
 /// Serves until the supervisor says so, or the connection ends. `config_memory` goes back to the
-/// supervisor with the word that the worker is ready.
+/// supervisor with the word that the worker is ready. `launcher` starts this very program.
 ///
 /// # Errors
 /// Where the state is not one of ours, the runtime or the session cannot be made, or the connection
@@ -78,6 +79,7 @@ pub fn serve(
     handover: Handover,
     config: WorkerConfig,
     config_memory: &OwnedFd,
+    launcher: Launcher,
 ) -> io::Result<End> {
     keep_the_heap_small();
     lock_all_memory();
@@ -85,9 +87,9 @@ pub fn serve(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let counters = Arc::new(Counters::default());
-    let metered = |source: SourceConfig| {
-        counters.metered(source.build(Arc::clone(&clock)), Arc::clone(&clock))
-    };
+    let surroundings = Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(launcher) };
+    let metered =
+        |source: SourceConfig| counters.metered(source.build(&surroundings), Arc::clone(&clock));
     let sources: Vec<_> = config.sources.into_iter().map(metered).collect();
     let names = sources.iter().map(|source| source.name()).collect();
     let views = config.fs.root.views();

@@ -7,8 +7,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
+use crate::foreign::{ForeignFile, Launcher, Request};
 use crate::secret::Secret;
 use crate::time::{Clock, Now};
 
@@ -39,6 +39,17 @@ const USER_AGENT: &str = concat!("molecule-tokenfs/", env!("CARGO_PKG_VERSION"))
 /// How many exchanges may be under way: one, and one that was given up and has not noticed yet.
 const EXCHANGES: usize = 2;
 
+/// The largest bundle of CA certificates that is read, in bytes; those of the web have a quarter.
+const CA_LIMIT: usize = 1024 * 1024;
+
+/// The bundle of CA certificates at `path`. Somebody named it, so links may lead anywhere; but its
+/// directory may belong to others.
+#[must_use]
+pub fn ca_file(path: &Path, launcher: Arc<Launcher>) -> Arc<ForeignFile> {
+    let request = Request { anywhere: true, ..Request::file(path, CA_LIMIT) };
+    Arc::new(ForeignFile::new(request, launcher))
+}
+
 /// What a source needs to talk to its server.
 #[derive(Clone)]
 pub struct Http {
@@ -47,8 +58,8 @@ pub struct Http {
     /// The proxy, if one is configured for this source. Those of the environment are ignored: a
     /// credential must not go to a proxy by accident.
     pub proxy: Option<String>,
-    /// A bundle of CA certificates (PEM) to trust beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// A bundle of CA certificates (PEM) to trust beside the system's. See [`ca_file`].
+    pub ca_file: Option<Arc<ForeignFile>>,
     /// The longest that one fetch may take, from the connection to the last byte, with redirects.
     pub timeout: Duration,
     /// Tells when a request was sent.
@@ -96,12 +107,13 @@ impl Http {
         let Ok(turn) = Arc::clone(&self.turns.0).try_acquire_owned() else {
             return timed_out("the last requests, which were given up, have not ended yet");
         };
+        let trusted = self.trusted(url).await?;
         let (tell, told) = oneshot::channel();
         let (http, to, bearer) = (self.clone(), url.clone(), bearer.clone());
         thread::Builder::new()
             .name("fetch".to_owned())
             .spawn(move || {
-                http.exchange_alone(&to, &bearer, tell);
+                http.exchange_alone(&to, &bearer, trusted, tell);
                 drop(turn);
             })
             .map_err(|why| {
@@ -122,6 +134,7 @@ impl Http {
         &self,
         url: &Url,
         bearer: &Secret,
+        trusted: Vec<Certificate>,
         mut tell: oneshot::Sender<Result<Answer, FetchError>>,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -129,7 +142,7 @@ impl Http {
             Err(why) => Err(self.error(FetchErrorKind::Unreachable, why.to_string())),
             Ok(runtime) => {
                 let answer = runtime.block_on(async {
-                    let client = self.client(url)?;
+                    let client = self.client(url, trusted)?;
                     tokio::select! {
                         answer = self.exchange(&client, url, bearer) => answer,
                         () = tell.closed() => Err(self.error(FetchErrorKind::TimedOut, "")),
@@ -178,7 +191,7 @@ impl Http {
         ))
     }
 
-    fn client(&self, url: &Url) -> Result<Client, FetchError> {
+    fn client(&self, url: &Url, trusted: Vec<Certificate>) -> Result<Client, FetchError> {
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
@@ -202,10 +215,10 @@ impl Http {
         builder = if !https {
             // Loading the system's certificates fails where there are none, and is not needed.
             builder.tls_certs_only([])
-        } else if let Some(path) = &self.ca_file {
-            builder.tls_certs_merge(self.bundle(path)?)
-        } else {
+        } else if trusted.is_empty() {
             builder
+        } else {
+            builder.tls_certs_merge(trusted)
         };
         // The rest of the configuration is constant: only the certificates can fail.
         builder.build().map_err(|error| {
@@ -216,11 +229,21 @@ impl Http {
         })
     }
 
-    fn bundle(&self, path: &Path) -> Result<Vec<Certificate>, FetchError> {
+    /// The certificates to trust beside the system's, where https is spoken at all.
+    async fn trusted(&self, url: &Url) -> Result<Vec<Certificate>, FetchError> {
+        let proxy = self.proxy.as_deref().and_then(|text| parse_url(text).ok());
+        let is_https = proxy.iter().chain([url]).any(|url| url.scheme() == "https");
+        match &self.ca_file {
+            Some(file) if is_https => self.bundle(file).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn bundle(&self, file: &ForeignFile) -> Result<Vec<Certificate>, FetchError> {
         let unusable = |why: String| {
-            self.error(FetchErrorKind::NoCertificates, format!("{}: {why}", path.display()))
+            self.error(FetchErrorKind::NoCertificates, format!("{}: {why}", file.path().display()))
         };
-        let pem = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        let pem = file.read().await.map_err(|why| unusable(why.to_string()))?;
         let certificates =
             Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
         if certificates.is_empty() {

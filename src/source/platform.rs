@@ -7,10 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -18,12 +15,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::error::{FetchError, FetchErrorKind};
+use crate::foreign::{Launcher, Request, Unreadable, WatchedFile};
 use crate::secret::{Secret, SecretError};
 use crate::source::http::{self, Http, Turns, Url};
-use crate::source::watch::WatchedFile;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
 use crate::token::Term;
@@ -49,6 +45,10 @@ pub struct PlatformConfig {
     pub workspace_id: Option<String>,
     /// The file that holds the bearer: `${CONFIGS_DIR}/.auth_token`.
     pub bearer_file: PathBuf,
+    /// The user that the bearer is read as, where this process may become another: the owner of the
+    /// directory when the daemon started. `None` is its owner at each fetch.
+    #[serde(default)]
+    pub bearer_user: Option<u32>,
     /// A proxy for the platform, only if configured as such.
     pub proxy: Option<String>,
     /// Additional CA bundle (PEM) for https.
@@ -63,6 +63,7 @@ impl fmt::Debug for PlatformConfig {
             .field("url", &http::without_userinfo(&self.url))
             .field("workspace_id", &self.workspace_id)
             .field("bearer_file", &self.bearer_file)
+            .field("bearer_user", &self.bearer_user)
             .field("proxy", &self.proxy.as_deref().map(http::without_userinfo))
             .field("ca_file", &self.ca_file)
             .field("request_timeout", &self.request_timeout)
@@ -82,15 +83,17 @@ pub struct Platform {
 
 impl Platform {
     /// A source over the platform; connects at the first fetch.
-    pub fn new(config: PlatformConfig, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(config: PlatformConfig, clock: Arc<dyn Clock>, launcher: Arc<Launcher>) -> Self {
+        let bearer = Request::file(&config.bearer_file, MAX_BEARER_BYTES);
+        let bearer = Request { user: config.bearer_user, ..bearer };
         Self {
             url: config.url,
             workspace_id: config.workspace_id,
-            bearer_file: WatchedFile::new(config.bearer_file),
+            bearer_file: WatchedFile::new(bearer, Arc::clone(&launcher)),
             http: Http {
                 source: NAME,
                 proxy: config.proxy,
-                ca_file: config.ca_file,
+                ca_file: config.ca_file.map(|path| http::ca_file(&path, launcher)),
                 timeout: config.request_timeout,
                 clock,
                 turns: Turns::default(),
@@ -100,7 +103,7 @@ impl Platform {
     }
 
     async fn ask(&self) -> Result<Fetched, FetchError> {
-        let bearer = self.bearer()?;
+        let bearer = self.bearer().await?;
         let url = endpoint(&self.url, self.workspace_id.as_deref())
             .map_err(|why| error(FetchErrorKind::NotConfigured, why))?;
         let answer = self.http.get(&url, &bearer).await?;
@@ -126,31 +129,38 @@ impl Platform {
     }
 
     /// Reads the bearer, anew at every fetch: the platform may replace it at any time.
-    fn bearer(&self) -> Result<Secret, FetchError> {
-        self.bearer_file.about_to_read();
-        let path = self.bearer_file.path();
-        let failed = |kind, why: &str| error(kind, format!("{}: {why}", path.display()));
-        let text = match read_line_file(path) {
-            Ok(text) => text,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => {
-                return Err(failed(FetchErrorKind::NotRegistered, "it does not exist"));
-            }
-            Err(why) => return Err(failed(FetchErrorKind::BearerUnusable, &why.to_string())),
-        };
-        let end = text.iter().rposition(|b| !matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
-        let line = text.get(..end).unwrap_or_default();
-        if line.contains(&b'\n') {
-            return Err(failed(FetchErrorKind::BearerUnusable, "it has more than one line"));
-        }
-        Secret::new(line.to_vec()).map_err(|why| match why {
-            SecretError::Empty => failed(FetchErrorKind::NotRegistered, "it is empty"),
-            SecretError::TooLong => failed(FetchErrorKind::BearerUnusable, "it is too long"),
-            SecretError::BadByte { byte, offset } => failed(
-                FetchErrorKind::BearerUnusable,
-                &format!("no bearer may hold the byte 0x{byte:02x} at offset {offset}"),
-            ),
+    async fn bearer(&self) -> Result<Secret, FetchError> {
+        let read = self.bearer_file.read().await;
+        let bearer = read.map_err(|why| (unreadable(why), why.to_string()));
+        bearer.and_then(|text| parse_bearer(&text)).map_err(|(kind, why)| {
+            error(kind, format!("{}: {why}", self.bearer_file.path().display()))
         })
     }
+}
+
+fn unreadable(why: Unreadable) -> FetchErrorKind {
+    match why {
+        Unreadable::Missing => FetchErrorKind::NotRegistered,
+        why if why.is_transient() => FetchErrorKind::BearerNotRead,
+        _ => FetchErrorKind::BearerUnusable,
+    }
+}
+
+/// The bearer in the text of its file: one line.
+fn parse_bearer(text: &[u8]) -> Result<Secret, (FetchErrorKind, String)> {
+    let unusable = |why: &str| (FetchErrorKind::BearerUnusable, why.to_owned());
+    let end = text.iter().rposition(|b| !matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    let line = text.get(..end).unwrap_or_default();
+    if line.contains(&b'\n') {
+        return Err(unusable("it has more than one line"));
+    }
+    Secret::new(line.to_vec()).map_err(|why| match why {
+        SecretError::Empty => (FetchErrorKind::NotRegistered, "it is empty".to_owned()),
+        SecretError::TooLong => unusable("it is too long"),
+        SecretError::BadByte { byte, offset } => {
+            unusable(&format!("no bearer may hold the byte 0x{byte:02x} at offset {offset}"))
+        }
+    })
 }
 
 impl Source for Platform {
@@ -177,22 +187,6 @@ impl Source for Platform {
 
 fn error(kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
     FetchError::new(NAME, kind, detail)
-}
-
-/// Reads a file of at most [`MAX_BEARER_BYTES`], without waiting for anybody to write it.
-fn read_line_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // O_NONBLOCK: the open of a FIFO would wait for a writer.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    // With all the room at once, so that growing leaves no copy behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_BEARER_BYTES + 1));
-    file.take(MAX_BEARER_BYTES as u64 + 1).read_to_end(&mut text)?;
-    if text.len() > MAX_BEARER_BYTES {
-        return Err(io::Error::other(format!("it is larger than {} KiB", MAX_BEARER_BYTES / 1024)));
-    }
-    Ok(text)
 }
 
 /// The address to ask. The user part of the base URL is dropped: the bearer is the only credential.
@@ -283,18 +277,16 @@ fn seconds(time: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::time::SystemClock;
 
     fn config(bearer_file: PathBuf) -> PlatformConfig {
         PlatformConfig {
             url: "http://me:canary@127.0.0.1:9".to_owned(),
             workspace_id: None,
             bearer_file,
+            bearer_user: None,
             proxy: Some("http://me:canary@proxy:3128".to_owned()),
             ca_file: None,
             request_timeout: Duration::from_secs(10),
@@ -409,38 +401,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_is_one_line_of_ascii_and_read_anew_each_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(".auth_token");
-        let platform = Platform::new(config(path.clone()), Arc::new(SystemClock));
-        let kind = || platform.bearer().unwrap_err().kind;
-        assert_eq!(kind(), FetchErrorKind::NotRegistered);
+    fn a_bearer_is_one_line_of_ascii() {
         for (text, bearer) in [("one", "one"), ("two\n", "two"), ("three\r\n\n", "three")] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(platform.bearer().unwrap().expose_str(), bearer);
+            assert_eq!(parse_bearer(text.as_bytes()).unwrap().expose_str(), bearer);
         }
         for empty in ["", "\n"] {
-            fs::write(&path, empty).unwrap();
-            assert_eq!(kind(), FetchErrorKind::NotRegistered, "{empty:?}");
+            let (kind, _) = parse_bearer(empty.as_bytes()).unwrap_err();
+            assert_eq!(kind, FetchErrorKind::NotRegistered, "{empty:?}");
         }
-        for bad in ["canary\ncanary", "canary\0", "can ary", "canary\u{fc}", &"a".repeat(20_000)] {
-            fs::write(&path, bad).unwrap();
-            let error = platform.bearer().unwrap_err();
-            assert_eq!(error.kind, FetchErrorKind::BearerUnusable);
-            assert!(!error.to_string().contains("canary"), "{error}");
+        for bad in ["canary\ncanary", "canary\0", "can ary", "canary\u{fc}"] {
+            let (kind, why) = parse_bearer(bad.as_bytes()).unwrap_err();
+            assert_eq!(kind, FetchErrorKind::BearerUnusable);
+            assert!(!why.contains("canary"), "{why}");
         }
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        assert_eq!(kind(), FetchErrorKind::BearerUnusable);
-    }
-
-    #[test]
-    fn a_fifo_in_the_bearers_place_does_not_hold_up_the_fetch() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(".auth_token");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let platform = Platform::new(config(path), Arc::new(SystemClock));
-        assert_eq!(platform.bearer().unwrap_err().kind, FetchErrorKind::BearerUnusable);
     }
 
     #[test]

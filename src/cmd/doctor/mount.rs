@@ -13,6 +13,7 @@ use crate::config::{Settings, default_mountpoint, find_mountpoint};
 use crate::connection::control;
 use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
+use crate::foreign::{self, Unreadable};
 use crate::fs::status::{Backend, Layout, State, Status, TokenStatus, words};
 
 /// A difference of clocks that is worth a word, in seconds.
@@ -258,22 +259,25 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
 fn bearer(settings: &Settings) -> Option<Finding> {
     let path = settings.bearer_file();
     let shown = path.display();
-    match fs::metadata(&path) {
-        Ok(metadata) if metadata.len() == 0 => Some(unregistered(&format!("{shown} is empty"))),
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => Some(Finding::warn(
+    match foreign::look(&settings.bearer_request()).and_then(|answer| answer.found) {
+        Ok(found) if found.stamp.size == 0 => Some(unregistered(&format!("{shown} is empty"))),
+        Ok(found) if found.mode & 0o077 != 0 => Some(Finding::warn(
             "bearer",
             format!(
                 "{shown} holds the key to all tokens, and others may read it (mode {:04o})",
-                metadata.mode() & 0o7777
+                found.mode
             ),
             format!("chmod 0600 {shown}"),
         )),
         Ok(_) => Some(Finding::ok("bearer", format!("{shown} is there"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Some(unregistered(&format!("there is no {shown}")))
-        }
+        Err(Unreadable::Missing) => Some(unregistered(&format!("there is no {shown}"))),
         // Another user's business: the daemon says whether it can read it.
-        Err(_) => None,
+        Err(Unreadable::System { errno: libc::EACCES, .. }) => None,
+        Err(why) => Some(Finding::fail(
+            "bearer",
+            format!("{shown} cannot be used: {why}"),
+            FetchErrorKind::BearerUnusable.explain().remedy,
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Setup;
 use crate::connection::handover::{self, Channel, Message};
-use crate::program::Program;
+use crate::program::{Program, Streams};
 
 /// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
 const RESEND: [u8; 16] = {
@@ -44,7 +44,8 @@ impl Worker {
     ) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let (our_init, their_init) = handover::packets()?;
-        let child = program.start(theirs.into())?;
+        let (output, errors) = (Stdio::inherit(), Stdio::inherit());
+        let child = program.start(Streams { input: theirs.into(), output, errors })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
