@@ -288,12 +288,15 @@ impl Keeper {
     }
 
     fn write_pages(&self, snapshot: &Snapshot, now: &Now) -> io::Result<()> {
-        let document = status::document(&self.identity, snapshot, &self.counters, now);
-        let [status, metrics] = directory::PAGES;
+        let (identity, counters) = (&self.identity, &*self.counters);
+        let document = status::document(identity, snapshot, counters, now);
+        let reduced = status::document_for_strangers(identity, snapshot, counters, now);
+        let [status, metrics, full] = directory::PAGES;
         let mode = Access::STATUS_MODE;
         self.directory.replace(&[
-            (status, &status::padded(&document), mode),
-            (metrics, &metrics::padded(&document, &self.counters), mode),
+            (status, &status::padded(&reduced), mode),
+            (metrics, &metrics::padded(&document, counters), mode),
+            (full, &status::padded(&document), self.access.view_mode),
         ])
     }
 }

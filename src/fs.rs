@@ -340,7 +340,9 @@ impl Fs {
             Node::Control => return Open::Now(Ok(Opened { handle: 0, cache: Cache::Direct })),
             _ if writing => return Open::Now(Err(self.refuse(ReadErrorKind::ReadOnly))),
             Node::Page(page) => {
-                let handle = self.pages.open(page, &self.token, &self.counters, &self.clock.now());
+                let may_know = self.config.access.may_know(&request.caller);
+                let now = self.clock.now();
+                let handle = self.pages.open(page, may_know, &self.token, &self.counters, &now);
                 return Open::Now(Ok(Opened { handle, cache: Cache::Direct }));
             }
             Node::Live { view } => self.open_live(request, view),

@@ -160,6 +160,20 @@ impl Snapshot {
             .find(|failure| failure.error.kind.is_refusal())
             .or_else(|| self.failures.first())
     }
+
+    /// The same without what only those may know who may read the token: paths, addresses, and what
+    /// exactly is wrong with them.
+    #[must_use]
+    pub fn without_particulars(&self) -> Self {
+        let mut snapshot = self.clone();
+        for failure in &mut snapshot.failures {
+            failure.error.detail.clear();
+        }
+        for event in &mut snapshot.history {
+            event.detail.clear();
+        }
+        snapshot
+    }
 }
 
 /// A consumer said that a token was refused.
@@ -237,6 +251,8 @@ pub struct Event {
     pub token: Option<(u64, Fingerprint)>,
     /// Why, in words.
     pub reason: String,
+    /// The particulars of that; may be empty.
+    pub detail: String,
 }
 
 /// The kinds of events.

@@ -275,7 +275,7 @@ mod tests {
 
     fn event(minutes: u64, kind: EventKind, reason: &str) -> Event {
         let token = (kind != EventKind::Failure).then(|| (2, token().fingerprint()));
-        Event { at: ago(minutes), kind, token, reason: reason.to_owned() }
+        Event { at: ago(minutes), kind, token, reason: reason.to_owned(), detail: String::new() }
     }
 
     #[test]

@@ -10,11 +10,15 @@ use rustix::io::Errno;
 use crate::fs::attribute;
 use crate::fs::status;
 
-/// The status document.
+/// The status document, with all particulars where this process may know them.
 ///
 /// # Errors
 /// As the kernel says them; ENOTDIR for a file that is none of ours.
 pub fn status(mountpoint: &Path) -> io::Result<Vec<u8>> {
+    // Among files; a mount has none.
+    if let Ok(document) = std::fs::read(mountpoint.join(status::FULL)) {
+        return Ok(document);
+    }
     match std::fs::read(mountpoint.join("status.json")) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let mut document = vec![0; status::SIZE];

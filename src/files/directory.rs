@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use crate::connection::mount::{MountError, make_directories, remove_directories};
 use crate::files::found::{self, Found};
 use crate::fs::access::Access;
+use crate::fs::status;
 use crate::view;
 
 /// The file that says whose the directory is.
@@ -29,8 +30,9 @@ pub(super) const NEW: &str = ".new-";
 pub(super) const PREFIX: &str = "molecule-tokenfs-";
 /// What consumers write their wishes into.
 pub(super) const REFRESH: &str = "refresh";
-/// The pages that show how things stand.
-pub(super) const PAGES: [&str; 2] = ["status.json", "metrics.prom"];
+/// The pages that show how things stand: for everybody, and the status with all particulars for those
+/// who may read the tokens.
+pub(super) const PAGES: [&str; 3] = ["status.json", "metrics.prom", status::FULL];
 
 /// What stands at the mountpoint.
 enum At {

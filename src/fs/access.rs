@@ -43,9 +43,61 @@ impl Access {
         caller.uid == self.uid || caller.uid == 0
     }
 
+    /// Whether a caller may know what exactly fails: whoever may read a token.
+    #[must_use]
+    pub fn may_know(&self, caller: &Caller) -> bool {
+        let mode = self.view_mode;
+        self.may_control(caller)
+            || mode & 0o004 != 0
+            || mode & 0o040 != 0 && (caller.gid == self.gid || has_group(caller.thread, self.gid))
+    }
+
     /// The mode of `refresh`: whoever may read a token may also say that it was refused.
     #[must_use]
     pub fn control_mode(&self) -> u16 {
         (self.view_mode & 0o444) >> 1 | self.view_mode & 0o444
+    }
+}
+
+/// Whether a thread has this group among its others (`proc_pid_status(5)`); those of a caller outside
+/// our pid namespace are not known.
+fn has_group(thread: u32, group: u32) -> bool {
+    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
+    // A program may have any bytes for a name.
+    has_group_in(&String::from_utf8_lossy(&status), group)
+}
+
+fn has_group_in(status: &str, group: u32) -> bool {
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups.is_some_and(|groups| groups.split_whitespace().any(|it| it.parse() == Ok(group)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_read_a_token_may_know_what_fails() {
+        let access = |view_mode| Access { uid: 1000, gid: 2000, view_mode };
+        // Thread 0 is no thread.
+        let caller = |uid, gid| Caller { uid, gid, thread: 0 };
+        for (mode, who, may) in [
+            (0o400, caller(1000, 1), true),
+            (0o400, caller(0, 0), true),
+            (0o400, caller(1001, 2000), false),
+            (0o440, caller(1001, 2000), true),
+            (0o440, caller(1001, 2001), false),
+            (0o444, caller(1001, 2001), true),
+        ] {
+            assert_eq!(access(mode).may_know(&who), may, "{mode:o} {who:?}");
+        }
+    }
+
+    #[test]
+    fn other_groups_count_and_parts_of_numbers_do_not() {
+        let status = "Name:\tx\nGid:\t7\t7\t7\t7\nGroups:\t20 2000 \nNStgid:\t1\n";
+        assert!(has_group_in(status, 2000) && has_group_in(status, 20));
+        assert!(!has_group_in(status, 200) && !has_group_in(status, 7));
+        assert!(!has_group_in("Groups:\n", 0) && !has_group_in("", 0));
     }
 }

@@ -19,6 +19,10 @@ const KEPT: usize = 256;
 const MEASURED_FOR: Duration = Duration::from_secs(1);
 const MEASURED: usize = 64;
 
+/// In the number of a handle: whoever opened it may know the particulars. The kernel keeps the number,
+/// so that this outlives the worker.
+const MAY_KNOW: u64 = 1 << 63;
+
 /// The pages of one mount.
 pub struct Pages {
     identity: Identity,
@@ -56,12 +60,19 @@ impl Pages {
         }
     }
 
-    /// Renders a page for a new handle.
-    pub fn open(&self, page: Page, token: &Handle, counters: &Counters, now: &Now) -> u64 {
-        let rendering = self.render(page, token, counters, now);
+    /// Renders a page for a new handle: for whoever `may_know` with all particulars.
+    pub fn open(
+        &self,
+        page: Page,
+        may_know: bool,
+        token: &Handle,
+        counters: &Counters,
+        now: &Now,
+    ) -> u64 {
+        let rendering = self.render(page, may_know, token, counters, now);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
-        let handle = kept.last;
+        let handle = kept.last | if may_know { MAY_KNOW } else { 0 };
         if kept.renderings.len() == KEPT {
             kept.renderings.pop_front();
         }
@@ -84,7 +95,7 @@ impl Pages {
             return Arc::clone(rendering);
         }
         drop(kept);
-        self.render(page, token, counters, now)
+        self.render(page, handle & MAY_KNOW != 0, token, counters, now)
     }
 
     /// The status without padding, for an extended attribute. A thread that asked for its `size`
@@ -105,7 +116,9 @@ impl Pages {
             return measured.rendering;
         }
         drop(kept);
-        let rendering: Arc<[u8]> = status::fitted(&self.document(token, counters, now)).into();
+        // The kernel gives it to those alone who may read the file.
+        let document = self.document(true, token, counters, now);
+        let rendering: Arc<[u8]> = status::fitted(&document).into();
         // Callers outside our pid namespace all have the number 0.
         if size && thread != 0 {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,22 +137,30 @@ impl Pages {
         kept.renderings.retain(|(number, _)| *number != handle);
     }
 
-    fn render(&self, page: Page, token: &Handle, counters: &Counters, now: &Now) -> Arc<[u8]> {
-        let document = self.document(token, counters, now);
+    fn render(
+        &self,
+        page: Page,
+        may_know: bool,
+        token: &Handle,
+        counters: &Counters,
+        now: &Now,
+    ) -> Arc<[u8]> {
+        let document = self.document(may_know, token, counters, now);
         match page {
             Page::Status => status::padded(&document).into(),
             Page::Metrics => metrics::padded(&document, counters).into(),
         }
     }
 
-    fn document(&self, token: &Handle, counters: &Counters, now: &Now) -> Status {
+    fn document(&self, may_know: bool, token: &Handle, counters: &Counters, now: &Now) -> Status {
         let snapshot = token.snapshot();
-        let mut document = status::document(&self.identity, &snapshot, counters, now);
+        let document = if may_know { status::document } else { status::document_for_strangers };
+        let mut document = document(&self.identity, &snapshot, counters, now);
         document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
             // Exact: whoever asked for an upgrade tells its outcome from an earlier one by it.
             at: time::exact_timestamp(at),
             succeeded: outcome.is_ok(),
-            reason: outcome.err(),
+            reason: outcome.err().filter(|_| may_know),
         });
         document
     }

@@ -13,10 +13,14 @@ mod judge;
 pub(crate) mod testing;
 
 pub use crate::refresh::State;
-pub use judge::{Identity, document, words};
+pub use judge::{Identity, document, document_for_strangers, words};
 
 /// The size of `status.json`, in bytes: fixed, so that `stat` is right without rendering it.
 pub const SIZE: usize = 16 * 1024;
+
+/// Among files, beside `status.json`: the document with all particulars. A mount tells from who opens
+/// `status.json` what to show; a file cannot.
+pub const FULL: &str = "status.full.json";
 
 /// What serves the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

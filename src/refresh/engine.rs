@@ -458,7 +458,8 @@ impl Engine {
                 snapshot.fetches += 1;
                 snapshot.rejected = rejected;
             }
-            snapshot.remember(Event { at: *now, kind, token: concerned, reason });
+            let detail = String::new();
+            snapshot.remember(Event { at: *now, kind, token: concerned, reason, detail });
         });
         self.token = Some(token);
     }
@@ -515,15 +516,18 @@ impl Engine {
         } else {
             tracing::debug!(source, %error, "no token");
         }
-        let reason = (!is_alike && !is_quiet).then(|| error.to_string());
+        let news = (!is_alike && !is_quiet).then(|| {
+            let plain = FetchError { detail: String::new(), ..error.clone() };
+            (plain.to_string(), error.detail.clone())
+        });
         state.failure = Some(match earlier {
             Some(earlier) => {
                 Failure { error, at: *now, count: earlier.count.saturating_add(1), ..earlier }
             }
             None => Failure { error, since: *now, at: *now, count: 1 },
         });
-        if let Some(reason) = reason {
-            let event = Event { at: *now, kind: EventKind::Failure, token: None, reason };
+        if let Some((reason, detail)) = news {
+            let event = Event { at: *now, kind: EventKind::Failure, token: None, reason, detail };
             self.shared.snapshot.send_modify(|snapshot| snapshot.remember(event));
         }
         self.show_failures();

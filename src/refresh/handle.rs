@@ -224,6 +224,7 @@ impl Handle {
                     kind: EventKind::Reject,
                     token: concerned,
                     reason: "a consumer says that it was refused".to_owned(),
+                    detail: String::new(),
                 });
             }
             true

@@ -15,6 +15,7 @@ mod support;
 mod hung;
 mod limits;
 mod links;
+mod strangers;
 mod waits;
 mod watching;
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::support::daemon::Daemon;
+use crate::support::dir::TestDir;
 use crate::support::process::{ORDINARY, User};
 use crate::{Mount, Section};
 
@@ -92,6 +94,21 @@ pub fn check(section: &mut Section) {
                 mount.shell(User::Number(ORDINARY), &format!("cat \"$1/{name}\"")).ok();
             }
             mount.shell(User::Number(4242), "ls \"$1/live\"").ok();
+        },
+    );
+    section.says(
+        "Whoever may read the token is told there what exactly fails; others are told what kind of \
+         thing it is.",
+        || {
+            let dir = TestDir::new();
+            let daemon = Daemon::at(&dir).start();
+            let failing = Mount { daemon, dir };
+            fs::read(failing.path("token")).unwrap_err();
+            let told = |user| failing.shell(user, "cat \"$1/status.json\"").ok();
+            let (owner, stranger) = (told(User::Own), told(User::Number(ORDINARY)));
+            assert!(owner.contains("configs/.auth_token: it does not exist"), "{owner}");
+            assert!(stranger.contains("the bearer file is missing or empty"), "{stranger}");
+            assert!(!stranger.contains(".auth_token"), "{stranger}");
         },
     );
     section.says("The mount is `nosuid`, `nodev` and `noexec`.", || {

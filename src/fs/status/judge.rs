@@ -71,6 +71,24 @@ pub fn document(
     }
 }
 
+/// The same for those who may not read the token: without paths, addresses and what exactly is wrong
+/// with them.
+#[must_use]
+pub fn document_for_strangers(
+    identity: &Identity,
+    snapshot: &Snapshot,
+    counters: &Counters,
+    now: &Now,
+) -> Status {
+    let why_files = identity.why_files.as_ref().map(|_| "their owner is told why".to_owned());
+    let identity = Identity { why_files, ..identity.clone() };
+    let mut status = document(&identity, &snapshot.without_particulars(), counters, now);
+    for token in status.tokens.iter_mut().filter(|token| !token.failures.is_empty()) {
+        token.notes.push("what exactly fails is told to those who may read the token".to_owned());
+    }
+    status
+}
+
 fn token_status(
     identity: &Identity,
     snapshot: &Snapshot,
@@ -169,11 +187,11 @@ fn of_a_missing_token(snapshot: &Snapshot, token: Option<&Token>, now: &Now) -> 
 fn gives(failure: &Failure, what: &str) -> String {
     let error = &failure.error;
     let (source, sentence) = (error.source_name, error.kind.explain().sentence);
-    if error.detail.is_empty() {
-        format!("{source} gives {what}: {sentence}")
-    } else {
-        format!("{source} gives {what}: {sentence} ({})", clip(&error.detail))
-    }
+    with_detail(&format!("{source} gives {what}: {sentence}"), &clip(&error.detail))
+}
+
+fn with_detail(sentence: &str, detail: &str) -> String {
+    if detail.is_empty() { sentence.to_owned() } else { format!("{sentence} ({detail})") }
 }
 
 fn is_rejected(snapshot: &Snapshot, token: &Token) -> bool {
@@ -297,7 +315,7 @@ fn history_entry(event: &Event, now: &Now) -> HistoryEntry {
         kind: kind.to_owned(),
         generation: event.token.map(|(generation, _)| generation),
         fingerprint: event.token.map(|(_, fingerprint)| fingerprint.to_string()),
-        reason: clip(&event.reason),
+        reason: clip(&with_detail(&event.reason, &event.detail)),
     }
 }
 
@@ -528,6 +546,44 @@ mod tests {
         assert!(!text.contains("\\u001b") && !text.contains("\\n"), "{text}");
         let detail = &status.tokens[0].failures[0].detail;
         assert_eq!((detail.chars().count(), detail.ends_with('…')), (MAX_DETAIL + 1, true));
+    }
+
+    #[test]
+    fn strangers_are_told_what_kind_of_thing_fails_and_nothing_more() {
+        const PARTICULAR: &str = "/home/agent/configs/.auth_token: byte 7";
+        let mut scene = Scene::failing(Kind::BearerUnusable);
+        scene.identity.why_files = Some(PARTICULAR.to_owned());
+        scene.snapshot.failures[0].error.detail = PARTICULAR.to_owned();
+        scene.snapshot.history.push_back(Event {
+            at: ago(3),
+            kind: EventKind::Failure,
+            token: None,
+            reason: "platform: the bearer file cannot be used".to_owned(),
+            detail: PARTICULAR.to_owned(),
+        });
+        let Scene { identity, snapshot, counters } = &scene;
+        let full = document(identity, snapshot, counters, &now());
+        let reduced = document_for_strangers(identity, snapshot, counters, &now());
+        let text = |status: &Status| serde_json::to_string(status).unwrap();
+        // In the summary, the failure, the last failure, the history and the note on files.
+        assert_eq!(text(&full).matches(PARTICULAR).count(), 6);
+        assert_eq!(text(&reduced).matches(PARTICULAR).count(), 0);
+        let keys = |status: &Status| {
+            let value = serde_json::to_value(status).unwrap();
+            let keys = |value: &serde_json::Value| -> Vec<String> {
+                value.as_object().unwrap().keys().cloned().collect()
+            };
+            (keys(&value), keys(&value["tokens"][0]), keys(&value["tokens"][0]["last_failure"]))
+        };
+        assert_eq!(keys(&full), keys(&reduced));
+        let (full, reduced) = (&full.tokens[0], &reduced.tokens[0]);
+        assert_eq!((full.state, &full.advice), (reduced.state, &reduced.advice));
+        assert_eq!(reduced.last_failure.as_ref().unwrap().kind, "bearer_unusable");
+        assert_eq!(
+            reduced.summary,
+            "there is no token yet, and platform gives none: the bearer file cannot be used"
+        );
+        assert_eq!(reduced.history[0].reason, "platform: the bearer file cannot be used");
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Scene {
             kind: EventKind::Rotation,
             token: Some((generation, fingerprint)),
             reason: reason.to_owned(),
+            detail: String::new(),
         };
         scene.snapshot = Snapshot {
             token: Some(token()),

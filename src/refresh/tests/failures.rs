@@ -228,7 +228,7 @@ async fn a_hang_is_a_time_out_and_the_engine_goes_on() {
     let requests = world.platform().requests();
     let given_up = requests[1].boot - requests[0].boot;
     assert!(given_up >= world.windows.fetch_timeout, "{given_up:?}");
-    assert!(world.handle.snapshot().history[0].reason.contains("given up after 12 s"));
+    assert!(world.handle.snapshot().history[0].detail.contains("given up after 12 s"));
 }
 
 #[tokio::test(start_paused = true)]
