@@ -13,6 +13,7 @@ pub mod mountpoint;
 pub mod owner;
 pub mod parse;
 pub mod settings;
+pub mod trust;
 
 pub use flags::SettingsArgs;
 pub use key::Key;

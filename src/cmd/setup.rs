@@ -1,7 +1,7 @@
 //! `setup`: makes git and gh use the mount, and takes it back.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use crate::config;
+use crate::foreign::plain::{self, PlainFile};
 
 pub mod gh;
 pub mod git;
@@ -117,11 +118,9 @@ pub(super) fn is_script(path: &Path, script: &str) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
     let marker = script.lines().nth(1).unwrap_or_default();
     // The real gh is a large binary: its beginning tells enough.
-    let mut start = Vec::new();
-    let read = |file: File| file.take(1024).read_to_end(&mut start);
+    let start = PlainFile::open(path).ok().and_then(|file| file.start(1024).ok());
     regular
-        && File::open(path).and_then(read).is_ok()
-        && start.split(|&byte| byte == b'\n').nth(1) == Some(marker.as_bytes())
+        && start.unwrap_or_default().split(|&byte| byte == b'\n').nth(1) == Some(marker.as_bytes())
 }
 
 /// Installs a script of ours at `path`, mode 0755, creating its directory; never over a file that is
@@ -134,7 +133,7 @@ fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
 fn install_script_over(path: &Path, script: &str, any: bool) -> anyhow::Result<Installed> {
     let ours = is_script(path, script);
     let executable = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o777 == 0o755);
-    if ours && executable && fs::read(path).is_ok_and(|text| text == script.as_bytes()) {
+    if ours && executable && plain::read(path).is_ok_and(|text| *text == script.as_bytes()) {
         return Ok(Installed::Unchanged);
     }
     let directory = path.parent().unwrap_or(Path::new("."));

@@ -10,7 +10,8 @@ use toml::de::{DeTable, DeValue};
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::key::Shape;
 use crate::config::layers::{Origin, Raw};
-use crate::config::{Environment, Key, SettingsArgs};
+use crate::config::{Environment, Key, SettingsArgs, trust};
+use crate::foreign::plain::{self, PlainFile};
 
 /// The variable that names the file where no flag does.
 pub const VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
@@ -31,23 +32,25 @@ impl ConfigFile {
     /// Reads the file that the flag or the variable names, else `default` if it is there.
     ///
     /// # Errors
-    /// When it cannot be read, is not TOML, has a key that is not a setting, or a value of the wrong
+    /// When it cannot be read, can be changed by others (see [`trust::check`]), is not TOML, has a key that is not a setting, or a value of the wrong
     /// type.
     pub fn load(
         flags: &SettingsArgs,
         environment: &Environment,
         default: &Path,
     ) -> anyhow::Result<Option<Self>> {
-        let (path, by) = match (&flags.config, environment.get(VARIABLE)) {
+        let (path, by): (Arc<Path>, _) = match (&flags.config, environment.get(VARIABLE)) {
             (Some(path), _) => (Arc::from(path.as_path()), "--config"),
             (None, Some(path)) => (Arc::from(Path::new(&path)), VARIABLE),
             (None, None) if default.exists() => (Arc::from(default), "the default"),
             (None, None) => return Ok(None),
         };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read the file of {by}, {}", path.display()))
-            .exit_code(EXIT_USAGE)?;
-        Self::parse(path, &text).exit_code(EXIT_USAGE).map(Some)
+        let cannot = || format!("cannot read the file of {by}, {}", path.display());
+        let file = PlainFile::open(&path).with_context(cannot).exit_code(EXIT_USAGE)?;
+        trust::check(&format!("the file of {by}"), &path, file.metadata(), None)?;
+        let text = file.read(plain::LIMIT).with_context(cannot).exit_code(EXIT_USAGE)?;
+        let text = std::str::from_utf8(&text).with_context(cannot).exit_code(EXIT_USAGE)?;
+        Self::parse(path, text).exit_code(EXIT_USAGE).map(Some)
     }
 
     fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {

@@ -9,8 +9,9 @@ use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
-use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse};
+use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse, trust};
 use crate::foreign::Request;
+use crate::foreign::plain::PlainFile;
 use crate::fs::access::Access;
 use crate::fs::node::Root;
 use crate::fs::status::Layout;
@@ -148,10 +149,17 @@ impl Settings {
             .get(Key::Group, parse::group)?
             .unwrap_or_else(|| owner::default_group(caller, owner.value));
         let ca_file = optional(layers.get(Key::CaFile, parse::path)?);
-        if let Some(path) = &ca_file.value
-            && let Err(error) = std::fs::File::open(path)
-        {
-            warnings.push(format!("the ca-file {} cannot be read: {error}", path.display()));
+        if let Some(path) = &ca_file.value {
+            match PlainFile::open(path) {
+                // Whom the tokens belong to has the bearer, and gains nothing by it.
+                Ok(file) => {
+                    trust::check("the ca-file", path, file.metadata(), Some(owner.value))?;
+                }
+                Err(error) => {
+                    let path = path.display();
+                    warnings.push(format!("the ca-file {path} cannot be read: {error}"));
+                }
+            }
         }
         Ok(Self {
             file: path,

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod home;
 mod hung;
 mod limits;
 mod links;

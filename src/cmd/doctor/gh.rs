@@ -1,14 +1,12 @@
 //! Which gh runs, and where it gets its token from.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-
-use zeroize::Zeroizing;
 
 use super::{Finding, Subject, frozen_variable};
 use crate::cmd::setup::gh::SHIM;
 use crate::cmd::setup::{in_path, is_script, shell_quote};
 use crate::config;
+use crate::foreign::plain;
 
 const CHECK: &str = "gh";
 
@@ -115,8 +113,11 @@ fn stored(subject: &Subject) -> Option<bool> {
         _ => subject.home.as_ref()?.join(".config/gh"),
     };
     let file = directory.join("hosts.yml");
-    let text = Zeroizing::new(subject.act(|| fs::read_to_string(file)).ok()?);
-    let mut tokens = text.lines().filter_map(|line| line.trim().strip_prefix("oauth_token:"));
+    let text = subject.act(|| plain::read(&file)).ok()?;
+    let mut tokens = std::str::from_utf8(&text)
+        .ok()?
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("oauth_token:"));
     let frozen = tokens.next()?.trim().trim_matches(['"', '\'']).starts_with("ghs_");
     Some(frozen || tokens.any(|token| token.contains("ghs_")))
 }

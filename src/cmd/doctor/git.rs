@@ -1,17 +1,15 @@
 //! What git asks for a credential, and what it uses without asking.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-
-use zeroize::Zeroizing;
 
 use super::{Finding, Subject};
 use crate::cmd::git_credential::is_loopback;
 use crate::cmd::setup::git_config::{self, Entry, Scope};
 use crate::cmd::setup::shell_quote;
 use crate::config;
+use crate::foreign::plain;
 
 const CHECK: &str = "git";
 
@@ -156,7 +154,8 @@ fn is_old(value: &str) -> bool {
 
 /// Whether the script at `path` stands on the mount: its replacement keeps the old name.
 fn speaks_of_us(path: &Path) -> bool {
-    fs::read_to_string(path).is_ok_and(|text| text.contains("molecule-tokenfs"))
+    let name = b"molecule-tokenfs";
+    plain::read(path).is_ok_and(|text| text.windows(name.len()).any(|part| part == name))
 }
 
 /// The program of a helper that is named by its path.
@@ -209,8 +208,8 @@ fn fixed(entry: &Entry, hosts: &[String]) -> Option<Finding> {
 /// Tokens that a `store` helper saved.
 fn stored(entries: &[Entry], subject: &Subject, hosts: &[String]) -> Option<Finding> {
     let file = subject.home.as_ref()?.join(".git-credentials");
-    let text = Zeroizing::new(subject.act(|| fs::read_to_string(&file)).ok()?);
-    let frozen = text.lines().any(|line| {
+    let text = subject.act(|| plain::read(&file)).ok()?;
+    let frozen = std::str::from_utf8(&text).ok()?.lines().any(|line| {
         line.contains(":ghs_") && hosts.iter().any(|host| line.ends_with(host.as_str()))
     });
     // Only where a helper looks into it.

@@ -13,6 +13,7 @@ use super::{Installed, Staged, git_block, in_path, install_script, is_script, sh
 use crate::cmd::git_credential::{DEFAULT_HOST, is_loopback};
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::{Settings, SettingsArgs};
+use crate::foreign::plain;
 
 /// The helper in the shell, for images without the binary.
 const SHELL_HELPER: &str = include_str!("../../../scripts/git-credential-molecule");
@@ -324,8 +325,8 @@ fn follow_links(file: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn read(file: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(file) {
-        Ok(text) => Ok(Some(text)),
+    match plain::read(file) {
+        Ok(text) => Ok(Some(text.to_vec())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
