@@ -56,18 +56,16 @@ fn protect() -> nix::Result<()> {
 }
 
 fn answer(request: &Request, instance: BorrowedFd<'_>) -> io::Result<Answer> {
-    if let Some(user) = request.user {
-        become_user(user)?;
-    }
-    let directory = open_directory(&request.directory);
-    let owner = directory.as_ref().ok().and_then(|directory| Some(fstat(directory).ok()?.st_uid));
-    if let (None, Some(owner)) = (request.user, owner) {
-        become_user(owner)?;
-    }
+    let mut directory = find_directory(request)?;
     let mut watches = Watches::default();
     if request.watch {
-        watches.add_directories(instance, &request.directory);
+        watches.add_directories(instance, &request.directory, directory.as_ref().ok());
+        if directory.is_err() {
+            // What came before the watches gave no event.
+            directory = find_directory(request)?;
+        }
     }
+    let owner = directory.as_ref().ok().and_then(owner);
     let found = directory.and_then(|directory| pin(&directory, request)).and_then(|file| {
         if request.watch {
             watches.add(instance, &plain::own_path(&file), FILE_EVENTS);
@@ -81,6 +79,24 @@ fn answer(request: &Request, instance: BorrowedFd<'_>) -> io::Result<Answer> {
     });
     let unwatched = watches.failure.map(Errno::raw_os_error);
     Ok(Answer { owner, found, watches: watches.set, unwatched })
+}
+
+/// Becomes the user that is asked for, and opens the directory; or opens it, and becomes its owner.
+fn find_directory(request: &Request) -> io::Result<Result<OwnedFd, Why>> {
+    if let Some(user) = request.user {
+        become_user(user)?;
+    }
+    let directory = open_directory(&request.directory);
+    if let Some(owner) = directory.as_ref().ok().and_then(owner)
+        && request.user.is_none()
+    {
+        become_user(owner)?;
+    }
+    Ok(directory)
+}
+
+fn owner(directory: &OwnedFd) -> Option<u32> {
+    fstat(directory).ok().map(|found| found.st_uid)
 }
 
 /// Takes on a user, its own group, and no other right. Where that is not allowed, the process goes on
@@ -175,10 +191,12 @@ struct Watches {
 impl Watches {
     /// Watches the directory, or the nearest one above it that exists, and whether any above that is
     /// moved away.
-    fn add_directories(&mut self, instance: BorrowedFd<'_>, path: &Path) {
+    fn add_directories(&mut self, instance: BorrowedFd<'_>, path: &Path, open: Option<&OwnedFd>) {
+        let is_open =
+            open.is_some_and(|open| self.add(instance, &plain::own_path(open), DIRECTORY_EVENTS));
         let mut missing = Vec::new();
-        let mut events = DIRECTORY_EVENTS;
-        for directory in path.ancestors() {
+        let mut events = if is_open { SELF_EVENTS } else { DIRECTORY_EVENTS };
+        for directory in path.ancestors().skip(usize::from(is_open)) {
             if self.add(instance, directory, events) {
                 events = SELF_EVENTS;
             } else if events == DIRECTORY_EVENTS {
