@@ -37,6 +37,7 @@ const AGAIN: u64 = 1 << 63;
 /// The longest that the requests may take to be in hand.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STATFS: u32 = 17;
+const DESTROY: u32 = 38;
 const HEADER: usize = 16;
 /// The longest answer: a read of 128 KiB.
 const ANSWER: usize = 256 * 1024;
@@ -129,6 +130,11 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
         answer.get_mut(..length).unwrap_or_default().fill(0);
     }
     tell.send(()).ok();
+    // In good order: fuser takes the mere end of a socket for a broken request, and logs an error; and
+    // another one where its last answer finds nobody.
+    if rustix::io::write(answers, &header(40, DESTROY, MARK, 1, [0; 3])).is_ok() {
+        rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()).ok();
+    }
     rustix::net::shutdown(answers.as_fd(), Shutdown::Both).ok();
 }
 
