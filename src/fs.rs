@@ -40,6 +40,7 @@ pub mod fuse;
 pub mod generations;
 mod interrupt;
 pub mod journal;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 mod open;

@@ -237,7 +237,8 @@ fn serve_mount(
     if root == Root::Directory && settings.view.origin != Origin::Default {
         tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
     }
-    let state = Arc::new(State::create(Vec::new(), root.views())?);
+    let state = State::create(Vec::new(), root.views()).map_err(MountError::no_memory)?;
+    let state = Arc::new(state);
     let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())?;
     let helper_thread = helper.thread_id();
     let target = mount.target().to_owned();
@@ -245,7 +246,7 @@ fn serve_mount(
     let setup = Setup {
         mount,
         state,
-        config: worker::write(&config)?,
+        config: worker::write(&config).map_err(MountError::no_memory)?,
         program: executable.worker()?,
         open_timeout: settings.open_timeout.value,
         helper,

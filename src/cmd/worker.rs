@@ -10,7 +10,6 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
-use rustix::fs::{MemfdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps};
@@ -19,6 +18,7 @@ use crate::connection::handover::Channel;
 use crate::connection::worker::{self, End, WorkerConfig};
 use crate::foreign::Launcher;
 use crate::fs::FsConfig;
+use crate::fs::memory;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe;
@@ -139,10 +139,12 @@ pub(super) fn config(
 }
 
 /// The configuration in memory that nobody can change, for a worker to inherit.
-pub(super) fn write(config: &WorkerConfig) -> anyhow::Result<OwnedFd> {
+///
+/// # Errors
+/// What the system says.
+pub(super) fn write(config: &WorkerConfig) -> io::Result<OwnedFd> {
     let text = Zeroizing::new(serde_json::to_vec(config)?);
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = memfd_create(c"molecule-tokenfs-config", flags)?;
+    let memory = memory::anonymous(c"molecule-tokenfs-config")?;
     let mut rest = text.as_slice();
     while !rest.is_empty() {
         let written = nix::unistd::write(&memory, rest)?;

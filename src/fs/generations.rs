@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MlockFlags, mlock_with};
 use tokio::sync::watch;
 
@@ -32,6 +31,7 @@ use self::saved::{LastUpgrade, SavedProgress};
 use self::slot::Slot;
 use crate::fs::fault::{self, Fault};
 use crate::fs::journal::Journal;
+use crate::fs::memory;
 use crate::fs::tables::{Handed, Marks, Waiting};
 use crate::refresh::store::{Progress, Saved, Store};
 use crate::source::BoxFuture;
@@ -124,8 +124,7 @@ impl State {
     /// # Errors
     /// Where the system refuses the memory; without it nothing can be served.
     pub fn create(sources: Vec<&'static str>, views: Vec<u8>) -> std::io::Result<Self> {
-        let memory =
-            memfd_create(c"molecule-tokenfs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let memory = memory::anonymous(c"molecule-tokenfs")?;
         nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap_or(i64::MAX))?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
@@ -179,7 +178,7 @@ impl State {
                 0,
             )
         }?;
-        let state = Self {
+        Ok(Self {
             shared: address.cast(),
             memory,
             sources,
@@ -523,7 +522,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_state_is_refused() {
-        let memory = memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap();
+        let memory = memory::anonymous(c"test").unwrap();
         assert!(State::adopt(memory.try_clone().unwrap(), vec![], vec![]).is_err());
         nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap()).unwrap();
         assert!(State::adopt(memory, vec![], vec![]).is_err(), "no magic");

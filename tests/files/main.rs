@@ -1,8 +1,8 @@
 //! The tokens as files, where there is no FUSE: with a `/dev/fuse` that is none, in memory of the
 //! test's own.
 //!
-//! needs: root, git
-//! tests `of_a_mount` need: fuse
+//! needs: root, git, python3
+//! tests `of_a_mount`, `shared_memory_of_a_mount` need: fuse
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -12,6 +12,7 @@ mod support;
 mod commands;
 mod lifecycle;
 mod place;
+mod refused;
 mod run;
 mod views;
 

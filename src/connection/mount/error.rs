@@ -1,5 +1,6 @@
 //! Why a mount cannot be made or unmade, and what to do about it.
 
+use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -109,6 +110,12 @@ pub enum MountError {
     /// A security module refuses the very last step.
     #[error("a security module (AppArmor, SELinux) does not let this process mount")]
     Forbidden,
+    /// The memory that supervisor and worker share cannot be had.
+    #[error("this process may make no memory for others to share (memfd_create): {errno}")]
+    NoMemory {
+        /// What the kernel said: EFBIG is the limit on the size of files, all else a seccomp filter.
+        errno: Errno,
+    },
     /// The kernel has no FUSE.
     #[error("this kernel has no FUSE")]
     NoFuse,
@@ -206,6 +213,14 @@ impl MountError {
                     .into()
             }
             Self::Forbidden => "under Docker: --security-opt apparmor=unconfined".into(),
+            Self::NoMemory { errno: Errno::EFBIG } => {
+                "raise the limit on the size of files: ulimit -f unlimited".into()
+            }
+            Self::NoMemory { .. } => {
+                "let the container's seccomp profile allow memfd_create, or do without a mount: \
+                 --backend files"
+                    .into()
+            }
             Self::NoFuse => "load the module: modprobe fuse".into(),
             Self::Helper { .. } => {
                 format!("it must be setuid root, and {DEVICE} open to users; see {HELPER}(1)")
@@ -214,7 +229,7 @@ impl MountError {
         }
     }
 
-    /// Whether FUSE cannot be had here at all, whatever the target is.
+    /// Whether nothing can be mounted here at all, whatever the target is.
     #[must_use]
     pub fn is_want_of_fuse(&self) -> bool {
         match self {
@@ -222,6 +237,7 @@ impl MountError {
             | Self::DeviceRefused { .. }
             | Self::NotPermitted
             | Self::Forbidden
+            | Self::NoMemory { .. }
             | Self::NoFuse
             | Self::Helper { .. } => true,
             Self::AlreadyServed { .. }
@@ -236,6 +252,15 @@ impl MountError {
             | Self::NotOurs { .. }
             | Self::NoTmpfs { .. }
             | Self::System { .. } => false,
+        }
+    }
+
+    /// Why memory could not be made for others to share.
+    pub(crate) fn no_memory(error: impl Into<io::Error>) -> Self {
+        let errno = error.into().raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+        match errno {
+            Errno::EPERM | Errno::EACCES | Errno::ENOSYS | Errno::EFBIG => Self::NoMemory { errno },
+            errno => Self::system("make memory for others to share", errno),
         }
     }
 
