@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 
+use crate::observe;
+
+pub mod background;
 pub mod check;
 pub mod completions;
 pub mod demo;
@@ -104,15 +107,17 @@ impl<T, E: Into<anyhow::Error>> Advise for Result<T, E> {
 }
 
 /// Prints an error to standard error, as `error: …` with its causes and hints, and gives the exit
-/// code that belongs to it.
+/// code that belongs to it. A process with a log tells it there, too, and waits for neither.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<ReaderLeft>() {
         return ExitCode::from(EXIT_BROKEN_PIPE);
     }
     let (text, code) = describe(error);
-    // Nobody is left to tell when standard error is closed, too.
-    let _ = io::stderr().write_all(text.as_bytes());
+    if !observe::report(&text) {
+        // Nobody is left to tell when standard error is closed, too.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
     ExitCode::from(code)
 }
 

@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::oneshot;
 
-use crate::connection::companion::{Answer, Companion};
+use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::manager;
 use crate::connection::resident::lock_all_memory;
 use crate::connection::supervisor::End;
@@ -162,15 +161,14 @@ fn listen(
         if end {
             return Ok(End::Stopped);
         }
-        while let Ok(Some(info)) = signals.read_signal() {
-            let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
-            match signal.map(|signal| companion.signal(signal, &mut |_| false)) {
-                Some(Answer::Stop) => return Ok(End::Stopped),
-                Some(Answer::Refresh) => wishes.fetch(),
-                Some(Answer::Upgrade) => {
+        while let Some(signal) = Received::next(signals) {
+            match companion.signal(signal, &mut |_| false) {
+                Answer::Stop => return Ok(End::Stopped),
+                Answer::Refresh => wishes.fetch(),
+                Answer::Upgrade => {
                     tracing::warn!("files cannot be handed over: end this and start it again");
                 }
-                Some(Answer::GoOn) | None => {}
+                Answer::GoOn => {}
             }
         }
         if !wishes.hear() {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use molecule_tokenfs::{cli::Cli, cmd, secret::wiping::Wiping};
+use molecule_tokenfs::{cli::Cli, cmd, observe, secret::wiping::Wiping};
 
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
@@ -18,5 +18,7 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    cli.command.run().unwrap_or_else(|error| cmd::report(&error))
+    let code = cli.command.run().unwrap_or_else(|error| cmd::report(&error));
+    observe::finish();
+    code
 }

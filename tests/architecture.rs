@@ -36,6 +36,7 @@ const RESERVED: &[Reserved] = &[
 /// The files that may hold `unsafe`: each for the system calls that it wraps, one for the allocator.
 const UNSAFE_FILES: &[&str] = &[
     "src/secret/wiping.rs",
+    "src/cmd/run/real_time.rs",
     "src/refresh/timer.rs",
     "src/foreign/watched.rs",
     "src/fs/generations.rs",

@@ -110,6 +110,7 @@ fn check_shows_each_setting_its_value_and_its_origin() {
             backend                auto                           default
             allow-disk             false                          default
             log-level              info                           default
+            log-file               none                           default
             token                  fingerprint df683ed0           GH_TOKEN
 
             Configuration file: DIR/tokenfs.toml
@@ -163,7 +164,7 @@ fn what_is_wrong_in_the_configuration_is_told_with_its_place() {
             ");
         insta::assert_snapshot!(with_file("colour = \"red\"\n"), @r"
             error: DIR/tokenfs.toml:1: unknown key `colour`
-            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, layout, view, backend, allow-disk, log-level
+            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, open-timeout, assumed-life, owner, group, mode, host, layout, view, backend, allow-disk, log-level, log-file
             exit code 2
             ");
         insta::assert_snapshot!(with_file("idle = 86400\n"), @r"

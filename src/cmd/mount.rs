@@ -2,26 +2,21 @@
 #![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use anyhow::Context;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setsid};
 
-use crate::cmd::serve::{Executable, ServeArgs, forbid_core_dumps, serve};
-use crate::cmd::{self, EXIT_FAILURE};
+use crate::cmd::background;
+use crate::cmd::serve::{self, Executable, ServeArgs, forbid_core_dumps, serve};
 use crate::config;
-use crate::connection::companion::{Answer, Companion};
+use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::{UPGRADE, take_signals};
 use crate::fs::status::Backend;
 use crate::observe;
 
-/// What the daemon tells the parent that waits for it.
-const READY: &str = "ready\n";
 /// What it listens to.
 const SIGNALS: [Signal; 5] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, UPGRADE];
@@ -58,9 +53,9 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     let settings = args.serve.load()?;
     let target = args.mountpoint.map_or_else(config::default_mountpoint, Ok)?;
     if args.background {
-        return in_background();
+        return background::start(&settings);
     }
-    observe::init(&settings.log_level.value);
+    serve::begin(&args.serve, &settings)?;
     if args.with_parent {
         prctl::set_pdeathsig(Signal::SIGTERM)?;
     }
@@ -68,12 +63,10 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
         // Away from the terminal's signals. It fails only for a leader of a group, which we are not.
         setsid().ok();
     }
-    for warning in &settings.warnings {
-        tracing::warn!("{warning}");
-    }
     let executable = Executable::own()?;
     forbid_core_dumps();
-    let signals = take_signals(SIGNALS)?;
+    let signals = take_signals(SIGNALS.into_iter().collect())?;
+    observe::start();
     let mut daemon = Daemon { target: target.clone(), tell_parent: args.tell_parent };
     serve(&args.serve, &settings, &target, &executable, &signals, &mut daemon)?;
     Ok(ExitCode::SUCCESS)
@@ -89,19 +82,23 @@ impl Companion for Daemon {
     fn ready(&mut self, _: Backend) -> Answer {
         tracing::info!("serving at {}", self.target.display());
         if self.tell_parent
-            && let Err(error) = cmd::print(READY.as_bytes())
+            && let Err(error) = background::tell_parent()
         {
             tracing::warn!("nobody hears that the mount serves: {error}");
         }
         Answer::GoOn
     }
 
-    fn signal(&mut self, signal: Signal, _: &mut dyn FnMut(Pid) -> bool) -> Answer {
+    fn signal(&mut self, signal: Received, _: &mut dyn FnMut(Pid) -> bool) -> Answer {
+        let Received::Named(signal) = signal else { return Answer::GoOn };
         match signal {
             Signal::SIGTERM | Signal::SIGINT => Answer::Stop,
             // The window was closed; the daemon stays.
             Signal::SIGHUP if has_terminal() => Answer::GoOn,
-            Signal::SIGHUP | UPGRADE => Answer::Upgrade,
+            Signal::SIGHUP | UPGRADE => {
+                observe::reopen();
+                Answer::Upgrade
+            }
             Signal::SIGUSR1 => Answer::Refresh,
             _ => Answer::GoOn,
         }
@@ -110,29 +107,4 @@ impl Companion for Daemon {
 
 fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
-}
-
-/// Starts the daemon and returns when it serves. What stands in its way it says itself: the standard
-/// error is shared.
-fn in_background() -> anyhow::Result<ExitCode> {
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
-    // Not by path: the file may have been replaced since we started.
-    let mut daemon = Command::new("/proc/self/exe")
-        .arg0(env!("CARGO_PKG_NAME"))
-        .args(arguments)
-        .arg("--tell-parent")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the daemon")?;
-    let mut line = String::new();
-    if let Some(output) = daemon.stdout.take() {
-        BufReader::new(output).read_line(&mut line)?;
-    }
-    if line == READY {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status = daemon.wait()?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
-    Ok(ExitCode::from(code.unwrap_or(EXIT_FAILURE)))
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
 
@@ -10,16 +11,17 @@ use anyhow::Context;
 use nix::sys::prctl;
 use nix::unistd::Uid;
 
-use crate::cmd::serve::{Executable, ServeArgs, serve};
+use crate::cmd::serve::{self, Executable, ServeArgs, serve};
 use crate::cmd::setup::git::{self, Asked};
 use crate::config::{self, Settings};
 use crate::connection::supervisor::{End, take_signals};
-use crate::observe;
+use crate::observe::{self, LogLevel};
 use crate::program::Streams;
 
 mod descendants;
 mod environment;
 mod init;
+mod real_time;
 mod shim;
 pub mod stage;
 mod system_wide;
@@ -72,18 +74,17 @@ pub struct RunArgs {
 pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     let user = args.user.as_deref().map(Identity::parse).transpose()?;
     args.serve.default_owner = args.serve.default_owner.or(user.as_ref().map(|user| user.uid));
+    args.serve.default_log_level = io::stderr().is_terminal().then(LogLevel::on_a_terminal);
     let settings = args.serve.load()?;
     let target = args.mountpoint.clone().map_or_else(default_mountpoint, Ok)?;
     let target = std::path::absolute(target).context("cannot tell the current directory")?;
-    observe::init(&settings.log_level.value);
-    for warning in &settings.warnings {
-        tracing::warn!("{warning}");
-    }
+    let stderr = serve::begin(&args.serve, &settings)?;
     let executable = Executable::own()?;
     let git = git_settings(&settings, &target)?;
     // Orphans are ours also where we are not the first process.
     prctl::set_child_subreaper(true).context("cannot wait for orphans")?;
     let signals = take_signals(init::signals())?;
+    observe::start();
     let terminal = Terminal::own();
     let mut wiring = Wiring::default();
     let expected = !args.command.is_empty();
@@ -96,7 +97,8 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         let variables = variables(user.as_ref(), &git, &target, &mut wiring);
         let identity = user.clone().unwrap_or_else(Identity::own);
-        start(&args, &executable, &identity, terminal.is_some(), &variables).map(Some)
+        let errors = stderr.try_clone().context("cannot start the command")?.into();
+        start(&args, &executable, &identity, terminal.is_some(), &variables, errors).map(Some)
     });
     let served = serve(&args.serve, &settings, &target, &executable, &signals, &mut init);
     if !matches!(served, Ok(End::Stopped)) && init.is_running() {
@@ -168,10 +170,10 @@ fn start(
     identity: &Identity,
     foreground: bool,
     variables: &Variables,
+    errors: Stdio,
 ) -> anyhow::Result<Child> {
     let words = stage::words(identity, foreground, args.keep_capabilities, &args.command);
     let program = executable.command(words, variables.all()).context("cannot start the command")?;
-    let streams =
-        Streams { input: Stdio::inherit(), output: Stdio::inherit(), errors: Stdio::inherit() };
+    let streams = Streams { input: Stdio::inherit(), output: Stdio::inherit(), errors };
     program.start(streams).context("cannot start the command")
 }

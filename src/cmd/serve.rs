@@ -1,8 +1,9 @@
 //! Serving the tokens: what `mount` and `run` have in common.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::fs::fault::Fault;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
+use crate::observe::{self, LogLevel, Target};
 use crate::program::Program;
 
 /// What is served: the same for whoever serves it, `mount`, `run` and their worker.
@@ -49,9 +51,21 @@ pub struct ServeArgs {
     #[arg(long, hide = true, value_name = "UID")]
     pub default_owner: Option<u32>,
 
+    /// Where the log goes where no setting says so
+    #[arg(long, hide = true, value_name = "PLACE")]
+    pub default_log: Option<OsString>,
+
+    /// What is logged where no setting says so
+    #[arg(long, hide = true, value_name = "LEVEL", value_parser = parse_level)]
+    pub default_log_level: Option<LogLevel>,
+
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+fn parse_level(text: &str) -> Result<LogLevel, &'static str> {
+    text.parse().map_err(|()| "expected a level")
 }
 
 impl ServeArgs {
@@ -60,7 +74,21 @@ impl ServeArgs {
     /// # Errors
     /// See [`Settings::load`].
     pub fn load(&self) -> anyhow::Result<Settings> {
-        Settings::load_for(&self.settings, self.default_owner)
+        let mut settings = Settings::load_for(&self.settings, self.default_owner)?;
+        // A file is read by nobody who works at the terminal.
+        let may_default =
+            settings.log_level.origin == Origin::Default && settings.log_file.value.is_none();
+        if let Some(level) = self.default_log_level.as_ref().filter(|_| may_default) {
+            settings.log_level.value = level.clone();
+        }
+        Ok(settings)
+    }
+
+    /// Where the log goes.
+    pub(super) fn log(&self, settings: &Settings) -> Target {
+        let file = settings.log_file.value.clone().map(Target::File);
+        let default = || self.default_log.clone().map_or(Target::Stderr, Target::from);
+        file.unwrap_or_else(default)
     }
 
     /// The same as arguments of a command line.
@@ -68,8 +96,11 @@ impl ServeArgs {
         let life = self.made_up.map(|life| flag("made-up", shown_span(life).as_ref()));
         let fault = self.fault.as_ref().map(|fault| flag("fault", fault.to_string().as_ref()));
         let owner = self.default_owner.map(|uid| flag("default-owner", uid.to_string().as_ref()));
+        let log = self.default_log.as_deref().map(|place| flag("default-log", place));
+        let level = self.default_log_level.as_ref();
+        let level = level.map(|level| flag("default-log-level", level.to_string().as_ref()));
         let settings = self.settings.each().map(|(name, value)| flag(name, value));
-        life.into_iter().chain(fault).chain(owner).chain(settings).collect()
+        [life, fault, owner, log, level].into_iter().flatten().chain(settings).collect()
     }
 }
 
@@ -135,7 +166,7 @@ impl Executable {
     }
 }
 
-fn flag(name: &str, value: &OsStr) -> OsString {
+pub(super) fn flag(name: &str, value: &OsStr) -> OsString {
     let mut flag = OsString::from(format!("--{name}="));
     flag.push(value);
     flag
@@ -147,6 +178,30 @@ fn worker_words() -> [OsString; 3] {
 
 fn joined((name, value): (OsString, OsString)) -> Vec<u8> {
     [name.as_bytes(), b"=", value.as_bytes()].concat()
+}
+
+/// What a process that serves does first: from now on it has a log, and a standard error of its own.
+/// Returns the one that it was started with.
+///
+/// # Errors
+/// When the log file cannot be opened.
+pub(super) fn begin(args: &ServeArgs, settings: &Settings) -> anyhow::Result<OwnedFd> {
+    observe::tell_panics(|| {});
+    name_this_process();
+    let callers_stderr = observe::own_stderr().context("cannot keep standard error")?;
+    observe::init(&settings.log_level.value, &args.log(settings))
+        .hint("name another file: --log-file FILE")?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(callers_stderr)
+}
+
+/// Gives this process its name, by which `pgrep(1)` finds it. One that was started from a descriptor is
+/// called `exe`, or by the descriptor's number.
+pub(super) fn name_this_process() {
+    // It is cut to 15 characters, and cannot fail.
+    prctl::set_name(&CString::new(env!("CARGO_PKG_NAME")).unwrap_or_default()).ok();
 }
 
 /// Serves at `target` until the companion or an unmount ends it. The `signals` must have been taken

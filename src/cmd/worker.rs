@@ -12,12 +12,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use zeroize::Zeroizing;
 
-use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps};
+use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps, name_this_process};
 use crate::config::Settings;
 use crate::connection::handover::Channel;
+use crate::connection::supervisor::survive_large_files;
 use crate::connection::worker::{self, End, WorkerConfig};
 use crate::foreign::Launcher;
 use crate::fs::FsConfig;
+use crate::fs::fuse::before_abort;
 use crate::fs::memory;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
@@ -60,10 +62,13 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     if getppid().as_raw() != args.supervisor {
         anyhow::bail!("the supervisor is gone");
     }
+    name_this_process();
+    survive_large_files()?;
     let launcher = Launcher::own().context("cannot open the program")?;
     become_opaque();
     forbid_core_dumps();
-    abort_on_a_panic_that_would_hang_readers();
+    observe::tell_panics(abort_where_readers_would_hang);
+    before_abort(observe::finish);
     let channel = Channel::new(io::stdin().as_fd().try_clone_to_owned()?);
     let mut handover = channel.receive_handover().context("the supervisor hands nothing over")?;
     let mut config = match args.anew {
@@ -79,7 +84,8 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     config.identity.worker_pid = std::process::id();
     config.identity.started = SystemClock.now();
-    observe::init(&config.log_level.parse().unwrap_or_default());
+    observe::init(&config.log_level.parse().unwrap_or_default(), &config.log.clone().into())?;
+    observe::start();
     let memory = handover.config.try_clone()?;
     match worker::serve(channel, handover, config, &memory, launcher)? {
         End::Stopped => tracing::debug!("the worker was told to end"),
@@ -134,6 +140,7 @@ pub(super) fn config(
             min_life: settings.min_life.value,
         },
         log_level: settings.log_level.value.to_string(),
+        log: args.log(settings).into(),
         fault: args.fault.clone(),
     }
 }
@@ -171,13 +178,8 @@ fn read(memory: &OwnedFd) -> anyhow::Result<WorkerConfig> {
 
 /// A panic on a thread that answers the kernel would leave readers hanging. A dead process does not:
 /// the next one gets their requests again.
-fn abort_on_a_panic_that_would_hang_readers() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        let name = std::thread::current().name().map(str::to_owned);
-        if name.is_some_and(|name| name.starts_with(worker::THREAD)) {
-            std::process::abort();
-        }
-    }));
+fn abort_where_readers_would_hang() {
+    if std::thread::current().name().is_some_and(|name| name.starts_with(worker::THREAD)) {
+        std::process::abort();
+    }
 }

@@ -126,6 +126,12 @@ pub struct SettingsArgs {
     /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<OsString>,
+
+    /// Append the log to this file; SIGHUP and upgrade open it anew, as log rotation needs it [env:
+    /// MOLECULE_TOKENFS_LOG_FILE] [default: standard error; for mount --background the system's
+    /// logger]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<OsString>,
 }
 
 impl SettingsArgs {
@@ -156,6 +162,7 @@ impl SettingsArgs {
             Key::Backend => self.backend.as_slice(),
             Key::AllowDisk => self.allow_disk.as_slice(),
             Key::LogLevel => self.log_level.as_slice(),
+            Key::LogFile => self.log_file.as_slice(),
         }
     }
 

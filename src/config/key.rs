@@ -27,6 +27,7 @@ pub enum Key {
     Backend,
     AllowDisk,
     LogLevel,
+    LogFile,
 }
 
 /// What the file may hold for a key.
@@ -44,7 +45,7 @@ pub enum Shape {
 
 impl Key {
     /// Every setting, in the order in which `check` shows them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::PlatformUrl,
         Self::WorkspaceId,
         Self::ConfigsDir,
@@ -68,6 +69,7 @@ impl Key {
         Self::Backend,
         Self::AllowDisk,
         Self::LogLevel,
+        Self::LogFile,
     ];
 
     /// The name of the flag (without its dashes) and of the key in the file.
@@ -97,6 +99,7 @@ impl Key {
             Self::Backend => "backend",
             Self::AllowDisk => "allow-disk",
             Self::LogLevel => "log-level",
+            Self::LogFile => "log-file",
         }
     }
 
@@ -127,6 +130,7 @@ impl Key {
             Self::Backend => "MOLECULE_TOKENFS_BACKEND",
             Self::AllowDisk => "MOLECULE_TOKENFS_ALLOW_DISK",
             Self::LogLevel => "MOLECULE_TOKENFS_LOG_LEVEL",
+            Self::LogFile => "MOLECULE_TOKENFS_LOG_FILE",
         }
     }
 
@@ -160,7 +164,8 @@ impl Key {
             | Self::Layout
             | Self::View
             | Self::Backend
-            | Self::LogLevel => Shape::Text,
+            | Self::LogLevel
+            | Self::LogFile => Shape::Text,
         }
     }
 
@@ -198,7 +203,7 @@ mod tests {
         }
         // Declared and listed in the same order, and complete: the last one is the last declared.
         assert!(Key::ALL.is_sorted());
-        assert_eq!(Key::LogLevel as usize, Key::ALL.len() - 1);
+        assert_eq!(Key::LogFile as usize, Key::ALL.len() - 1);
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct Settings {
     pub allow_disk: Setting<bool>,
     /// What to log.
     pub log_level: Setting<LogLevel>,
+    /// The file that the log goes to; without it to standard error or the system's logger.
+    pub log_file: Setting<Option<PathBuf>>,
     /// The token of the environment.
     pub token: Setting<Option<Secret>>,
     /// What is odd, though it does not stop anybody: full sentences without a full stop.
@@ -201,6 +203,7 @@ impl Settings {
             log_level: layers
                 .get(Key::LogLevel, parse::log_level)?
                 .unwrap_or_else(|| Setting::default(LogLevel::default())),
+            log_file: optional(layers.get(Key::LogFile, parse::path)?),
             token: token(environment, &mut warnings),
             warnings,
         })
@@ -358,6 +361,7 @@ impl Settings {
             Key::Backend => show(&self.backend, BackendChoice::to_string),
             Key::AllowDisk => show(&self.allow_disk, bool::to_string),
             Key::LogLevel => show(&self.log_level, LogLevel::to_string),
+            Key::LogFile => show(&self.log_file, |file| maybe(file.as_ref(), path)),
         }
     }
 }

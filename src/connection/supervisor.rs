@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::connection::companion::{Answer, Companion};
+use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::handover::Message;
 use crate::connection::manager;
 use crate::connection::mount::{Mount, MountError};
@@ -180,10 +180,20 @@ pub fn supervise(
 ///
 /// # Errors
 /// Where the system has no descriptors left.
-pub fn take_signals(signals: impl IntoIterator<Item = Signal>) -> nix::Result<SignalFd> {
-    let mask: SigSet = signals.into_iter().collect();
-    mask.thread_block()?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+pub fn take_signals(mut signals: SigSet) -> nix::Result<SignalFd> {
+    survive_large_files()?;
+    signals.remove(Signal::SIGXFSZ);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Lets a write beyond the limit on the size of files fail (EFBIG, `setrlimit(2)`) instead of ending
+/// the process. The signal is blocked and not ignored: what we start would inherit the latter.
+///
+/// # Errors
+/// None that the system knows.
+pub fn survive_large_files() -> nix::Result<()> {
+    SigSet::from(Signal::SIGXFSZ).thread_block()
 }
 
 /// What can happen while the supervisor waits.
@@ -306,9 +316,7 @@ impl Supervisor {
     // === signals ===
 
     fn signal(&mut self, signals: &SignalFd, companion: &mut dyn Companion) -> Option<End> {
-        while let Ok(Some(info)) = signals.read_signal() {
-            let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
-            let Some(signal) = signal else { continue };
+        while let Some(signal) = Received::next(signals) {
             let answer = companion.signal(signal, &mut |process| self.settle(process));
             if let Some(end) = self.answer(answer) {
                 return Some(end);

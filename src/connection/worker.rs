@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "puts the connection in the place of the session's socket")]
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct WorkerConfig {
     pub identity: Identity,
     /// What is logged.
     pub log_level: String,
+    /// Where to, as an argument says it.
+    pub log: OsString,
     /// Where to break, for tests.
     pub fault: Option<Fault>,
 }

@@ -18,6 +18,7 @@ use fuser::{
 };
 use nix::sched::{CloneFlags, unshare};
 
+pub use self::reply::before_abort;
 pub use self::waiters::Waiters;
 
 use self::reply::{BLOCK, Refuse, Reply, answer_attribute, answer_open, attr, error};

@@ -178,7 +178,7 @@ impl State {
                 0,
             )
         }?;
-        Ok(Self {
+        let state = Self {
             shared: address.cast(),
             memory,
             sources,

@@ -6,6 +6,7 @@
 
 mod command;
 mod init;
+mod log;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,7 +18,7 @@ mod world;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
@@ -55,6 +56,12 @@ struct Container {
 impl Container {
     /// Starts a command so.
     fn start(dir: &TestDir, inner: &Command) -> Self {
+        let errors = fs::File::create(dir.join("container.err")).unwrap();
+        Self::start_to(dir, inner, errors)
+    }
+
+    /// The same with this standard error.
+    fn start_to(dir: &TestDir, inner: &Command, errors: impl Into<Stdio>) -> Self {
         let mut outer = command("unshare", User::Own);
         outer.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
         outer.arg(inner.get_program()).args(inner.get_args());
@@ -64,7 +71,7 @@ impl Container {
         if let Some(place) = inner.get_current_dir() {
             outer.current_dir(place);
         }
-        let mut outer = Process::start(outer, "container", dir);
+        let mut outer = Process::start_to(outer, "container", dir, errors);
         let first = eventually("the first process is there", secs(10), || {
             if let Some(status) = outer.ended() {
                 panic!("the container ended: {status}\n{}", outer.stderr());

@@ -46,6 +46,17 @@ SCENES = {
         (0.3, "\x1a"),
         (0.3, "\x03"),
     ],
+    # Nothing is typed.
+    "nothing": [],
+    # The command stops the output, and lets it go on.
+    "stopped": [("tokens were read", None)],
+    # A shell whose command may type into it.
+    "typed": [
+        ("# ", "$TYPE\n"),
+        ("typing: ", None),
+        (0.5, "echo the-shell-is-$((40 + 2))\n"),
+        ("the-shell-is-42", "exit 5\n"),
+    ],
 }
 
 

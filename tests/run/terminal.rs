@@ -9,17 +9,26 @@ use crate::support::namespace::sandboxed;
 use crate::support::process::{User, command, run};
 use crate::support::secs;
 
-/// Plays a scene of `terminal.py` and checks how the command ended.
-fn play(scene: &str, words: &[&str], code: i32) {
+/// Plays a scene of `terminal.py`, checks how the command ended, and gives what was on the screen.
+pub fn play(scene: &str, words: &[&str], code: i32) -> String {
+    play_with(scene, words, code, &[])
+}
+
+/// The same with these in the environment.
+pub fn play_with(scene: &str, words: &[&str], code: i32, variables: &[(&str, &str)]) -> String {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let variables: Vec<_> = variables.iter().map(own).collect();
     let (scene, words) = (scene.to_owned(), words.iter().map(|word| (*word).to_owned()));
     let words: Vec<_> = words.collect();
+    let (show, shown) = std::sync::mpsc::channel();
     sandboxed(secs(90), move || {
         let dir = TestDir::new();
         own_root(&dir);
         let mut python = command("python3", User::Own);
         python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/terminal.py"));
         python.arg(scene).args(words).env("HOME", dir.path());
-        python.env("RUN", format!("{PROGRAM} run --made-up 1m"));
+        python.env("RUN", format!("{PROGRAM} run --made-up 1m --log-level info"));
+        python.envs(variables);
         let told = run(python, &dir, secs(80));
         assert!(
             told.stdout.ends_with(&format!("ended {code}\n")),
@@ -27,7 +36,9 @@ fn play(scene: &str, words: &[&str], code: i32) {
             told.stdout,
             told.stderr
         );
+        show.send(told.stdout).unwrap();
     });
+    shown.recv().unwrap()
 }
 
 const BASH: [&str; 3] = ["bash", "--norc", "-i"];
@@ -44,5 +55,6 @@ fn a_job_of_a_shell_stops_and_goes_on_with_its_command() {
 
 #[test]
 fn a_command_that_nobody_could_continue_does_not_stop() {
-    play("alone", &[PROGRAM, "run", "--made-up", "1m", "--", "sleep", "64"], 130);
+    let words = [PROGRAM, "run", "--made-up", "1m", "--log-level", "info", "--", "sleep", "64"];
+    play("alone", &words, 130);
 }

@@ -1,8 +1,9 @@
 //! A `molecule-tokenfs mount` of the test's own.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use molecule_tokenfs::files::MARKER;
 use nix::sys::signal::{Signal, kill};
@@ -53,24 +54,43 @@ impl Builder<'_> {
         self
     }
 
+    /// A flag with its value.
+    pub fn arg_pair(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.arg(flag).arg(value);
+        self
+    }
+
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.command.args(args);
         self
     }
 
     /// Starts it without waiting for anything: for starts that must fail.
-    pub fn spawn(mut self) -> Daemon {
+    pub fn spawn(self) -> Daemon {
+        let errors = self.dir.join(self.name()).with_extension("err");
+        self.spawn_to(File::create(errors).expect("a file for the log"))
+    }
+
+    /// The same with this standard error.
+    pub fn spawn_to(mut self, errors: impl Into<Stdio>) -> Daemon {
         self.command.args(["--log-level", &self.log_level]).arg(&self.mountpoint);
-        let name = format!("daemon{}", self.mountpoint.display()).replace('/', "-");
-        let process = Process::start(self.command, &name, self.dir);
+        let name = self.name();
+        let process = Process::start_to(self.command, &name, self.dir, errors);
         Daemon { process, mountpoint: self.mountpoint }
+    }
+
+    fn name(&self) -> String {
+        format!("daemon{}", self.mountpoint.display()).replace('/', "-")
     }
 
     /// Starts it and waits until the mount answers.
     pub fn start(self) -> Daemon {
-        let mut daemon = self.spawn();
-        daemon.wait_until_it_serves();
-        daemon
+        self.spawn().serving()
+    }
+
+    /// The same with this standard error.
+    pub fn start_to(self, errors: impl Into<Stdio>) -> Daemon {
+        self.spawn_to(errors).serving()
     }
 }
 
@@ -101,7 +121,8 @@ impl Daemon {
         Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
-    fn wait_until_it_serves(&mut self) {
+    /// Waits until the mount answers.
+    fn serving(mut self) -> Self {
         eventually("the mount answers", secs(10), || {
             if let Some(status) = self.process.ended() {
                 panic!("the daemon ended: {status}\n{}", self.process.stderr());
@@ -109,6 +130,7 @@ impl Daemon {
             let kind = statfs(&self.mountpoint).ok()?.filesystem_type();
             (kind == FUSE_SUPER_MAGIC || self.keeps_files()).then_some(())
         });
+        self
     }
 
     /// Whether it, and no daemon before it, has put files there.
@@ -169,6 +191,11 @@ impl Daemon {
             paused.0.iter().all(|&process| stands_still(process)).then_some(())
         });
         paused
+    }
+
+    /// Sends it (not its worker) a signal.
+    pub fn process_signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// What it has logged so far.

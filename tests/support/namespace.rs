@@ -68,6 +68,26 @@ pub fn open_fuse_device(dir: &TestDir) {
     bind(&node, Path::new("/dev/fuse"));
 }
 
+/// Gives this namespace a `/dev` of its own, with what a container has there: for sockets in it.
+pub fn private_devices(dir: &TestDir) {
+    let devices = dir.folder("dev");
+    mount(Some("dev"), &devices, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .expect("a tmpfs");
+    for name in ["null", "zero", "full", "random", "urandom", "tty", "fuse"] {
+        let place = devices.join(name);
+        fs::File::create(&place).expect("a place for a device");
+        bind(&Path::new("/dev").join(name), &place);
+    }
+    for name in ["pts", "shm"] {
+        let place = devices.join(name);
+        fs::create_dir(&place).expect("a directory");
+        bind(&Path::new("/dev").join(name), &place);
+    }
+    std::os::unix::fs::symlink("/proc/self/fd", devices.join("fd")).expect("a link");
+    let recursive = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(&devices), "/dev", None::<&str>, recursive, None::<&str>).expect("another /dev");
+}
+
 fn bind(source: &Path, target: &Path) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .unwrap_or_else(|error| panic!("binding over {}: {error}", target.display()));

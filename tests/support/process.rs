@@ -67,11 +67,22 @@ pub struct Process {
 
 impl Process {
     /// Starts a command, its output going to two files in `dir`, `NAME.out` and `NAME.err`.
-    pub fn start(mut command: Command, name: &str, dir: &TestDir) -> Self {
+    pub fn start(command: Command, name: &str, dir: &TestDir) -> Self {
+        let errors = dir.path().join(name).with_extension("err");
+        Self::start_to(command, name, dir, File::create(errors).expect("a file for the errors"))
+    }
+
+    /// The same with this standard error.
+    pub fn start_to(
+        mut command: Command,
+        name: &str,
+        dir: &TestDir,
+        errors: impl Into<Stdio>,
+    ) -> Self {
         let output = dir.path().join(name);
         let child = command
             .stdout(File::create(output.with_extension("out")).expect("a file for the output"))
-            .stderr(File::create(output.with_extension("err")).expect("a file for the errors"))
+            .stderr(errors)
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}: {command:?}"));

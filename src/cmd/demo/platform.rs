@@ -64,7 +64,8 @@ struct Announcement<'a> {
 /// # Errors
 /// The platform cannot start, or a repository or the bearer file cannot be made.
 pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
-    observe::init(&observe::LogLevel::default());
+    observe::init(&observe::LogLevel::default(), &observe::Target::Stderr)?;
+    observe::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;

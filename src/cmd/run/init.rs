@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -14,10 +14,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, WaitStatus as Status, wait, waitpid};
 
 use super::descendants;
+use super::real_time::kill_by_number;
 use super::terminal::Terminal;
-use crate::connection::companion::{Answer, Companion};
+use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::UPGRADE;
 use crate::fs::status::Backend;
+use crate::observe;
 use crate::time::{Clock, SystemClock};
 
 /// How long those may take to end whom the command leaves behind.
@@ -25,14 +27,22 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Between two looks whether they have.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Every signal that can be passed on: not those that are about ourselves, as faults are.
-pub fn signals() -> impl Iterator<Item = Signal> {
+/// Every signal that can be passed on, real-time ones too: not those that are about ourselves, as faults
+/// are.
+pub fn signals() -> SigSet {
     use Signal::{
         SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP,
+        SIGXFSZ,
     };
-    const OWN: [Signal; 10] =
-        [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP];
-    Signal::iterator().filter(|signal| !OWN.contains(signal))
+    let own = [
+        SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP,
+        SIGXFSZ,
+    ];
+    let mut signals = SigSet::all();
+    for signal in own {
+        signals.remove(signal);
+    }
+    signals
 }
 
 /// See the module.
@@ -74,11 +84,8 @@ impl<'a> Init<'a> {
     pub fn go_on(&mut self, signals: &SignalFd) {
         while self.command.is_some() {
             poll(&mut [PollFd::new(signals, PollFlags::IN)], None).ok();
-            while let Ok(Some(info)) = signals.read_signal() {
-                let signal = i32::try_from(info.ssi_signo).ok();
-                if let Some(Ok(signal)) = signal.map(Signal::try_from) {
-                    self.signal(signal, &mut |_| false);
-                }
+            while let Some(signal) = Received::next(signals) {
+                self.signal(signal, &mut |_| false);
             }
         }
     }
@@ -194,10 +201,22 @@ impl Companion for Init<'_> {
         }
     }
 
-    fn signal(&mut self, signal: Signal, settle: &mut dyn FnMut(Pid) -> bool) -> Answer {
+    fn signal(&mut self, signal: Received, settle: &mut dyn FnMut(Pid) -> bool) -> Answer {
+        let signal = match signal {
+            Received::Named(signal) => signal,
+            Received::RealTime(number) => {
+                if let Some(command) = self.command {
+                    kill_by_number(command, number);
+                }
+                return Answer::GoOn;
+            }
+        };
         match (signal, self.command) {
             (Signal::SIGCHLD, _) => self.child_changed(settle),
-            (UPGRADE, _) => Answer::Upgrade,
+            (UPGRADE, _) => {
+                observe::reopen();
+                Answer::Upgrade
+            }
             (Signal::SIGUSR1, _) if self.backend == Some(Backend::Files) => Answer::Refresh,
             (signal, Some(command)) => {
                 kill(command, signal).ok();

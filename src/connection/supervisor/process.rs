@@ -44,8 +44,10 @@ impl Worker {
     ) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let (our_init, their_init) = handover::packets()?;
-        let (output, errors) = (Stdio::inherit(), Stdio::inherit());
-        let child = program.start(Streams { input: theirs.into(), output, errors })?;
+        // What it writes to standard error goes where ours does.
+        let errors = Stdio::inherit();
+        let child =
+            program.start(Streams { input: theirs.into(), output: Stdio::null(), errors })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;

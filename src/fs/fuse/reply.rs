@@ -1,7 +1,7 @@
 //! Answers, in the kernel's terms, and how a request ends with its answer.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -17,6 +17,15 @@ use crate::fs::{Attributes, Cache, Fs, Opened};
 
 /// What `stat` tells programs to read at a time, in bytes.
 pub(super) const BLOCK: u32 = 4096;
+
+/// See [`before_abort`].
+static BEFORE_ABORT: OnceLock<fn()> = OnceLock::new();
+
+/// Calls this before a request that was dropped unanswered ends the process: what was logged of it
+/// must get out.
+pub fn before_abort(last: fn()) {
+    BEFORE_ABORT.set(last).ok();
+}
 
 /// The answer to an open.
 pub(super) type OpenResult = Result<Opened, nix::errno::Errno>;
@@ -89,6 +98,9 @@ impl<R, F: Deref<Target = Fs>> Drop for Reply<R, F> {
         if self.unanswered.is_some() {
             // fuser would answer EIO. A dead worker is better: the next one gets the request again.
             tracing::error!("a request was dropped unanswered: this is a bug, please report it");
+            if let Some(last) = BEFORE_ABORT.get() {
+                last();
+            }
             std::process::abort();
         }
         self.fs.leave(self.unique, &self.call, self.waited);
