@@ -37,6 +37,7 @@ const RESERVED: &[Reserved] = &[
 const UNSAFE_FILES: &[&str] = &[
     "src/secret/wiping.rs",
     "src/cmd/run/real_time.rs",
+    "src/cmd/run/typing.rs",
     "src/refresh/timer.rs",
     "src/foreign/watched.rs",
     "src/fs/generations.rs",

@@ -15,7 +15,7 @@ use crate::cmd::secrecy::Limits;
 use crate::config;
 
 /// What a shell reports for a command that it found and could not run.
-const EXIT_CANNOT_RUN: u8 = 126;
+pub(super) const EXIT_CANNOT_RUN: u8 = 126;
 /// What a shell reports for a command that it did not find.
 const EXIT_NOT_FOUND: u8 = 127;
 

@@ -26,6 +26,7 @@ mod shim;
 pub mod stage;
 mod system_wide;
 mod terminal;
+mod typing;
 mod user;
 
 use environment::Variables;
@@ -57,6 +58,10 @@ pub struct RunArgs {
     /// tokens too
     #[arg(long)]
     pub keep_capabilities: bool,
+
+    /// Let the command gain no rights by setuid programs: sudo and its like do not work in it then
+    #[arg(long)]
+    pub no_new_privileges: bool,
 
     /// What is served.
     #[command(flatten)]
@@ -172,7 +177,7 @@ fn start(
     variables: &Variables,
     errors: Stdio,
 ) -> anyhow::Result<Child> {
-    let words = stage::words(identity, foreground, args.keep_capabilities, &args.command);
+    let words = stage::words(identity, foreground, args);
     let program = executable.command(words, variables.all()).context("cannot start the command")?;
     let streams = Streams { input: Stdio::inherit(), output: Stdio::inherit(), errors };
     program.start(streams).context("cannot start the command")

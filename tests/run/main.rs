@@ -1,16 +1,18 @@
 //! `run`: the first process of a container, of whose making is only what it needs: a process
 //! namespace, and `/etc`, `/usr/local` and `/run` of its own.
-//! needs: root, fuse, git, gh, busybox, python3
+//! needs: root, fuse, git, gh, busybox, python3, cc
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;
 mod init;
 mod log;
+mod privileges;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+mod typing;
 #[path = "../e2e/world.rs"]
 #[expect(dead_code, reason = "of the world, only the platform is at home here")]
 mod world;

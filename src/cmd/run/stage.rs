@@ -10,12 +10,17 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow};
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Uid, geteuid, getgroups, getpgrp, setgid, setgroups, setuid, tcsetpgrp};
+use nix::unistd::{
+    Gid, Uid, geteuid, getgroups, getpgrp, getppid, getsid, setgid, setgroups, setuid, tcsetpgrp,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::user::Identity;
-use crate::cmd::exec::cannot_run;
+use super::{RunArgs, typing};
+use crate::cmd::Advise;
+use crate::cmd::exec::{EXIT_CANNOT_RUN, cannot_run};
 
 /// The name of the hidden command.
 pub const NAME: &str = "run-command";
@@ -60,26 +65,26 @@ pub struct StageArgs {
     #[arg(long)]
     keep_capabilities: bool,
 
+    /// Gain nothing by setuid programs
+    #[arg(long)]
+    no_new_privileges: bool,
+
     /// The command
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
 
 /// The words that lead here.
-pub fn words(
-    identity: &Identity,
-    foreground: bool,
-    keep_capabilities: bool,
-    command: &[OsString],
-) -> Vec<OsString> {
+pub fn words(identity: &Identity, foreground: bool, args: &RunArgs) -> Vec<OsString> {
     let groups = identity.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let mut words =
         vec![NAME.to_owned(), format!("--uid={}", identity.uid), format!("--gid={}", identity.gid)];
     words.extend((!groups.is_empty()).then(|| format!("--groups={groups}")));
     words.extend(foreground.then(|| "--foreground".to_owned()));
-    words.extend(keep_capabilities.then(|| "--keep-capabilities".to_owned()));
+    words.extend(args.keep_capabilities.then(|| "--keep-capabilities".to_owned()));
+    words.extend(args.no_new_privileges.then(|| "--no-new-privileges".to_owned()));
     words.push("--".to_owned());
-    words.into_iter().map(OsString::from).chain(command.iter().cloned()).collect()
+    words.into_iter().map(OsString::from).chain(args.command.iter().cloned()).collect()
 }
 
 /// Becomes the command.
@@ -93,6 +98,10 @@ pub fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
     if args.foreground {
         take_terminal();
     }
+    if args.no_new_privileges {
+        prctl::set_no_new_privs().context("cannot forbid new privileges")?;
+    }
+    keep_from_typing(args)?;
     if !args.keep_capabilities {
         limit_capabilities().context("cannot give up capabilities")?;
     }
@@ -110,6 +119,31 @@ fn take_terminal() {
         tcsetpgrp(&terminal, getpgrp()).ok();
         stop.thread_unblock().ok();
     }
+}
+
+/// A command with fewer rights than we have must not type at a terminal where we were called: whoever
+/// reads there has our rights.
+fn keep_from_typing(args: &StageArgs) -> anyhow::Result<()> {
+    let has_fewer_rights = geteuid().is_root() && !(args.uid == 0 && args.keep_capabilities);
+    if !has_fewer_rights || File::open("/dev/tty").is_err() {
+        return Ok(());
+    }
+    match typing::forbid() {
+        Err(error) if is_shared() && !typing::is_forbidden_to_all() => {
+            Err(anyhow!(error)
+                .context("cannot keep the command from typing into the shell above it"))
+            .hint("do without setuid programs in it (molecule-tokenfs run --no-new-privileges …)")
+            .hint("or without the terminal (setsid --wait molecule-tokenfs run …)")
+            .hint("or let the kernel forbid it to all (sysctl -w dev.tty.legacy_tiocsti=0)")
+            .exit_code(EXIT_CANNOT_RUN)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the terminal is that of somebody above `run`, our parent.
+fn is_shared() -> bool {
+    getsid(None).is_ok_and(|leader| leader != getppid())
 }
 
 /// Leaves in the bounding set, which no exec can go beyond, the usual at most.
