@@ -59,9 +59,10 @@ need_mount() {
         say 'nothing is mounted, and molecule-tokenfs is not installed'
         return 1
     fi
-    # Its log must not keep git's standard error open.
+    # Where both the log and what stands in its way can be found; git's standard error is not for that.
     mkdir -p "$cache" && chmod 700 "$cache"
-    molecule-tokenfs mount --background "$mount" 2>>"$cache/mount.log" || is_mounted && return 0
+    molecule-tokenfs mount --background --log-file "$cache/mount.log" "$mount" 2>"$cache/mount.err" ||
+        is_mounted && return 0
     say "the tokens cannot be mounted at $mount: molecule-tokenfs doctor says why"
     return 1
 }

@@ -123,7 +123,7 @@ pub struct SettingsArgs {
     pub allow_disk: Option<OsString>,
 
     /// What to log: error, warn, info, debug, trace, off, or directives as target=level,… [env:
-    /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info]
+    /// MOLECULE_TOKENFS_LOG_LEVEL] [default: info; warn for `run` on a terminal]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<OsString>,
 

@@ -130,7 +130,7 @@ fn real_time_signals_are_passed_on_and_end_nobody() {
         let dir = TestDir::new();
         own_root(&dir);
         let script = "trap 'echo heard' RTMIN; trap 'echo the last' RTMAX; echo ready >&2
-            while [ ! -e stop ]; do sleep 0.05; done";
+            while [ ! -e stop ] && kill -0 $PPID; do sleep 0.05; done";
         each(
             &["fuse", "files"],
             |backend| (*backend).to_owned(),

@@ -35,7 +35,9 @@ const ATTACK: &str = r#"
     as_root kill -KILL $PPID && echo killed
     sleep 0.3
     cat "$GH_TOKEN_FILE" >/dev/null && echo token
-    echo end"#;
+    as_root mv "${MOLECULE_TOKENFS_MOUNTPOINT%/*}" /run/moved && echo renamed
+    cat /run/moved/token/token >/dev/null && echo end
+    exit 0"#;
 
 fn attack(dir: &TestDir, words: &[&str]) -> Command {
     let words = [words, &["--no-system-wide", "--user", "1000", "--", "sh", "-c", ATTACK]].concat();
@@ -52,7 +54,7 @@ fn as_the_first_process_run_is_neither_stopped_nor_ended_by_it() {
         let mut container = Container::start(&dir, &attack(&dir, &[]));
         let status = container.outer.wait(secs(40));
         assert_eq!(status.code(), Some(0), "{}{}", container.said(), container.outer.stderr());
-        let said = "root\nstopped a worker\ntoken\nstopped\nkilled\ntoken\nend\n";
+        let said = "root\nstopped a worker\ntoken\nstopped\nkilled\ntoken\nrenamed\nend\n";
         assert_eq!(container.said(), said, "{}", container.outer.stderr());
     });
 }
@@ -64,7 +66,7 @@ fn elsewhere_only_a_command_that_gains_no_privileges_cannot_end_run() {
         own_root(&dir);
         let mut process = Process::start(attack(&dir, &["--no-new-privileges"]), "run", &dir);
         assert_eq!(process.wait(secs(40)).code(), Some(0), "{}", process.stderr());
-        assert_eq!(process.stdout(), "no root\ntoken\ntoken\nend\n");
+        assert_eq!(process.stdout(), "no root\ntoken\ntoken\n");
 
         let mut process = Process::start(attack(&dir, &[]), "run", &dir);
         assert_eq!(process.wait(secs(40)).signal(), Some(9), "{}", process.stderr());
