@@ -23,7 +23,7 @@ use crate::fs::fuse::before_abort;
 use crate::fs::memory;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
-use crate::observe;
+use crate::observe::{self, Target};
 use crate::source::SourceConfig;
 use crate::source::made_up::MadeUpConfig;
 use crate::time::{Clock, SystemClock};
@@ -84,14 +84,25 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     config.identity.worker_pid = std::process::id();
     config.identity.started = SystemClock.now();
-    observe::init(&config.log_level.parse().unwrap_or_default(), &config.log.clone().into())?;
-    observe::start();
+    start_log(&config);
     let memory = handover.config.try_clone()?;
     match worker::serve(channel, handover, config, &memory, launcher)? {
         End::Stopped => tracing::debug!("the worker was told to end"),
         End::Disconnected => tracing::debug!("the connection has ended"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the log. A file that cannot be opened any more is no reason not to serve.
+fn start_log(config: &WorkerConfig) {
+    let level = config.log_level.parse().unwrap_or_default();
+    let opened = observe::init(&level, &config.log.clone().into());
+    if let Err(error) = opened
+        && observe::init(&level, &Target::Stderr).is_ok()
+    {
+        tracing::warn!("{error}; the worker logs to standard error");
+    }
+    observe::start();
 }
 
 /// What is served goes on: the kernel knows the root of a mount as what it was at first.

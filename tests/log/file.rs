@@ -63,6 +63,24 @@ fn it_is_opened_anew_when_it_was_moved_away() {
 }
 
 #[test]
+fn a_file_that_is_no_longer_there_costs_the_log_and_no_token() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let folder = dir.folder("logs");
+        let builder = talkative(&dir, Backend::Fuse);
+        let mut daemon = builder.arg_pair("--log-file", folder.join("log")).start();
+        fs::rename(&folder, dir.join("moved")).unwrap();
+        make_it_log(&daemon, Backend::Fuse);
+        read_token(&daemon, &dir);
+        assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+        let told = "No such file or directory (os error 2); the worker logs to standard error";
+        assert!(daemon.log().contains(told), "{}", daemon.log());
+        let log = fs::read_to_string(dir.join("moved/log")).unwrap();
+        assert!(log.contains("(os error 2); the log goes on in the old one"), "{log}");
+    });
+}
+
+#[test]
 fn a_file_that_cannot_be_a_log_is_refused_with_the_reason() {
     sandboxed(secs(60), || {
         let dir = TestDir::new();
