@@ -45,11 +45,7 @@ fn it_says_what_it_took_and_why() {
         let dir = TestDir::new();
         without_fuse(&dir);
         let daemon = Daemon::at(&dir).args(LIFE).start();
-        assert!(
-            daemon.log().contains("FUSE is not used (there is no /dev/fuse here)"),
-            "{}",
-            daemon.log()
-        );
+        daemon.wait_for_log("FUSE is not used (there is no /dev/fuse here)");
         let status = tokenfs_run(&dir, &["status", daemon.mountpoint().to_str().unwrap()]).stdout;
         assert!(
             status.contains("plain files, without FUSE (there is no /dev/fuse here)"),
@@ -106,7 +102,7 @@ fn what_a_killed_daemon_leaves_is_named_and_the_next_start_cleans_it() {
 
             // Also one for another place cleans up.
             let mut daemon = Daemon::at(&dir).mountpoint(next).args(LIFE).start();
-            assert!(daemon.log().contains("what a killed daemon left"), "{}", daemon.log());
+            daemon.wait_for_log("what a killed daemon left");
             assert!(!leftover.exists());
             assert_eq!(in_memory(), [fs::read_link(next).unwrap()]);
             assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
@@ -130,7 +126,9 @@ fn a_second_daemon_is_refused_and_umount_ends_the_first() {
         let again = tokenfs_run(&dir, &["umount", &shown]);
         assert!(again.stderr.contains("nothing of molecule-tokenfs is mounted"), "{again:?}");
 
-        tokenfs_run(&dir, &["mount", "--background", "--made-up", "1m", &shown]).ok();
+        let log = dir.join("log");
+        let background = ["mount", "--background", "--log-file", log.to_str().unwrap()];
+        tokenfs_run(&dir, &[&background[..], &["--made-up", "1m", &shown]].concat()).ok();
         assert!(dir.join("token/status.json").exists(), "it serves when that returns");
         tokenfs_run(&dir, &["umount", &shown]).ok();
         assert!(!dir.join("token").is_symlink());

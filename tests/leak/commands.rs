@@ -61,6 +61,7 @@ fn no_command_prints_a_secret_that_it_was_not_asked_for() {
                        test -n \"$TOKEN\"";
         let exec = ["exec", "--env", "TOKEN", "--mountpoint", mount, "--", "sh", "-c", cmdline];
         tell(driven, NoSecret, &exec, 0, "");
+        let log = driven.dir.join("background.err");
         for (args, code) in [
             (&["get", "--view", "nonsense", mount][..], 2),
             (&["get", "--min-life", "2h", mount], 3),
@@ -74,7 +75,7 @@ fn no_command_prints_a_secret_that_it_was_not_asked_for() {
             (&["check", "--platform-url", &format!("me:{PASSWORD}@platform")], 2),
             (&["mount", mount], 1),
             (&["mount", "/dev/null"], 1),
-            (&["mount", "--background", mount], 1),
+            (&["mount", "--background", "--log-file", log.to_str().unwrap(), mount], 1),
         ] {
             tell(driven, NoSecret, args, code, "");
         }

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 
 use nix::pty::openpty;
@@ -13,9 +15,9 @@ use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::limit::each;
 use crate::support::namespace::sandboxed;
-use crate::support::process::{Process, User, command};
+use crate::support::process::{ORDINARY, Process, User, command};
 use crate::support::{millis, secs};
-use crate::{Backend, fill, make_it_log, read_token, talkative};
+use crate::{Backend, EACH_REQUEST, fill, make_it_log, read_token, small_disk, talkative};
 
 /// Opens are answered, readers can be killed, and it ends when it is told to.
 fn is_well(mut daemon: Daemon, dir: &TestDir, backend: Backend) {
@@ -72,6 +74,30 @@ fn the_output_of_the_terminal_is_stopped() {
             tcflow(&ours, FlowArg::TCOOFF).unwrap();
             is_well(daemon, &dir, backend);
         });
+    });
+}
+
+/// Neither can be opened anew: not the socket, and not by another user the pipe.
+#[test]
+fn nobody_reads_what_cannot_be_opened_anew() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let ours = OwnedFd::from(writer.try_clone().unwrap());
+        let daemon = talkative(&dir, Backend::Fuse).start_to(OwnedFd::from(writer));
+        fill(&ours);
+        is_well(daemon, &dir, Backend::Fuse);
+        drop(reader);
+
+        let dir = TestDir::new();
+        dir.give_to(ORDINARY);
+        small_disk(Path::new("/dev/shm"), "size=1m,mode=1777");
+        let (_reader, writer) = io::pipe().unwrap();
+        let ours = writer.as_fd().try_clone_to_owned().unwrap();
+        let daemon = Daemon::of(&dir, User::Number(ORDINARY)).log_level(EACH_REQUEST);
+        let daemon = daemon.args(Backend::Files.args()).start_to(writer);
+        fill(&ours);
+        is_well(daemon, &dir, Backend::Files);
     });
 }
 

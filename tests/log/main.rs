@@ -1,5 +1,5 @@
 //! The log: whatever becomes of it, tokens are served, and the daemon ends when it is told to.
-//! needs: root, fuse
+//! needs: root, fuse, pgrep
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

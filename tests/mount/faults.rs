@@ -110,7 +110,7 @@ fn a_request_of_which_workers_die_is_answered_with_an_error_and_the_others_are_s
         });
         let seen = readers.end();
         assert!(seen.is_clean(false), "{seen:?}");
-        assert!(daemon.log().contains("workers died of it"), "{}", daemon.log());
+        daemon.wait_for_log("workers died of it");
     });
 }
 

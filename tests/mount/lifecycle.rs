@@ -181,9 +181,11 @@ fn in_the_background_it_returns_when_the_mount_serves_or_says_why_not() {
         let dir = TestDir::new();
         let path = dir.join("token");
         let path = path.to_str().unwrap();
-        tokenfs_run(&dir, &["mount", "--background", "--made-up", "1m", path]).ok();
+        let log = dir.join("log");
+        let background = ["mount", "--background", "--log-file", log.to_str().unwrap(), path];
+        tokenfs_run(&dir, &[&background[..], &["--made-up", "1m"]].concat()).ok();
         assert!(fs::read(dir.join("token/token")).is_ok());
-        let second = tokenfs_run(&dir, &["mount", "--background", path]);
+        let second = tokenfs_run(&dir, &background);
         assert_eq!(second.status.code(), Some(1));
         assert!(second.stderr.contains("already mounted"), "{second:?}");
         tokenfs_run(&dir, &["umount", path]).ok();

@@ -7,6 +7,10 @@ import time
 
 mount = os.environ["MOLECULE_TOKENFS_MOUNTPOINT"]
 terminal = os.open("/dev/tty", os.O_RDWR)
+# Whoever writes in the background is stopped.
+settings = termios.tcgetattr(terminal)
+settings[3] |= termios.TOSTOP
+termios.tcsetattr(terminal, termios.TCSANOW, settings)
 while not os.path.exists(mount + "/token"):  # as files it comes later
     time.sleep(0.05)
 termios.tcflow(terminal, termios.TCOOFF)

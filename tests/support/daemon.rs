@@ -203,6 +203,13 @@ impl Daemon {
         self.process.stderr()
     }
 
+    /// Waits until it has logged this: the log is written by a thread of its own.
+    pub fn wait_for_log(&self, words: &str) {
+        eventually(&format!("in the log: {words}"), secs(5), || {
+            self.log().contains(words).then_some(())
+        });
+    }
+
     /// The process, for signals and waits.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
