@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::manager;
-use crate::connection::resident::lock_all_memory;
 use crate::connection::supervisor::End;
 use crate::foreign::Launcher;
 use crate::fs::access::Access;
@@ -72,7 +71,6 @@ pub struct Setup {
 /// # Errors
 /// Where the first files cannot be written, or the system has no threads or descriptors left.
 pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
-    lock_all_memory();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let counters = Arc::new(Counters::default());
     let surroundings =

@@ -66,7 +66,6 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     let executable = Executable::own()?;
     forbid_core_dumps();
     let signals = take_signals(SIGNALS.into_iter().collect())?;
-    observe::start();
     let mut daemon = Daemon { target: target.clone(), tell_parent: args.tell_parent };
     serve(&args.serve, &settings, &target, &executable, &signals, &mut daemon)?;
     Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use crate::cmd::serve::{self, Executable, ServeArgs, serve};
 use crate::cmd::setup::git::{self, Asked};
 use crate::config::{self, Settings};
 use crate::connection::supervisor::{End, take_signals};
-use crate::observe::{self, LogLevel};
+use crate::observe::LogLevel;
 use crate::program::Streams;
 
 mod descendants;
@@ -89,7 +89,6 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     // Orphans are ours also where we are not the first process.
     prctl::set_child_subreaper(true).context("cannot wait for orphans")?;
     let signals = take_signals(init::signals())?;
-    observe::start();
     let terminal = Terminal::own();
     let mut wiring = Wiring::default();
     let expected = !args.command.is_empty();

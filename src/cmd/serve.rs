@@ -21,6 +21,7 @@ use crate::config::settings::shown_span;
 use crate::config::{self, Origin, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
+use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
 use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Setup, SupervisorError};
 use crate::files::{self, Directory};
@@ -188,6 +189,7 @@ fn joined((name, value): (OsString, OsString)) -> Vec<u8> {
 pub(super) fn begin(args: &ServeArgs, settings: &Settings) -> anyhow::Result<OwnedFd> {
     observe::tell_panics(|| {});
     name_this_process();
+    keep_the_heap_small();
     let callers_stderr = observe::own_stderr().context("cannot keep standard error")?;
     observe::init(&settings.log_level.value, &args.log(settings))
         .hint("name another file: --log-file FILE")?;
@@ -254,6 +256,8 @@ fn serve_files(
     let directory = Directory::open(target, access, &settings.memory(), allow_disk)
         .map_err(|error| explained(error).context(format!("files instead of a mount: {why}")))?;
     become_opaque();
+    lock_all_memory();
+    observe::start();
     let path = directory.path().display();
     tracing::info!("FUSE is not used ({why}): the tokens are files in {path}");
     let config = worker::config(
@@ -294,6 +298,7 @@ fn serve_mount(
     }
     let state = State::create(Vec::new(), root.views()).map_err(MountError::no_memory)?;
     let state = Arc::new(state);
+    observe::start();
     let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())?;
     let helper_thread = helper.thread_id();
     let target = mount.target().to_owned();

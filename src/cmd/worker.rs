@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps, name_this_process};
 use crate::config::Settings;
 use crate::connection::handover::Channel;
+use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
 use crate::connection::supervisor::survive_large_files;
 use crate::connection::worker::{self, End, WorkerConfig};
 use crate::foreign::Launcher;
@@ -84,6 +85,8 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     config.identity.worker_pid = std::process::id();
     config.identity.started = SystemClock.now();
+    keep_the_heap_small();
+    lock_all_memory();
     start_log(&config);
     let memory = handover.config.try_clone()?;
     match worker::serve(channel, handover, config, &memory, launcher)? {

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
-use crate::connection::resident::{forget_the_program, keep_the_heap_small, lock_all_memory};
+use crate::connection::resident::forget_the_program;
 use crate::foreign::Launcher;
 use crate::fs::counters::Counters;
 use crate::fs::fault::{self, Fault};
@@ -84,8 +84,6 @@ pub fn serve(
     config_memory: &OwnedFd,
     launcher: Launcher,
 ) -> io::Result<End> {
-    keep_the_heap_small();
-    lock_all_memory();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;

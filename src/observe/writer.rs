@@ -71,7 +71,8 @@ pub(super) fn make(target: &Target) -> Result<bool, OpenError> {
 
 /// Starts to write the log, in a thread of its own. Lines that come earlier wait for it.
 ///
-/// A process that has to change its user namespace must do that first.
+/// A process that has to be alone for something (a user namespace, the lock of its memory) does that
+/// first. So does one that gives up descriptors of a thread: this one's share them with its starter.
 pub fn start() {
     if let Some(log) = LOG.get() {
         log.start();
