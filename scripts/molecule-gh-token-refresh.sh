@@ -10,6 +10,10 @@
 #   TOKEN_REFRESH_INTERVAL_SEC       2700
 #   TOKEN_REFRESH_INITIAL_DELAY_SEC  60: until then the workspace has registered
 
+# The options of whoever calls (sh -x, SHELLOPTS) are not for this script: it never holds a token, but
+# what it runs does.
+set +aCefuvx
+
 helper=$(dirname "$0")/molecule-git-token-helper.sh
 interval=${TOKEN_REFRESH_INTERVAL_SEC:-2700}
 delay=${TOKEN_REFRESH_INITIAL_DELAY_SEC:-60}

@@ -11,6 +11,7 @@
 
 mod credential_helper;
 mod old_names;
+mod options;
 mod setup_gh;
 mod setup_git;
 mod shim;
