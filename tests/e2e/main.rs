@@ -4,11 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod gh;
+mod gh_hosts;
 mod git;
 mod lfs;
 mod loops;
 mod old_names;
 mod places;
+mod recorder;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../sources/tls.rs"]
+mod tls;
 mod world;

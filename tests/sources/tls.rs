@@ -9,16 +9,22 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// A certificate for 127.0.0.1 that nobody trusts who is not told to.
+/// A certificate that nobody trusts who is not told to.
 pub struct Tls {
     files: tempfile::TempDir,
     server: Arc<ServerConfig>,
 }
 
 impl Tls {
+    /// For 127.0.0.1.
     pub fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])
-            .expect("a certificate is made");
+        Self::of(["127.0.0.1"])
+    }
+
+    /// For these names.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names: Vec<_> = names.into_iter().map(str::to_owned).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate is made");
         let files = tempfile::tempdir().expect("a directory");
         std::fs::write(files.path().join("ca.pem"), made.cert.pem()).expect("it is written");
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("its key");
@@ -31,6 +37,11 @@ impl Tls {
         Self { files, server: Arc::new(server) }
     }
 
+    /// What takes a connection over TLS.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.server))
+    }
+
     /// The certificate as a bundle to trust.
     pub fn certificate(&self) -> PathBuf {
         self.files.path().join("ca.pem")
@@ -38,7 +49,7 @@ impl Tls {
 
     /// Serves `host` over https for as long as the test's runtime lives; its URL.
     pub async fn serve(&self, host: &str) -> String {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.server));
+        let acceptor = self.acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("its address"));
         let host = host.to_owned();

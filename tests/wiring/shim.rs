@@ -7,11 +7,13 @@ use std::process::Command;
 
 use crate::support::{Home, SHELLS, TOKEN, run, script, succeed, tell};
 
+mod hosts;
+
 /// A gh that says who it is and what it got.
 const RECORDER: &str = r#"#!/bin/sh
 echo "ran=$0"
 for word; do echo "word=$word"; done
-for name in GH_TOKEN GITHUB_TOKEN GH_ENTERPRISE_TOKEN GITHUB_ENTERPRISE_TOKEN GH_HOST; do
+for name in GH_TOKEN GITHUB_TOKEN GH_ENTERPRISE_TOKEN GITHUB_ENTERPRISE_TOKEN GH_HOST GH_CONFIG_DIR; do
     eval "[ -z \"\${$name+set}\" ] || echo \"$name=\$$name\""
 done
 "#;
@@ -324,61 +326,6 @@ fn a_wrapper_that_is_there_already_is_run_and_cannot_make_a_loop() {
         let (code, _, stderr) = tell(&mut command, "");
         assert_eq!(code, 127, "{stderr}");
         assert!(stderr.contains("MOLECULE_REAL_GH"), "{stderr}");
-    }
-}
-
-#[test]
-fn an_enterprise_host_gets_its_token_under_the_name_that_gh_reads() {
-    for shell in SHELLS {
-        let home = home();
-        let enterprise =
-            format!("word=api\nGH_ENTERPRISE_TOKEN={TOKEN}\nGH_HOST=ghe.example.com\n");
-        let stale = [
-            ("GH_TOKEN", "ghs_stale"),
-            ("GITHUB_TOKEN", "ghs_stale"),
-            ("GITHUB_ENTERPRISE_TOKEN", "ghs_stale"),
-        ];
-        let host = [("MOLECULE_TOKENFS_HOST", "ghe.example.com,github.com")];
-        let mut command = with(with(gh(&home, shell, &["api"]), &stale), &host);
-        let said = succeed(&mut command, "");
-        assert!(said.ends_with(&enterprise), "{said}");
-        let own = succeed(command.env("GITHUB_ENTERPRISE_TOKEN", "ghp_me"), "");
-        assert!(own.contains("GITHUB_ENTERPRISE_TOKEN=ghp_me") && !own.contains(TOKEN), "{own}");
-
-        // The mount itself knows its hosts.
-        home.write(
-            "mount/gh/hosts.yml",
-            "ghe.example.com:\n    oauth_token: ghs_x\n    user: x-access-token\n    users:\n        \
-             x-access-token:\n            oauth_token: ghs_x\ngithub.com:\n    user: x\n",
-        );
-        let said = succeed(&mut gh(&home, shell, &["api"]), "");
-        assert!(said.ends_with(&enterprise), "{said}");
-        let said = succeed(gh(&home, shell, &["api"]).env("GH_HOST", "github.com"), "");
-        assert!(
-            said.ends_with(&format!("word=api\nGH_TOKEN={TOKEN}\nGH_HOST=github.com\n")),
-            "{said}"
-        );
-
-        let tenant = [("MOLECULE_TOKENFS_HOST", "octo.ghe.com")];
-        let said = succeed(&mut with(gh(&home, shell, &["api"]), &tenant), "");
-        assert!(
-            said.ends_with(&format!("word=api\nGH_TOKEN={TOKEN}\nGH_HOST=octo.ghe.com\n")),
-            "{said}"
-        );
-    }
-}
-
-#[test]
-fn a_host_that_the_token_is_not_for_never_gets_it() {
-    for shell in SHELLS {
-        let home = home();
-        for host in ["ghe.example.com", "octo.ghe.com", "github.com.evil.example", "com"] {
-            let said = succeed(gh(&home, shell, &["api"]).env("GH_HOST", host), "");
-            assert!(said.ends_with(&format!("word=api\nGH_HOST={host}\n")), "{said}");
-        }
-        let enterprise = [("MOLECULE_TOKENFS_HOST", "ghe.example.com"), ("GH_HOST", "github.com")];
-        let said = succeed(&mut with(gh(&home, shell, &["api"]), &enterprise), "");
-        assert!(!said.contains(TOKEN), "{said}");
     }
 }
 
