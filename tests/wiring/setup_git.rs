@@ -96,6 +96,32 @@ fn undo_gives_back_every_byte() {
 }
 
 #[test]
+fn undo_finds_what_a_program_of_another_name_wrote() {
+    let home = Home::new();
+    home.write(".gitconfig", USERS);
+    let other = home.path("mtfs");
+    fs::copy(BINARY, &other).unwrap();
+    let other = other.to_str().unwrap();
+    succeed(&mut home.command([other, "setup", "git", "--host", "ghe.example.com"]), "");
+    assert!(
+        config(&home).contains("/mtfs git-credential --host ghe.example.com"),
+        "{}",
+        config(&home)
+    );
+    succeed(&mut setup(&home, &["--undo"]), "");
+    assert_eq!(config(&home), USERS);
+
+    // The helper in the shell may have any name, too; and any program takes the block over.
+    let helper = home.path("ask");
+    let words = ["--shell-helper", helper.to_str().unwrap()];
+    succeed(&mut setup(&home, &words), "");
+    succeed(&mut home.command([other, "setup", "git"]), "");
+    assert_eq!(config(&home).matches("[credential \"").count(), 1);
+    succeed(&mut setup(&home, &["--undo"]), "");
+    assert_eq!(config(&home), USERS);
+}
+
+#[test]
 fn undo_removes_a_file_that_setup_made_and_keeps_what_the_user_added() {
     let home = Home::new();
     succeed(&mut setup(&home, &[]), "");

@@ -12,6 +12,8 @@ const BEGIN_OWN: &[u8] =
     b"# molecule-tokenfs: begin, file made by setup (undo: molecule-tokenfs setup git --undo)";
 /// Closes the block.
 const END: &[u8] = b"# molecule-tokenfs: end";
+/// Ends each line of ours in it. Whatever the program is called that wrote it, undoing finds it.
+const MARK: &[u8] = b" # molecule-tokenfs";
 
 /// A file without our block.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,10 +61,11 @@ fn url_of(header: &[u8]) -> Option<String> {
     String::from_utf8(url.to_vec()).ok()
 }
 
-/// Whether setup wrote this line of the block. An empty `helper =` is ours only before our helper: a
-/// user's may stand in the block, too.
+/// Whether setup wrote this line of the block. Older versions left no mark; of theirs an empty `helper =`
+/// is ours only before our helper: a user's may stand in the block, too.
 fn is_ours(line: &[u8], next: Option<&[u8]>) -> bool {
     match line {
+        line if line.ends_with(MARK) => true,
         b"cachecredentials = false" => true,
         b"helper =" => next.is_some_and(is_our_helper),
         line => is_our_helper(line),
@@ -82,9 +85,20 @@ pub fn append(rest: &[u8], entries: &[u8], made_by_setup: bool) -> Vec<u8> {
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
     }
-    for part in [if made_by_setup { BEGIN_OWN } else { BEGIN }, b"\n", entries, END, b"\n"] {
-        text.extend_from_slice(part);
+    text.extend_from_slice(if made_by_setup { BEGIN_OWN } else { BEGIN });
+    text.push(b'\n');
+    for line in entries.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(entry) if !line.starts_with(b"[") => {
+                text.extend_from_slice(entry.trim_ascii_end());
+                text.extend_from_slice(MARK);
+                text.push(b'\n');
+            }
+            _ => text.extend_from_slice(line),
+        }
     }
+    text.extend_from_slice(END);
+    text.push(b'\n');
     text
 }
 
@@ -118,12 +132,14 @@ mod tests {
     #[test]
     fn lines_of_the_users_within_the_block_stay_with_their_section() {
         let text = String::from_utf8(append(USERS, ENTRIES, false)).unwrap();
-        let text = text
-            .replace(
-                "git-credential\n",
-                "git-credential\n\tusername = me\n\thelper = \n\thelper = foo\n",
-            )
-            .replace("= false\n", "= false\n\tlocksverify = true\n");
+        let after =
+            |line: &str, added: &str| (format!("{line} # molecule-tokenfs\n"), added.to_owned());
+        let text = [
+            after("git-credential", "\tusername = me\n\thelper = \n\thelper = foo\n"),
+            after("= false", "\tlocksverify = true\n"),
+        ]
+        .into_iter()
+        .fold(text, |text, (line, added)| text.replace(&line, &(line.clone() + &added)));
         let expected = [
             USERS,
             b"[credential \"https://github.com\"]\n\tusername = me\n\thelper = \n\thelper = foo\n",
@@ -131,6 +147,20 @@ mod tests {
         ]
         .concat();
         assert_eq!(strip(text.as_bytes()).rest, expected);
+    }
+
+    #[test]
+    fn a_block_is_found_whatever_program_wrote_it() {
+        let helper = "helper = /opt/mtfs git-credential --host ghe.example.com";
+        let entries =
+            format!("[credential \"https://ghe.example.com\"]\n\thelper = \n\t{helper}\n");
+        assert_eq!(strip(&append(USERS, entries.as_bytes(), false)).rest, USERS);
+    }
+
+    #[test]
+    fn a_block_of_an_older_version_is_found() {
+        let text = [USERS, BEGIN, b"\n", ENTRIES, END, b"\n"].concat();
+        assert_eq!(strip(&text).rest, USERS);
     }
 
     #[test]
