@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/  files/
+//! 4 serve     connection/  fs/  files/  spawn
 //! 3 views     view/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program
@@ -25,6 +25,7 @@ pub mod program;
 pub mod refresh;
 pub mod secret;
 pub mod source;
+pub mod spawn;
 pub mod time;
 pub mod token;
 pub mod view;

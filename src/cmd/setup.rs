@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Subcommand;
+use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 
 use crate::config;
 use crate::foreign::plain::{self, PlainFile};
@@ -44,6 +45,16 @@ pub fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Mode and owner of a file that is made.
+enum Like {
+    /// What the umask leaves of 0644.
+    New,
+    /// 0755: the umask must not decide whether other users have a working program.
+    Program,
+    /// Those of a file that was there; the owner where that is allowed.
+    File(fs::Metadata),
+}
+
 /// A file that takes its place at once, or not at all: it is written beside it and renamed. Removed
 /// when dropped before.
 struct Staged {
@@ -52,24 +63,26 @@ struct Staged {
 }
 
 impl Staged {
-    /// Writes `bytes` to the new file `path`: with the mode, and where that is allowed the owner, of
-    /// `like`, else with `mode` less the umask.
+    /// Writes `bytes` to the new file `path`.
     ///
     /// # Errors
     /// `AlreadyExists` when `path` is there; else what the system says.
-    fn write(
-        path: PathBuf,
-        bytes: &[u8],
-        like: Option<&fs::Metadata>,
-        mode: u32,
-    ) -> io::Result<Self> {
-        let mut file = File::options().write(true).create_new(true).mode(mode).open(&path)?;
+    fn write(path: PathBuf, bytes: &[u8], like: &Like) -> io::Result<Self> {
+        let mut file = File::options().write(true).create_new(true).mode(0o644).open(&path)?;
         let staged = Self { path: Some(path) };
         file.write_all(bytes)?;
-        if let Some(like) = like {
-            // Only root may; anybody else edits files of their own.
-            let _ = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
-            file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        // By the descriptor: somebody may have put a link where the path leads.
+        let mode = match like {
+            Like::New => None,
+            Like::Program => Some(0o755),
+            Like::File(like) => {
+                // Only root may; anybody else edits files of their own.
+                let _ = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
+                Some(like.mode() & 0o7777)
+            }
+        };
+        if let Some(mode) = mode {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         file.sync_all()?;
         Ok(staged)
@@ -123,6 +136,27 @@ pub(super) fn is_script(path: &Path, script: &str) -> bool {
         && start.unwrap_or_default().split(|&byte| byte == b'\n').nth(1) == Some(marker.as_bytes())
 }
 
+/// Changes what is in somebody else's directory with their rights, and no more: from here on, for good.
+/// Whoever owns a directory can put links where root would write. Tells whose rights these are.
+///
+/// # Errors
+/// When this process may not become that user.
+fn become_owner_of(path: &Path) -> anyhow::Result<Option<String>> {
+    let place = path.ancestors().skip(1).find_map(|directory| fs::metadata(directory).ok());
+    let Some(owner) = place.filter(|place| geteuid().is_root() && place.uid() != 0) else {
+        return Ok(None);
+    };
+    let uid = Uid::from_raw(owner.uid());
+    let user = User::from_uid(uid).ok().flatten();
+    let gid = user.as_ref().map_or(Gid::from_raw(owner.gid()), |user| user.gid);
+    let name = user.map_or_else(|| uid.to_string(), |user| user.name);
+    setgroups(&[gid])
+        .and_then(|()| setgid(gid))
+        .and_then(|()| setuid(uid))
+        .with_context(|| format!("cannot change {} with the rights of {name}", path.display()))?;
+    Ok(Some(name))
+}
+
 /// Installs a script of ours at `path`, mode 0755, creating its directory; never over a file that is
 /// not a version of it.
 fn install_script(path: &Path, script: &str) -> anyhow::Result<Installed> {
@@ -139,17 +173,13 @@ fn install_script_over(path: &Path, script: &str, any: bool) -> anyhow::Result<I
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = directory.join(format!(".molecule-tokenfs-{}", std::process::id()));
     let staged = fs::create_dir_all(directory)
-        .and_then(|()| Staged::write(temporary, script.as_bytes(), None, 0o755))
+        .and_then(|()| Staged::write(temporary, script.as_bytes(), &Like::Program))
         .with_context(|| format!("cannot write to {}", directory.display()))?;
-    // The umask must not decide whether other users have a working program.
-    let mode = fs::Permissions::from_mode(0o755);
-    let placed = fs::set_permissions(staged.path(), mode).and_then(|()| {
-        if ours || any {
-            staged.replace(path).map(|()| Installed::Replaced)
-        } else {
-            staged.create(path).map(|()| Installed::New)
-        }
-    });
+    let placed = if ours || any {
+        staged.replace(path).map(|()| Installed::Replaced)
+    } else {
+        staged.create(path).map(|()| Installed::New)
+    };
     match placed {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(anyhow::anyhow!("{} is there already and is not ours: it stays", path.display()))
@@ -199,19 +229,19 @@ mod tests {
     fn a_staged_file_is_whole_in_its_place_or_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("t");
-        let stage = |bytes, like| Staged::write(dir.path().join("t.lock"), bytes, like, 0o600);
+        let stage = |bytes, like| Staged::write(dir.path().join("t.lock"), bytes, &like);
 
-        drop(stage(b"one", None).unwrap());
+        drop(stage(b"one", Like::New).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
-        stage(b"one", None).unwrap().create(&target).unwrap();
-        let again = stage(b"two", None).unwrap().create(&target).unwrap_err();
+        stage(b"one", Like::New).unwrap().create(&target).unwrap();
+        let again = stage(b"two", Like::New).unwrap().create(&target).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&target).unwrap(), b"one");
 
         fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
-        let like = fs::metadata(&target).unwrap();
-        stage(b"three", Some(&like)).unwrap().replace(&target).unwrap();
+        let like = Like::File(fs::metadata(&target).unwrap());
+        stage(b"three", like).unwrap().replace(&target).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"three");
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

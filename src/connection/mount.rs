@@ -21,6 +21,7 @@ use rustix::mount as kernel;
 
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
 use crate::fs::status::Layout;
+use crate::spawn;
 
 mod error;
 mod place;
@@ -388,11 +389,12 @@ fn classic(
     })
 }
 
-/// The setuid helper, without the tokens that our environment may hold: it needs none.
-fn helper() -> Command {
-    let mut command = Command::new(HELPER);
-    command.env_remove("GITHUB_TOKEN").env_remove("GH_TOKEN");
-    command
+/// The setuid helper. `refused` is the error where it is not there.
+fn helper(refused: MountError) -> Result<Command, MountError> {
+    spawn::command(HELPER).map_err(|missing| match missing {
+        spawn::Missing::NotInstalled { .. } => refused,
+        spawn::Missing::Untrusted { .. } => MountError::Helper { message: missing.to_string() },
+    })
 }
 
 /// Mounts through the setuid helper, which sends the device back over a socket
@@ -404,18 +406,14 @@ fn by_helper(target: &Path, refused: MountError) -> Result<OwnedFd, MountError> 
             .map_err(|error| MountError::system("make a socket pair", from_rustix(error)))?;
     // Standard input is the one descriptor that a child gets without unsafe code.
     let options = format!("nosuid,nodev,noexec,default_permissions,fsname={NAME},subtype={NAME}");
-    let output = helper()
+    let output = helper(refused)?
         .args(["-o", &options, "--"])
         .arg(target)
         .env("_FUSE_COMMFD", "0")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
-        .output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(refused),
-        Err(error) => return Err(MountError::system(format!("run {HELPER}"), errno(&error))),
-    };
+        .output()
+        .map_err(|error| MountError::system(format!("run {HELPER}"), errno(&error)))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(MountError::Helper { message });
@@ -440,16 +438,14 @@ fn receive_device(socket: &OwnedFd) -> Result<OwnedFd, MountError> {
 }
 
 fn unmount_by_helper(target: &Path, lazy: bool) -> Result<(), MountError> {
-    let mut command = helper();
+    let mut command = helper(MountError::NotPermitted)?;
     command.arg("-u");
     if lazy {
         command.arg("-z");
     }
-    let output = command.arg("--").arg(target).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => MountError::NotPermitted,
-        _ => MountError::system(format!("run {HELPER}"), errno(&error)),
-    })?;
+    let output = command.arg("--").arg(target).output();
+    let output =
+        output.map_err(|error| MountError::system(format!("run {HELPER}"), errno(&error)))?;
     if output.status.success() {
         return Ok(());
     }

@@ -23,6 +23,7 @@ use crate::demo::faults::Service;
 use crate::demo::ledger::Verdict;
 use crate::demo::rest;
 use crate::demo::server::{Body, Shared, plain};
+use crate::spawn;
 
 /// What paths of the git server begin with.
 pub(super) const PREFIX: &str = "/git";
@@ -59,7 +60,7 @@ pub(super) fn refusal() -> Response<Body> {
 async fn backend(root: &Path, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (parts, body) = request.into_parts();
     let header = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let mut command = Command::from(git(root));
+    let mut command = Command::from(git(root)?);
     command
         .arg("http-backend")
         .env("GIT_PROJECT_ROOT", root)
@@ -163,16 +164,7 @@ impl hyper::body::Body for ProcessBody {
 pub(super) fn create_repository(root: &Path, name: &str) -> io::Result<PathBuf> {
     let path = root.join(name);
     let run = |arguments: &[&OsStr]| -> io::Result<String> {
-        let output = git(root).args(arguments).stdin(Stdio::null()).output().map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                io::Error::new(
-                    error.kind(),
-                    "git is not installed; install it: apt-get install git",
-                )
-            } else {
-                error
-            }
-        })?;
+        let output = git(root)?.args(arguments).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(format!("git {arguments:?} failed: {}", said.trim())));
@@ -195,8 +187,10 @@ pub(super) fn create_repository(root: &Path, name: &str) -> io::Result<PathBuf> 
 }
 
 /// `git` as the server runs it: with no configuration but this.
-fn git(root: &Path) -> StdCommand {
-    let mut command = StdCommand::new("git");
+fn git(root: &Path) -> io::Result<StdCommand> {
+    let mut command = spawn::command("git").map_err(|missing| {
+        io::Error::other(format!("{missing}; install it: apt-get install git"))
+    })?;
     for inherited in [
         "GIT_DIR",
         "GIT_WORK_TREE",
@@ -224,5 +218,5 @@ fn git(root: &Path) -> StdCommand {
         .env("GIT_AUTHOR_EMAIL", "demo@localhost")
         .env("GIT_COMMITTER_NAME", "The demo")
         .env("GIT_COMMITTER_EMAIL", "demo@localhost");
-    command
+    Ok(command)
 }

@@ -40,6 +40,9 @@ fn every_gh() -> Vec<PathBuf> {
     all
 }
 
+/// Commands of gh, the variables and the directory that they are run with.
+type Ways<'a> = (&'a [(&'a str, &'a str)], Option<&'a Path>, &'a [&'a [&'a str]]);
+
 /// A daemon with tokens for some hosts, the shim, and a network in which everybody notes what they get.
 struct Site {
     recorder: Recorder,
@@ -109,7 +112,7 @@ impl Site {
         let clone = self.dir.join("cloned");
         let clone = clone.to_str().unwrap();
         let cloned = self.clone_of(host);
-        let ways: [(&[(&str, &str)], Option<&Path>, &[&[&str]]); 4] = [
+        let ways: [Ways<'_>; 4] = [
             (
                 &[],
                 None,
@@ -207,7 +210,8 @@ impl Site {
             self.assert_only(real, hosts, "redirect");
             run(self.gh(real, &["good"], &[]), &self.dir, secs(20)).ok();
             let seen = self.recorder.seen(&self.token);
-            let is_main = |host: &String| host.ends_with(hosts[0]);
+            let main = hosts.first().unwrap();
+            let is_main = |host: &String| host.ends_with(main);
             assert!(seen.iter().any(|(host, seen)| is_main(host) && seen.with > 0), "{seen:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Real git and real gh through a real mount, against a platform whose tokens live for ten seconds.
 //! needs: fuse, root, git, git-lfs, gh, gh-2.88, gh-2.103, busybox
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod gh;
 mod gh_hosts;
@@ -14,5 +14,6 @@ mod recorder;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../sources/tls.rs"]
+#[expect(dead_code, reason = "the platform of these tests is another")]
 mod tls;
 mod world;

@@ -5,8 +5,11 @@ use std::process::Command;
 
 use crate::support::{Home, TOKEN, script, tell};
 
-/// Ways to have a shell trace a script, as words before it; variables; and what they may write to.
-const WAYS: &[(&[&str], &[(&str, &str)])] = &[
+/// Words before a script, and variables.
+type Way = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
+/// Ways to have a shell trace a script.
+const WAYS: &[Way] = &[
     (&["dash", "-x"], &[]),
     (&["dash", "-v"], &[]),
     (&["dash", "-a"], &[]),

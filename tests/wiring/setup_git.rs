@@ -156,14 +156,16 @@ fn a_later_helper_that_would_keep_the_token_is_named() {
     succeed(&mut git(&home, &["init", "-q", "repository"]), "");
     let local = ["-C", "repository", "config", "credential.helper", "cache --timeout=1"];
     succeed(&mut git(&home, &local), "");
-    let mut command = setup(&home, &[]);
+    let words = [BINARY, "setup", "git"];
+    let mut command = home.ordinary_command(words);
     let report = succeed(command.current_dir(home.path("repository")), "");
     assert!(
         report.contains("Careful: the helper `cache --timeout=1` in file:.git/config comes after"),
         "{report}"
     );
 
-    succeed(&mut git(&home, &["-C", "repository", "config", "credential.helper", ""]), "");
+    let local = ["git", "-C", "repository", "config", "credential.helper", ""];
+    succeed(&mut home.ordinary_command(local), "");
     let report = succeed(&mut command, "");
     assert!(report.contains("git will not ask the mount"), "{report}");
 }

@@ -1,11 +1,13 @@
 //! A home of its own for each test, and commands that end.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use nix::unistd::Uid;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
@@ -102,6 +104,17 @@ impl Home {
         command.env("HOME", self.0.path()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C");
         command
+    }
+
+    /// The same as an ordinary user, to whom the home then belongs: root's git reads less.
+    pub fn ordinary_command(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let who = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "--"];
+        let who = if Uid::effective().is_root() { &who[..] } else { &[] };
+        if !who.is_empty() {
+            run(Command::new("chown").args(["-R", "1000:1000"]).arg(self.0.path()), "");
+        }
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.command(who.iter().map(OsString::from).chain(words))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::cmd::demo::tools::Tools;
 use crate::cmd::demo::{fuse, process};
 use crate::cmd::reader::files;
 use crate::demo::Demo;
+use crate::spawn;
 
 /// How long it may take until the mount answers.
 const START: Duration = Duration::from_secs(10);
@@ -123,12 +124,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if umount2(&self.mount, MntFlags::MNT_DETACH).is_err() {
-            let fusermount = Command::new("fusermount3")
-                .env("PATH", &self.path)
-                .args([OsStr::new("-u"), OsStr::new("-z"), self.mount.as_os_str()])
-                .stderr(Stdio::null())
-                .status();
-            drop(fusermount);
+            // Best effort: what else could unmount it?
+            if let Ok(mut fusermount) = spawn::command("fusermount3") {
+                fusermount.args([OsStr::new("-u"), OsStr::new("-z"), self.mount.as_os_str()]);
+                fusermount.stderr(Stdio::null()).status().ok();
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::cmd::demo::fuse::Way;
 use crate::cmd::demo::lane::{Kind, MOCK_HOST};
 use crate::cmd::demo::tools::{Asker, Tools};
 use crate::demo::Demo;
+use crate::spawn;
 
 /// The shim that gives `gh` a token file.
 const GH_SHIM: &str = include_str!("../../../scripts/gh");
@@ -31,7 +32,7 @@ impl Place {
     /// None will do; with the reason of each.
     pub(super) fn create() -> anyhow::Result<Self> {
         let mut reasons = Vec::new();
-        for base in [std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()] {
+        for base in [spawn::temporary(), "/var/tmp".into(), "/dev/shm".into()] {
             match Self::create_in(&base) {
                 Ok(place) => return Ok(place),
                 Err(error) => reasons.push(format!("{}: {error}", base.display())),

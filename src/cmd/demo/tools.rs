@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::cmd::Advise;
-use crate::config;
+use crate::spawn;
 
 /// What asks the REST interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,7 @@ pub(super) struct Tools {
 
 impl Tools {
     pub(super) fn find() -> anyhow::Result<Self> {
-        let default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let path = config::env("PATH").unwrap_or_else(|| default.into());
+        let path = spawn::search_path();
         if find_in(&path, "git").is_none() {
             return Err(anyhow::anyhow!("git is not installed, and the demo is about git")
                 .hint("install it: apt-get install git"));

@@ -13,10 +13,10 @@ use nix::unistd::geteuid;
 
 use super::Finding;
 use crate::cmd;
-use crate::cmd::setup::in_path;
 use crate::config;
 use crate::connection::mount::{self, Obstacle};
 use crate::fs::status::Backend;
+use crate::spawn;
 
 const CHECK: &str = "fuse";
 /// The bit of `CAP_SYS_ADMIN` (`capabilities(7)`).
@@ -127,7 +127,7 @@ impl Process {
             u64::from_str_radix(field(set), 16).is_ok_and(|bits| bits & (1 << SYS_ADMIN) != 0)
         };
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let helper = match in_path(HELPER).next().and_then(|path| fs::metadata(path).ok()) {
+        let helper = match spawn::find(HELPER).ok().and_then(|path| fs::metadata(path).ok()) {
             None => Helper::Missing,
             Some(metadata) if metadata.mode() & 0o4000 == 0 || metadata.uid() != 0 => {
                 Helper::NotSetuid

@@ -1,27 +1,28 @@
 //! What git asks for a credential, and what it uses without asking.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use super::{Finding, Subject};
 use crate::cmd::git_credential::is_loopback;
 use crate::cmd::setup::git_config::{self, Entry, Scope};
 use crate::cmd::setup::shell_quote;
-use crate::config;
 use crate::foreign::plain;
+use crate::{config, spawn};
 
 const CHECK: &str = "git";
 
 /// Looks at the configuration that git has for this user.
 pub fn look(subject: &Subject, hosts: &[String]) -> Vec<Finding> {
-    if !is_installed() {
-        return vec![Finding::ok(CHECK, "git is not installed here: there is nothing to wire")];
+    if let Err(missing @ spawn::Missing::NotInstalled { .. }) = spawn::find("git") {
+        return vec![Finding::ok(CHECK, format!("{missing}: there is nothing to wire"))];
     }
-    let mut git = git_config::git();
-    subject.run_as(&mut git);
-    let entries = match git_config::list_by(git, Scope::Effective) {
-        Ok(entries) => entries,
+    let listed = subject
+        .git()
+        .and_then(|(git, left_out)| Ok((git_config::list_by(git, Scope::Effective)?, left_out)));
+    let (entries, left_out) = match listed {
+        Ok(listed) => listed,
         Err(error) => {
             let sentence = format!("git cannot read its configuration: {error:#}");
             return vec![Finding::fail(CHECK, sentence, "git config --list --show-origin")];
@@ -33,17 +34,19 @@ pub fn look(subject: &Subject, hosts: &[String]) -> Vec<Finding> {
         "molecule-tokenfs setup git --global"
     };
     let mut findings = Vec::new();
+    findings.extend(left_out.map(|why| {
+        Finding::warn(
+            CHECK,
+            format!("some of git's configuration is not looked at with root's rights: {why}"),
+            "look with the eyes of its owner: molecule-tokenfs doctor --user USER",
+        )
+    }));
     for host in hosts {
         findings.extend(helpers(&entries, host, set_up, subject));
     }
     findings.extend(entries.iter().filter_map(|entry| fixed(entry, hosts)));
     findings.extend(stored(&entries, subject, hosts));
     findings
-}
-
-fn is_installed() -> bool {
-    let missing = git_config::git().arg("--version").stdout(Stdio::null()).status();
-    !matches!(missing, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The helpers that git asks for a host: ours, and those around it.
@@ -145,6 +148,7 @@ fn is_ours(value: &str) -> bool {
         || value.contains("git-credential-molecule")
         || (value.starts_with("!cat ") && value.contains("/git-credential"))
         || (is_old(value) && program(value).is_some_and(|path| speaks_of_us(&path)))
+        || program(value).is_some_and(|path| is_this_binary(&path))
 }
 
 /// Whether it has the name of the script that was there before.
@@ -156,6 +160,11 @@ fn is_old(value: &str) -> bool {
 fn speaks_of_us(path: &Path) -> bool {
     let name = b"molecule-tokenfs";
     plain::read(path).is_ok_and(|text| text.windows(name.len()).any(|part| part == name))
+}
+
+/// Whether it is this very program, by whatever name.
+fn is_this_binary(path: &Path) -> bool {
+    std::env::current_exe().is_ok_and(|own| fs::canonicalize(path).is_ok_and(|path| path == own))
 }
 
 /// The program of a helper that is named by its path.

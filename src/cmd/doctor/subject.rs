@@ -1,6 +1,5 @@
 //! The user whose tools are looked at.
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -9,8 +8,9 @@ use nix::unistd::{
     Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups, setegid, seteuid, setgroups,
 };
 
+use crate::cmd::setup::git_config;
 use crate::cmd::{Advise, EXIT_USAGE};
-use crate::config;
+use crate::{config, spawn};
 
 /// See the module.
 pub struct Subject {
@@ -78,16 +78,17 @@ impl Subject {
         !self.is_caller
     }
 
-    /// Makes a command run as this user.
-    pub fn run_as<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        if self.is_other() {
-            // With a user id and no groups, the standard library drops those of the caller.
-            command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
-            if let Some(home) = &self.home {
-                command.env("HOME", home).env_remove("XDG_CONFIG_HOME").current_dir("/");
-            }
+    /// git as this user has it configured, and what of that root must not look at.
+    ///
+    /// # Errors
+    /// When there is no git, or none that root may run.
+    pub fn git(&self) -> Result<(Command, Option<String>), anyhow::Error> {
+        if !self.is_other() {
+            return git_config::configured_git();
         }
-        command
+        let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
+        let user = spawn::User { uid, gid, home: self.home.as_deref() };
+        Ok((spawn::command_as("git", user).map_err(git_config::missing)?, None))
     }
 
     /// Does something with this user's rights to files. This process has one thread.

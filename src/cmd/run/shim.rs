@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::cmd::setup::gh;
+use crate::spawn;
 
 /// What the name begins with.
 const PREFIX: &str = "molecule-tokenfs-bin-";
@@ -31,7 +32,7 @@ impl Shim {
     /// # Errors
     /// When there is no such place; it says what was wrong with each.
     pub fn install() -> anyhow::Result<Self> {
-        let places = ["/run".into(), std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()];
+        let places = ["/run".into(), spawn::temporary(), "/var/tmp".into(), "/dev/shm".into()];
         let mut wrong = Vec::new();
         for place in places {
             let place: PathBuf = place;

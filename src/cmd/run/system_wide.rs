@@ -1,8 +1,16 @@
 //! The wiring of all users: shells that `docker exec` opens do not inherit our environment.
+//!
+//! It is root that writes here. What the command's user may own or change is neither run nor read, and
+//! nothing is written where that user could put something in the way.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::{anyhow, bail};
+
 use crate::cmd::setup::{gh, git, git_config};
+use crate::spawn;
 
 /// Where programs go that do not belong to the distribution, first in every usual PATH.
 const PROGRAMS: &str = "/usr/local/bin";
@@ -20,7 +28,7 @@ impl SystemWide {
     /// Wires what can be wired: a read-only root, or one without git, is no reason to give up.
     pub fn wire(settings: &[(String, String)]) -> Self {
         let mut wired = Self::default();
-        match git_config::system_file()
+        match system_file()
             .and_then(|file| git::write_block(&file, settings).map(|written| (file, written)))
         {
             Ok((file, written)) => {
@@ -29,7 +37,7 @@ impl SystemWide {
             }
             Err(error) => told("git", &error),
         }
-        match gh::put_in(Path::new(PROGRAMS)) {
+        match check_directory(Path::new(PROGRAMS)).and_then(|()| gh::put_in(Path::new(PROGRAMS))) {
             Ok(changed) => {
                 tracing::debug!("gh is wired for all users in {PROGRAMS}");
                 wired.gh = changed;
@@ -38,6 +46,31 @@ impl SystemWide {
         }
         wired
     }
+}
+
+/// git's configuration for all users, where root alone can change it.
+fn system_file() -> anyhow::Result<PathBuf> {
+    let file = git_config::system_file()?;
+    let found = if file.exists() { Some(&*file) } else { file.parent() };
+    spawn::check(found.unwrap_or(&file))
+        .map_err(|why| anyhow!("{} is not root's alone: {why}", file.display()))?;
+    Ok(file)
+}
+
+/// Whether a directory is root's, with all above it, and not everybody's. A group that may write it, as
+/// Debian's `staff`, is one that root has chosen.
+fn check_directory(directory: &Path) -> anyhow::Result<()> {
+    // What is missing is made by root.
+    let Some(there) = directory.ancestors().find_map(|there| fs::canonicalize(there).ok()) else {
+        return Ok(());
+    };
+    for directory in there.ancestors() {
+        let found = fs::metadata(directory)?;
+        if found.uid() != 0 || found.mode() & 0o002 != 0 {
+            bail!("{} is not root's alone", directory.display());
+        }
+    }
+    Ok(())
 }
 
 fn told(tool: &str, error: &anyhow::Error) {

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::{
-    Installed, in_path, install_script, install_script_over, is_script, path_directories,
-    shell_quote,
+    Installed, become_owner_of, in_path, install_script, install_script_over, is_script,
+    path_directories, shell_quote,
 };
 use crate::cmd::Advise;
 use crate::config;
@@ -42,13 +42,20 @@ pub struct GhArgs {
 /// # Errors
 /// What could not be done. A file that is not ours is never touched.
 pub fn run(args: &GhArgs) -> anyhow::Result<ExitCode> {
-    let report = if args.config_dir {
+    let owner = match &args.dir {
+        Some(directory) => become_owner_of(&std::path::absolute(directory)?.join("gh"))?,
+        None => None,
+    };
+    let mut report = if args.config_dir {
         config_dir()?
     } else if args.undo {
         undo(args.dir.as_deref())?
     } else {
         install(args.dir.as_deref())?
     };
+    if let Some(owner) = owner {
+        let _ = writeln!(report, "Done with the rights of {owner}, whose directory that is.");
+    }
     crate::cmd::print(report.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

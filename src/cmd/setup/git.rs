@@ -9,11 +9,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 
 use super::git_config::{self, Scope};
-use super::{Installed, Staged, git_block, in_path, install_script, is_script, shell_quote};
+use super::{
+    Installed, Like, Staged, become_owner_of, git_block, install_script, is_script, shell_quote,
+};
 use crate::cmd::git_credential::{DEFAULT_HOST, is_loopback};
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::{Settings, SettingsArgs};
 use crate::foreign::plain;
+use crate::spawn;
 
 /// The helper in the shell, for images without the binary.
 const SHELL_HELPER: &str = include_str!("../../../scripts/git-credential-molecule");
@@ -63,7 +66,11 @@ pub fn run(args: &GitArgs) -> anyhow::Result<ExitCode> {
         None if args.system => git_config::system_file()?,
         None => git_config::global_file()?,
     };
-    let report = if args.undo { undo(args, &file)? } else { set_up(args, &file)? };
+    let owner = become_owner_of(&file)?;
+    let mut report = if args.undo { undo(args, &file)? } else { set_up(args, &file)? };
+    if let Some(owner) = owner {
+        let _ = writeln!(report, "Done with the rights of {owner}, whose directory that is.");
+    }
     crate::cmd::print(report.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -88,9 +95,12 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
         let _ = writeln!(report, "No longer set up: {url} (name all hosts in one command).");
     }
     let scope = if args.file.is_some() { Scope::With(file) } else { Scope::Effective };
-    let entries = git_config::list(scope)?;
-    for asked in &asked {
-        report += &rivals(&entries, asked);
+    match git_config::list(scope) {
+        Ok(entries) => report.extend(asked.iter().map(|asked| rivals(&entries, asked))),
+        // It is written, and git will complain by itself.
+        Err(error) => {
+            let _ = writeln!(report, "Careful: git cannot tell what else it is told: {error:#}.");
+        }
     }
     let url = urls.first().copied().unwrap_or_default();
     let _ = writeln!(report, "Test it: git ls-remote {url}/OWNER/PRIVATE-REPOSITORY");
@@ -227,7 +237,7 @@ fn program(args: &GitArgs, report: &mut String) -> anyhow::Result<String> {
     if let Some(program) = binary_program() {
         return Ok(program);
     }
-    match in_path(SHELL_HELPER_NAME).next() {
+    match spawn::find_all(SHELL_HELPER_NAME).next() {
         Some(script) => Ok(shell_quote(&script.to_string_lossy())),
         None => Err(anyhow::anyhow!("this binary is no longer at its place, so git cannot run it")
             .hint("use the helper in the shell: molecule-tokenfs setup git --shell-helper /usr/local/bin/git-credential-molecule")),
@@ -239,7 +249,7 @@ fn program(args: &GitArgs, report: &mut String) -> anyhow::Result<String> {
 pub fn binary_program() -> Option<String> {
     let binary = std::env::current_exe().ok().filter(|binary| binary.is_file())?;
     // The name in PATH may be a link that an upgrade moves on; the file behind it is not.
-    let named = in_path("molecule-tokenfs")
+    let named = spawn::find_all("molecule-tokenfs")
         .find(|named| fs::canonicalize(named).is_ok_and(|named| named == binary));
     let binary = named.unwrap_or(binary);
     Some(format!("{} git-credential", shell_quote(&binary.to_string_lossy())))
@@ -341,8 +351,8 @@ fn write(
     let mut lock = file.as_os_str().to_owned();
     lock.push(".lock");
     let lock = PathBuf::from(lock);
-    let like = fs::metadata(file).ok();
-    let staged = match Staged::write(lock.clone(), text, like.as_ref(), 0o644) {
+    let like = fs::metadata(file).map_or(Like::New, Like::File);
+    let staged = match Staged::write(lock.clone(), text, &like) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(anyhow::anyhow!("git is writing {} at this moment", file.display()).hint(
                 format!("if no git runs, one died and left its lock: rm {}", lock.display()),

@@ -2,13 +2,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::cmd::Advise;
-use crate::config::Environment;
-use crate::config::settings::TOKEN_VARIABLES;
+use crate::config::{self, Environment};
+use crate::spawn;
+
+/// How long git may take: it can be made to wait for a file for ever.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// One setting, as `git config --list` gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +41,11 @@ pub enum Scope<'a> {
 /// # Errors
 /// When git is not there or cannot parse a file.
 pub fn list(scope: Scope<'_>) -> anyhow::Result<Vec<Entry>> {
-    list_by(git(), scope)
+    let git = match scope {
+        Scope::Effective => configured_git()?.0,
+        Scope::With(_) | Scope::Alone(_) => git()?,
+    };
+    list_by(git, scope)
 }
 
 /// The settings as this git sees them, for example one that runs as another user.
@@ -119,7 +127,7 @@ pub fn render(settings: &[(String, String)]) -> anyhow::Result<Vec<u8>> {
     let directory = Scratch::new().context("cannot make a temporary directory")?;
     let file = directory.0.join("config");
     for (key, value) in settings {
-        succeed(git().args(["config", "--file"]).arg(&file).args(["--add", key, value]))?;
+        succeed(git()?.args(["config", "--file"]).arg(&file).args(["--add", key, value]))?;
     }
     std::fs::read(&file).context("cannot read what git wrote")
 }
@@ -129,7 +137,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> io::Result<Self> {
-        let template = std::env::temp_dir().join("molecule-tokenfs-XXXXXX");
+        let template = spawn::temporary().join("molecule-tokenfs-XXXXXX");
         Ok(Self(nix::unistd::mkdtemp(&template)?))
     }
 }
@@ -170,9 +178,12 @@ fn global_file_in(environment: &Environment) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When git is not there.
 pub fn system_file() -> anyhow::Result<PathBuf> {
+    if let Some(file) = Environment::Process.get("GIT_CONFIG_SYSTEM") {
+        return Ok(file.into());
+    }
     // git hands the path to its editor; older gits have no other way to ask for it.
     let output =
-        succeed(git().env("GIT_EDITOR", "printf %s").args(["config", "--system", "--edit"]))?;
+        succeed(git()?.env("GIT_EDITOR", "printf %s").args(["config", "--system", "--edit"]))?;
     let path = String::from_utf8(output.stdout).context("git named no file")?;
     if path.is_empty() {
         bail!("git does not say where its system configuration is");
@@ -180,26 +191,94 @@ pub fn system_file() -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
-/// git, with nothing in its way and no token in its environment.
-#[must_use]
-pub fn git() -> Command {
-    let mut command = Command::new("git");
-    command.stdin(Stdio::null()).env("LC_ALL", "C");
-    // Its settings can be told without.
-    for name in TOKEN_VARIABLES {
-        command.env_remove(name);
+/// git, with nothing in its way and no token in its environment, and without any configuration of its
+/// own: that can run programs, and never end.
+///
+/// # Errors
+/// When git is not there, or is not to be run by root.
+pub fn git() -> anyhow::Result<Command> {
+    let mut command = spawn::command("git").map_err(missing)?;
+    for (name, value) in [
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("GIT_CEILING_DIRECTORIES", "/"),
+    ] {
+        command.env(name, value);
     }
-    command
+    command.current_dir("/");
+    Ok(command)
+}
+
+/// git with the configuration that it has for this process, and what of that was left out: where we are
+/// privileged, whatever somebody else can write. The directory that a privileged process happens to be
+/// in does not count.
+///
+/// # Errors
+/// As [`git`].
+pub fn configured_git() -> anyhow::Result<(Command, Option<String>)> {
+    if !spawn::is_privileged() {
+        return Ok((spawn::command("git").map_err(missing)?, None));
+    }
+    let mut git = git()?;
+    let environment = Environment::Process;
+    // In the environment itself, as `run` puts our own settings.
+    for (name, value) in config::variables() {
+        let text = name.to_string_lossy();
+        if text.starts_with("GIT_CONFIG_KEY_")
+            || text.starts_with("GIT_CONFIG_VALUE_")
+            || text == "GIT_CONFIG_COUNT"
+        {
+            git.env(name, value);
+        }
+    }
+    let mut left_out = Vec::new();
+    let mut is_ours = |path: &Path| {
+        let checked = if path.exists() { spawn::check(path) } else { Ok(()) };
+        checked.map_err(|why| left_out.push(why)).is_ok()
+    };
+    if environment.get("GIT_CONFIG_NOSYSTEM").is_none() {
+        match environment.get("GIT_CONFIG_SYSTEM").map(PathBuf::from) {
+            Some(file) if is_ours(&file) => {
+                git.env_remove("GIT_CONFIG_NOSYSTEM").env("GIT_CONFIG_SYSTEM", file);
+            }
+            None if is_ours(&system_file()?) => {
+                git.env_remove("GIT_CONFIG_NOSYSTEM");
+            }
+            _ => {}
+        }
+    }
+    if let Some(file) = environment.get("GIT_CONFIG_GLOBAL").map(PathBuf::from) {
+        if is_ours(&file) {
+            git.env("GIT_CONFIG_GLOBAL", file);
+        }
+    } else if let Some(home) = environment.get("HOME").map(PathBuf::from)
+        && is_ours(&home)
+    {
+        let elsewhere = environment.get("XDG_CONFIG_HOME").map(PathBuf::from);
+        let directory = elsewhere.clone().unwrap_or_else(|| home.join(".config"));
+        if is_ours(&home.join(".gitconfig")) && is_ours(&directory.join("git/config")) {
+            git.env_remove("GIT_CONFIG_GLOBAL").env("HOME", home);
+            git.envs(elsewhere.map(|directory| ("XDG_CONFIG_HOME", directory)));
+        }
+    }
+    let left_out = left_out.into_iter().next();
+    Ok((git, left_out))
+}
+
+/// The error where there is no git that can be run.
+#[must_use]
+pub fn missing(missing: spawn::Missing) -> anyhow::Error {
+    let hint = match missing {
+        spawn::Missing::NotInstalled { .. } => "install it: apt-get install git",
+        spawn::Missing::Untrusted { .. } => {
+            "give it to root alone, or install another one: apt-get install git"
+        }
+    };
+    anyhow::Error::new(missing).hint(hint)
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<Output> {
-    let output = match command.output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(anyhow::anyhow!("git is not installed here")
-                .hint("install it: apt-get install git"));
-        }
-        other => other.context("cannot run git")?,
-    };
+    let output = spawn::output(command, LIMIT).context("cannot run git")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("git config failed: {}", said.trim());

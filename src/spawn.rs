@@ -1,0 +1,374 @@
+//! Programs of the system that we run: which file one is, and what it finds around it.
+//!
+//! An ordinary user gets the program that a shell would run, from the absolute directories of PATH. A
+//! privileged process must not let somebody else choose the program, or what it does: it takes one from
+//! fixed directories, only where nobody but root can have put it there, and gives it an environment of
+//! its own. What a program needs beyond that, its caller adds.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{getegid, geteuid, getgid, getuid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::time::{Clock, SystemClock};
+
+/// Where a privileged process looks for programs, as a PATH.
+pub const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The most that a program may say, in bytes: what is asked of one here is short.
+const MAX_OUTPUT: usize = 1 << 20;
+
+/// How many symbolic links lead to a program at most (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// Variables that may hold a token. No program that is run from here needs one.
+const TOKEN_VARIABLES: [&str; 4] =
+    ["GH_TOKEN", "GITHUB_TOKEN", "GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"];
+
+/// Why a program is not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// There is none of this name.
+    #[error("{name} is not installed here")]
+    NotInstalled {
+        /// The program.
+        name: String,
+    },
+    /// There is one, but somebody else than root could have put it there.
+    #[error("{path} is not run with root's rights: {why}")]
+    Untrusted {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it, or with a directory on the way to it.
+        why: String,
+    },
+}
+
+/// A user to run a program as.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's group. The program has no other.
+    pub gid: u32,
+    /// The user's home, if there is one.
+    pub home: Option<&'a Path>,
+}
+
+/// Whether this process has rights that whoever set its environment up may lack: it is root's, runs
+/// setuid or setgid, or holds a capability.
+#[must_use]
+pub fn is_privileged() -> bool {
+    let is_raised = getuid() != geteuid() || getgid() != getegid();
+    let has_capability = || {
+        let own = rustix::thread::capabilities(None);
+        // Nobody is refused this; without an answer the safe one counts.
+        own.map_or(true, |own| !own.effective.is_empty())
+    };
+    geteuid().is_root() || is_raised || has_capability()
+}
+
+/// The directories in which programs are looked for, in their order, as a PATH: for a privileged process
+/// those of [`DIRECTORIES`] that are root's alone.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "PATH says where programs are, as in execvp(3)")]
+pub fn search_path() -> OsString {
+    if !is_privileged() {
+        let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+        return path.unwrap_or_else(|| DIRECTORIES.into());
+    }
+    let is_roots = |directory: &PathBuf| directory.is_dir() && check(directory).is_ok();
+    let safe = std::env::split_paths(DIRECTORIES).filter(is_roots);
+    let safe = std::env::join_paths(safe).unwrap_or_default();
+    // An empty PATH would be the current directory.
+    if safe.is_empty() { "/nonexistent".into() } else { safe }
+}
+
+/// The directory for temporary files: TMPDIR, where nobody else could replace what we make in it.
+#[must_use]
+pub fn temporary() -> PathBuf {
+    let named = std::env::temp_dir();
+    if is_privileged() && check(&named).is_err() { "/tmp".into() } else { named }
+}
+
+/// The programs of this name, in the order in which they are found: those that may be run.
+pub fn find_all(name: &str) -> impl Iterator<Item = PathBuf> {
+    candidates(name, &search_path())
+        .into_iter()
+        .filter(|path| !is_privileged() || check(path).is_ok())
+}
+
+/// The program of this name.
+///
+/// # Errors
+/// [`Missing`] says why there is none, or why the one that is there is not run.
+pub fn find(name: &str) -> Result<PathBuf, Missing> {
+    let is_privileged = is_privileged();
+    let path = if is_privileged { DIRECTORIES.into() } else { search_path() };
+    let mut passed_over = None;
+    for path in candidates(name, &path) {
+        match if is_privileged { check(&path) } else { Ok(()) } {
+            Ok(()) => return Ok(path),
+            Err(why) => passed_over = passed_over.or(Some(Missing::Untrusted { path, why })),
+        }
+    }
+    Err(passed_over.unwrap_or_else(|| Missing::NotInstalled { name: name.to_owned() }))
+}
+
+fn candidates(name: &str, path: &OsStr) -> Vec<PathBuf> {
+    std::env::split_paths(path)
+        // An empty or relative one is wherever this process happens to be.
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .filter(|path| fs::metadata(path).is_ok_and(|it| it.is_file() && it.mode() & 0o111 != 0))
+        .collect()
+}
+
+/// A program, with nothing on its standard input and no token in its environment. For a privileged
+/// process its environment is [fixed](clean), and its directory is `/`.
+///
+/// # Errors
+/// As [`find`].
+pub fn command(name: &str) -> Result<Command, Missing> {
+    let mut command = Command::new(find(name)?);
+    command.stdin(Stdio::null()).env("LC_ALL", "C");
+    if is_privileged() {
+        clean(&mut command);
+    } else {
+        for name in TOKEN_VARIABLES {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// A program as another user, who has its files and rights and no others. Only root may.
+///
+/// # Errors
+/// As [`find`].
+pub fn command_as(name: &str, user: User<'_>) -> Result<Command, Missing> {
+    let mut command = Command::new(find(name)?);
+    command.stdin(Stdio::null());
+    clean(&mut command);
+    if let Some(home) = user.home {
+        command.env("HOME", home);
+    }
+    // With a user and no list of groups, the standard library drops those of the caller.
+    command.uid(user.uid).gid(user.gid);
+    Ok(command)
+}
+
+/// The surroundings of a program that nobody else may have a say in.
+fn clean(command: &mut Command) {
+    command.env_clear().current_dir("/");
+    command.env("PATH", search_path()).env("LC_ALL", "C").env("HOME", "/nonexistent");
+}
+
+/// Whether nobody but root can have put something at `path`, or can change it: neither the file nor a
+/// directory or link on the way belongs to somebody else or can be written by others. In a sticky
+/// directory, as `/tmp`, others cannot replace what is root's.
+///
+/// # Errors
+/// What speaks against it, in words.
+pub fn check(path: &Path) -> Result<(), String> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let resolved = fs::canonicalize(directory).map_err(|error| told(directory, &error))?;
+        for directory in directory.ancestors().chain(resolved.ancestors()) {
+            check_one(
+                directory,
+                &fs::metadata(directory).map_err(|error| told(directory, &error))?,
+            )?;
+        }
+        let found = fs::symlink_metadata(&path).map_err(|error| told(&path, &error))?;
+        if !found.is_symlink() {
+            return check_one(&path, &found);
+        }
+        let target = fs::read_link(&path).map_err(|error| told(&path, &error))?;
+        path = resolved.join(target);
+    }
+    Err(format!("{}: too many symbolic links", path.display()))
+}
+
+fn told(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
+fn check_one(path: &Path, found: &Metadata) -> Result<(), String> {
+    let shown = path.display();
+    if !is_roots(found.uid()) {
+        return Err(format!("{shown} belongs to user {}", found.uid()));
+    }
+    let is_sticky_directory = found.is_dir() && found.mode() & 0o1000 != 0;
+    if found.mode() & 0o022 != 0 && !is_sticky_directory {
+        return Err(format!("others than its owner may write {shown}"));
+    }
+    Ok(())
+}
+
+/// Whether a file's owner is root: in a user namespace also whoever is not in it, as the root of the
+/// host, for nobody in the namespace has that user's rights (`user_namespaces(7)`).
+fn is_roots(uid: u32) -> bool {
+    uid == 0
+        || read_number("/proc/sys/kernel/overflowuid") == Some(uid)
+            && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_everybody(&map))
+}
+
+/// Whether a map of users leaves nobody out.
+fn maps_everybody(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn read_number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Runs a program to its end and collects what it says, both for at most `limit`; then it is killed.
+///
+/// # Errors
+/// When it cannot be started; `TimedOut` when it does not end in time; `InvalidData` when it says more
+/// than a MiB.
+pub fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let collected = collect(&mut child, SystemClock.now().boot.saturating_add(limit));
+    if collected.is_err() {
+        // It may have ended meanwhile, which is as well.
+        let _ = child.kill();
+    }
+    let status = child.wait();
+    let (stdout, stderr) = collected?;
+    Ok(Output { status: status?, stdout, stderr })
+}
+
+/// What a child writes until it has ended.
+fn collect(child: &mut Child, deadline: Duration) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    while out.is_some() || err.is_some() {
+        let open: Vec<_> = out.iter().map(AsFd::as_fd).chain(err.iter().map(AsFd::as_fd)).collect();
+        wait_for_any(&open, deadline)?;
+        read_some(&mut out, &mut stdout)?;
+        read_some(&mut err, &mut stderr)?;
+    }
+    // It may have closed both and go on.
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid
+        && let Ok(ended) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+    {
+        wait_for_any(&[ended.as_fd()], deadline)?;
+    }
+    Ok((stdout, stderr))
+}
+
+/// Waits until one of these is readable.
+fn wait_for_any(open: &[std::os::fd::BorrowedFd<'_>], deadline: Duration) -> io::Result<()> {
+    let mut polled: Vec<_> = open.iter().map(|file| PollFd::new(file, PollFlags::IN)).collect();
+    loop {
+        let left = deadline.saturating_sub(SystemClock.now().boot);
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
+        }
+        match poll(&mut polled, Some(&Timespec::try_from(left).unwrap_or_default())) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads what there is; at the end the pipe is closed.
+fn read_some<R: Read + AsFd>(pipe: &mut Option<R>, into: &mut Vec<u8>) -> io::Result<()> {
+    let Some(open) = pipe else { return Ok(()) };
+    let mut polled = [PollFd::new(&*open, PollFlags::IN)];
+    if poll(&mut polled, Some(&Timespec::default())) == Ok(0) {
+        return Ok(());
+    }
+    let mut buffer = [0; 4096];
+    let read = open.read(&mut buffer)?;
+    into.extend_from_slice(buffer.get(..read).unwrap_or_default());
+    if into.len() > MAX_OUTPUT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it says too much"));
+    }
+    if read == 0 {
+        *pipe = None;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = command("sh").unwrap();
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn empty_and_relative_directories_hold_no_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("git");
+        fs::write(&program, "").unwrap();
+        let path =
+            std::env::join_paths(["", ".", "src", dir.path().to_str().unwrap(), ""]).unwrap();
+        assert!(candidates("git", &path).is_empty(), "it cannot be run");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(candidates("git", &path), [program]);
+        // There are files of this name in the directory of the tests.
+        assert!(candidates("Cargo.toml", OsStr::new(":.:..")).is_empty());
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = check(&file).unwrap_err();
+        assert!(error.contains("may write") || error.contains("belongs to"), "{error}");
+        assert!(check(Path::new("/nonexistent/x")).is_err());
+        assert_eq!(check(&fs::canonicalize("/bin/sh").unwrap()), Ok(()));
+        assert_eq!(check(Path::new("/bin/sh")), Ok(()));
+    }
+
+    #[test]
+    fn everything_that_a_program_says_is_collected() {
+        let script =
+            "i=0; while [ $i -lt 20000 ]; do echo line; i=$((i+1)); done; echo no >&2; exit 3";
+        let said = output(&mut sh(script), Duration::from_secs(30)).unwrap();
+        assert_eq!((said.stdout.len(), &*said.stderr), (100_000, &b"no\n"[..]));
+        assert_eq!(said.status.code(), Some(3));
+        // Both ends closed, and still there.
+        let said = output(&mut sh("exec >&- 2>&-; sleep 0.1; exit 4"), Duration::from_secs(30));
+        assert_eq!(said.unwrap().status.code(), Some(4));
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_or_says_too_much_is_killed() {
+        for script in ["sleep 60", "exec >&- 2>&-; sleep 60", "sleep 60 & echo x"] {
+            let error = output(&mut sh(script), Duration::from_millis(100)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+        }
+        let error = output(&mut sh("cat /dev/zero"), Duration::from_secs(30)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_namespace_may_leave_users_out() {
+        assert!(maps_everybody("         0          0 4294967295\n"));
+        assert!(!maps_everybody("         0       1000          1\n"));
+        assert!(!maps_everybody("0 1000 1\n1 100000 65536\n"));
+    }
+}
