@@ -29,8 +29,8 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// How many symbolic links lead to a program at most (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// Variables that may hold a token. No program that is run from here needs one.
-const TOKEN_VARIABLES: [&str; 4] =
+/// Variables from which gh takes a token. No program that is run from here needs one.
+pub const TOKEN_VARIABLES: [&str; 4] =
     ["GH_TOKEN", "GITHUB_TOKEN", "GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"];
 
 /// Why a program is not run.

@@ -131,8 +131,19 @@ fn exec_hands_a_live_token_to_the_command() {
         let daemon = daemon(&dir, &demo).start();
         let mount = daemon.mountpoint().to_str().unwrap();
         let command = ["--", "sh", "-c", "printf %s \"$GH_TOKEN\""];
-        let token = tokenfs_run(&dir, &[&["exec", "--mountpoint", mount], &command[..]].concat());
-        assert_eq!(demo.ledger().verdict(token.ok().as_bytes()), Verdict::Live);
+        let told = tokenfs_run(&dir, &[&["exec", "--mountpoint", mount], &command[..]].concat());
+        assert_eq!(told.stderr, "");
+        assert_eq!(demo.ledger().verdict(told.ok().as_bytes()), Verdict::Live);
+
+        // gh would send this one to whatever server it is told to talk to.
+        let variable = ["exec", "--mountpoint", mount, "--env", "GH_ENTERPRISE_TOKEN"];
+        let command = ["--", "sh", "-c", "printf %s \"$GH_ENTERPRISE_TOKEN\""];
+        let told = tokenfs_run(&dir, &[&variable[..], &command[..]].concat());
+        assert!(
+            told.stderr.starts_with("warning: gh sends GH_ENTERPRISE_TOKEN to any"),
+            "{told:?}"
+        );
+        assert_eq!(demo.ledger().verdict(told.ok().as_bytes()), Verdict::Live);
     });
 }
 

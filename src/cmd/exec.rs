@@ -1,7 +1,7 @@
 //! `exec`: runs one command with a fresh token in its environment.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,7 @@ pub fn run(args: &ExecArgs, before: Option<Limits>) -> anyhow::Result<ExitCode> 
         return Err(anyhow!("no command is given")); // The command line takes none without one.
     };
     let token = Reader::find(args.mountpoint.clone())?.read(Some("token"))?;
+    warn_of_any_host(&args.env);
     let mut command = Command::new(program);
     command.args(arguments);
     for name in &args.env {
@@ -64,6 +65,19 @@ pub fn run(args: &ExecArgs, before: Option<Limits>) -> anyhow::Result<ExitCode> 
         limits.give_back();
     }
     Err(cannot_run(program, command.exec()))
+}
+
+/// gh sends a token that is in one of these to every server that it is told to talk to.
+fn warn_of_any_host(variables: &[String]) {
+    let reaches_any = |name: &&String| name.ends_with("_ENTERPRISE_TOKEN");
+    if let Some(name) = variables.iter().find(reaches_any) {
+        let line = format!(
+            "warning: gh sends {name} to any server that is not github.com; molecule-tokenfs setup gh \
+             keeps a token to its hosts\n"
+        );
+        // Nobody is left to tell when standard error is closed.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
 }
 
 /// The error of an exec, with the exit code that a shell reports for it.

@@ -99,7 +99,8 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         if !expected {
             return Ok(None);
         }
-        let variables = variables(user.as_ref(), &git, &target, &mut wiring);
+        let hosts = &settings.hosts.value;
+        let variables = variables(user.as_ref(), &git, &target, hosts, &mut wiring);
         let identity = user.clone().unwrap_or_else(Identity::own);
         let errors = stderr.try_clone().context("cannot start the command")?.into();
         start(&args, &executable, &identity, terminal.is_some(), &variables, errors).map(Some)
@@ -143,6 +144,7 @@ fn variables(
     user: Option<&Identity>,
     git: &[(String, String)],
     target: &Path,
+    hosts: &[String],
     wiring: &mut Wiring,
 ) -> Variables {
     let mut variables = Variables::new(config::variables());
@@ -154,7 +156,7 @@ fn variables(
         None => variables.set_default("HOME", Identity::own().home),
     }
     variables.remove_frozen_tokens();
-    variables.name_the_mount(target);
+    variables.name_the_mount(target, hosts);
     if let Err(why) = variables.add_git_settings(git) {
         tracing::warn!("git is not wired through the environment: {why}");
     }

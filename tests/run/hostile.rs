@@ -101,7 +101,9 @@ impl Traps {
         fn give(path: &Path) {
             chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
             if path.is_dir() && !path.is_symlink() {
-                fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+                for entry in fs::read_dir(path).unwrap() {
+                    give(&entry.unwrap().path());
+                }
             }
         }
         give(&self.home);

@@ -6,8 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 
-use crate::config::TOKEN_VARIABLES;
-use crate::config::mountpoint;
+use crate::config::{Key, mountpoint};
+use crate::spawn::TOKEN_VARIABLES;
+
+/// Whom a token is for where nobody says so.
+const DEFAULT_HOST: &str = "github.com";
 
 /// How GitHub marks an installation token. One in the environment is dead after an hour at most, and
 /// would win over the fresh ones; any other kind is the user's own and stays.
@@ -48,8 +51,8 @@ impl Variables {
         self.0.iter().cloned()
     }
 
-    /// Takes away the tokens that were put into the environment once and die there. The daemon has
-    /// them as its fall-back.
+    /// Takes away the tokens that were put into the environment once and die there. Those of
+    /// `GITHUB_TOKEN` and `GH_TOKEN` the daemon has as its fall-back.
     pub fn remove_frozen_tokens(&mut self) {
         self.0.retain(|(name, value)| {
             !(TOKEN_VARIABLES.iter().any(|token| name == token)
@@ -80,8 +83,12 @@ impl Variables {
     }
 
     /// Tells tools where the tokens are, and keeps them from asking people.
-    pub fn name_the_mount(&mut self, target: &Path) {
+    pub fn name_the_mount(&mut self, target: &Path, hosts: &[String]) {
         self.set(mountpoint::VARIABLE, target);
+        // For readers of a mounted file, which cannot say whom its token is for.
+        if hosts != [DEFAULT_HOST] {
+            self.set(Key::Host.variable(), hosts.join(","));
+        }
         let token = if is_file(target) { target.to_owned() } else { target.join("token") };
         self.set("GH_TOKEN_FILE", token);
         self.set_default("GIT_TERMINAL_PROMPT", "0");
@@ -122,9 +129,14 @@ mod tests {
 
     #[test]
     fn frozen_tokens_go_and_a_users_own_stay() {
-        let mut environment = variables(&[("GITHUB_TOKEN", "ghs_x"), ("GH_TOKEN", "ghp_mine")]);
+        let mut environment = variables(&[
+            ("GITHUB_TOKEN", "ghs_x"),
+            ("GH_TOKEN", "ghp_mine"),
+            ("GH_ENTERPRISE_TOKEN", "ghs_y"),
+        ]);
         environment.remove_frozen_tokens();
         assert_eq!(get(&environment, "GITHUB_TOKEN"), None);
+        assert_eq!(get(&environment, "GH_ENTERPRISE_TOKEN"), None);
         assert_eq!(get(&environment, "GH_TOKEN"), Some("ghp_mine"));
     }
 
@@ -162,7 +174,11 @@ mod tests {
     #[test]
     fn what_somebody_has_set_is_not_set_otherwise() {
         let mut environment = variables(&[("GIT_TERMINAL_PROMPT", "1"), ("PATH", "/bin")]);
-        environment.name_the_mount(Path::new("/m"));
+        environment.name_the_mount(Path::new("/m"), &["github.com".to_owned()]);
+        assert_eq!(get(&environment, "MOLECULE_TOKENFS_HOST"), None);
+        let hosts = ["ghe.example.com", "github.com"].map(str::to_owned);
+        environment.name_the_mount(Path::new("/m"), &hosts);
+        assert_eq!(get(&environment, "MOLECULE_TOKENFS_HOST"), Some("ghe.example.com,github.com"));
         environment.put_first_in_path(Path::new("/s"));
         for (name, value) in [
             ("GIT_TERMINAL_PROMPT", "1"),

@@ -12,7 +12,7 @@ use super::{
     path_directories, shell_quote,
 };
 use crate::cmd::Advise;
-use crate::config;
+use crate::{config, spawn};
 
 /// The shim itself.
 pub const SHIM: &str = include_str!("../../../scripts/gh");
@@ -188,11 +188,12 @@ fn config_dir() -> anyhow::Result<String> {
     }
     Ok(format!(
         "# gh reads its configuration and token from the mount. Not together with the shim.\n\
-         # A GH_TOKEN or GITHUB_TOKEN in the environment would win over it, also when it is dead.\n\
+         # A token in the environment would win over it, also when it is dead.\n\
          export GH_CONFIG_DIR={}\n\
-         unset GH_TOKEN GITHUB_TOKEN\n\
+         unset {}\n\
          # Test it: gh api /installation/repositories\n",
-        shell_quote(&mountpoint.join("gh").to_string_lossy())
+        shell_quote(&mountpoint.join("gh").to_string_lossy()),
+        spawn::TOKEN_VARIABLES.join(" ")
     ))
 }
 
