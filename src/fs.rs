@@ -172,6 +172,8 @@ pub struct Fs {
     recent: Recent,
     writers: Writers,
     token: Handle,
+    /// The views whose readers hold a token: see [`view::View::is_held`].
+    held: Vec<u8>,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
     pages: Pages,
@@ -197,6 +199,7 @@ impl Fs {
             recent: Recent::default(),
             writers: Writers::default(),
             token,
+            held: view::ALL.iter().filter(|view| view.is_held()).map(|view| view.id()).collect(),
             clock,
             counters,
             pages,

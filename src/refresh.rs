@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub fallback: bool,
     /// The minimum life at open that is in force for the token at hand.
     pub min_life: Duration,
+    /// What git should have left of the token at hand; with less it waits for a moment.
+    pub git_min_life: Duration,
     /// Somebody has asked for a token at least once.
     pub asked: bool,
     /// Nobody asked for longer than the idle time, so that the timer pauses.
@@ -127,6 +129,12 @@ impl Snapshot {
         self.offered(now).is_some_and(|token| {
             token.generation == generation && token.is_usable(now, self.min_life)
         })
+    }
+
+    /// Whether enough is left of the token for git, which holds it for a whole command.
+    #[must_use]
+    pub fn lasts(&self, now: &Now) -> bool {
+        self.token.as_ref().is_some_and(|token| token.left(now) >= self.git_min_life)
     }
 
     /// The token, if nobody has said that it was refused.

@@ -26,6 +26,12 @@ pub trait View: Sync {
     /// The path in the mount: a name, or a directory and a name.
     fn path(&self) -> &'static str;
 
+    /// Whether its readers hold the token for a whole command, so that they rather wait for a moment
+    /// than get one that is about to end.
+    fn is_held(&self) -> bool {
+        false
+    }
+
     /// Appends the bytes of the view.
     fn render(&self, token: &Published, context: &ViewContext, out: &mut Rendered);
 }

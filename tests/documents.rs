@@ -155,6 +155,13 @@ fn the_windows_in_freshness_are_those_of_the_code() {
                 seconds(windows::REPEAT_SPREAD)
             ),
         ),
+        (
+            "what git should have left",
+            format!(
+                "{} % of the life |",
+                wins.git_min_life_of(Duration::from_secs(100), false).as_secs()
+            ),
+        ),
         ("minimum life", format!("{} s, a tenth of a short life |", seconds(windows::MIN_LIFE))),
         ("deadline of an open", format!("{} s |", seconds(wins.open_timeout))),
         (

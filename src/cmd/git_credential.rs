@@ -235,6 +235,9 @@ fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, S
         (&*file).rewind()?;
         Ok(Fingerprint::of(password_in(&view, is_token)) != refused)
     };
+    if is_token || files::are_at(mountpoint) {
+        files::await_lasting(mountpoint, &path);
+    }
     let view = files::open_another(mountpoint, &path, is_another)
         .and_then(|mut file| read_all(&mut file))
         .map_err(|error| fails(&error))?;

@@ -152,6 +152,7 @@ pub(super) fn config(
             worker_pid: supervisor_pid,
             started: SystemClock.now(),
             min_life: settings.min_life.value,
+            git_min_life: settings.git_min_life.value,
         },
         log_level: settings.log_level.value.to_string(),
         log: args.log(settings).into(),

@@ -74,6 +74,11 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "SPAN")]
     pub min_life: Option<OsString>,
 
+    /// Let git wait for a fresh token, for half of --open-timeout at most, when less than this is left
+    /// of the one at hand [env: MOLECULE_TOKENFS_GIT_MIN_LIFE] [default: a fifth of the life]
+    #[arg(long, value_name = "SPAN")]
+    pub git_min_life: Option<OsString>,
+
     /// Refuse an open that got no token within this time [env: MOLECULE_TOKENFS_OPEN_TIMEOUT]
     /// [default: 5s]
     #[arg(long, value_name = "SPAN")]
@@ -151,6 +156,7 @@ impl SettingsArgs {
             Key::Prefetch => self.prefetch.as_slice(),
             Key::Idle => self.idle.as_slice(),
             Key::MinLife => self.min_life.as_slice(),
+            Key::GitMinLife => self.git_min_life.as_slice(),
             Key::OpenTimeout => self.open_timeout.as_slice(),
             Key::AssumedLife => self.assumed_life.as_slice(),
             Key::Owner => self.owner.as_slice(),

@@ -16,6 +16,7 @@ pub enum Key {
     Prefetch,
     Idle,
     MinLife,
+    GitMinLife,
     OpenTimeout,
     AssumedLife,
     Owner,
@@ -58,6 +59,7 @@ impl Key {
         Self::Prefetch,
         Self::Idle,
         Self::MinLife,
+        Self::GitMinLife,
         Self::OpenTimeout,
         Self::AssumedLife,
         Self::Owner,
@@ -88,6 +90,7 @@ impl Key {
             Self::Prefetch => "prefetch",
             Self::Idle => "idle",
             Self::MinLife => "min-life",
+            Self::GitMinLife => "git-min-life",
             Self::OpenTimeout => "open-timeout",
             Self::AssumedLife => "assumed-life",
             Self::Owner => "owner",
@@ -119,6 +122,7 @@ impl Key {
             Self::Prefetch => "MOLECULE_TOKENFS_PREFETCH",
             Self::Idle => "MOLECULE_TOKENFS_IDLE",
             Self::MinLife => "MOLECULE_TOKENFS_MIN_LIFE",
+            Self::GitMinLife => "MOLECULE_TOKENFS_GIT_MIN_LIFE",
             Self::OpenTimeout => "MOLECULE_TOKENFS_OPEN_TIMEOUT",
             Self::AssumedLife => "MOLECULE_TOKENFS_ASSUMED_LIFE",
             Self::Owner => "MOLECULE_TOKENFS_OWNER",
@@ -158,6 +162,7 @@ impl Key {
             | Self::RefreshInitialDelay
             | Self::Idle
             | Self::MinLife
+            | Self::GitMinLife
             | Self::OpenTimeout
             | Self::AssumedLife
             | Self::Mode

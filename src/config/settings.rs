@@ -62,6 +62,8 @@ pub struct Settings {
     pub idle: Setting<Duration>,
     /// The minimum life at open; `None` is the engine's own rule.
     pub min_life: Setting<Option<Duration>>,
+    /// What git should have left of a token; `None` is the engine's own rule.
+    pub git_min_life: Setting<Option<Duration>>,
     /// The deadline of an open.
     pub open_timeout: Setting<Duration>,
     /// How long a token counts whose expiry nobody knows.
@@ -182,6 +184,7 @@ impl Settings {
                 .unwrap_or_else(|| Setting::default(false)),
             idle: span(Key::Idle, Duration::from_hours(24))?,
             min_life: optional(layers.get(Key::MinLife, parse::span)?),
+            git_min_life: optional(layers.get(Key::GitMinLife, parse::span)?),
             open_timeout: span(Key::OpenTimeout, Duration::from_secs(5))?,
             assumed_life: span(Key::AssumedLife, Duration::from_hours(1))?,
             owner,
@@ -252,6 +255,7 @@ impl Settings {
             prefetch: self.prefetch.value,
             initial_delay: self.refresh_initial_delay.value,
             min_life: self.min_life.value,
+            git_min_life: self.git_min_life.value,
             open_timeout: self.open_timeout.value,
             idle: self.idle.value,
             // A request that the source gives up itself fails with a better error.
@@ -345,6 +349,9 @@ impl Settings {
             Key::Idle => span(&self.idle),
             Key::MinLife => show(&self.min_life, |life| {
                 life.map_or_else(|| "1m, or a tenth of a short life".to_owned(), shown_span)
+            }),
+            Key::GitMinLife => show(&self.git_min_life, |life| {
+                life.map_or_else(|| "a fifth of the life".to_owned(), shown_span)
             }),
             Key::OpenTimeout => span(&self.open_timeout),
             Key::AssumedLife => span(&self.assumed_life),

@@ -26,13 +26,22 @@ impl Fs {
         let marks = &self.state.shared().marks;
         let mark = marks.take(&self.writers, request.caller.thread, request.unique);
         let keep = Opened { handle: generation, cache: Cache::Keep };
+        // The second look has waited already.
+        let patient = mark.is_none() && self.held.contains(&view);
         // Nearly every open.
-        if self.state.current(view) == generation && self.token.serves(generation) {
+        if self.state.current(view) == generation && self.serves(generation, patient) {
             return Open::Now(Ok(keep));
         }
-        let fresh = self.token.usable();
-        if generation != 0 && fresh.as_ref().is_some_and(|fresh| self.may_serve(generation, fresh))
-        {
+        let fresh = self.usable(patient);
+        // An old token that is good enough for others is not for a patient open.
+        let may_serve = |fresh: &FreshToken| {
+            if patient {
+                fresh.token().generation == generation
+            } else {
+                self.may_serve(generation, fresh)
+            }
+        };
+        if generation != 0 && fresh.as_ref().is_some_and(may_serve) {
             let is_current = self.state.current(view) == generation;
             let is_the_second_look =
                 mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
@@ -46,7 +55,7 @@ impl Fs {
         {
             return Open::Now(self.look_again(request, view, &fresh, may_look_again));
         }
-        self.wait(request, view, move |fs, request, fresh| {
+        self.wait(request, view, patient, move |fs, request, fresh| {
             // What the source gave may be the very token that was there.
             if generation == fresh.token().generation && fs.state.current(view) == generation {
                 return Some(Ok(keep));
@@ -54,6 +63,16 @@ impl Fs {
             let is_settled = !may_look_again || fs.shows(view, fresh);
             is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
         })
+    }
+
+    /// Whether a generation may be served at once.
+    fn serves(&self, generation: u64, patient: bool) -> bool {
+        if patient { self.token.serves_lasting(generation) } else { self.token.serves(generation) }
+    }
+
+    /// The token that may be served at once.
+    fn usable(&self, patient: bool) -> Option<FreshToken> {
+        if patient { self.token.usable_and_lasting() } else { self.token.usable() }
     }
 
     /// Whether the reader may be looking again already, unknown to us: then it is served what it found.
@@ -105,19 +124,23 @@ impl Fs {
             fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, opened.handle);
             opened
         };
-        match self.token.usable() {
+        let patient = self.held.contains(&view);
+        match self.usable(patient) {
             Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
-            None => self
-                .wait(request, view, move |fs, request, fresh| Some(Ok(hand(fs, request, fresh)))),
+            None => self.wait(request, view, patient, move |fs, request, fresh| {
+                Some(Ok(hand(fs, request, fresh)))
+            }),
         }
     }
 
     /// Waits for a usable token until the open's deadline, counted from when the request was first
-    /// seen, and then, where `settle` asks for it, until the view shows it.
+    /// seen, and then, where `settle` asks for it, until the view shows it. A `patient` open first waits
+    /// for one that lasts, for half of that time.
     fn wait(
         self: &Arc<Self>,
         request: &Request,
         view: u8,
+        patient: bool,
         settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
     ) -> Open {
         let (fs, request) = (Arc::clone(self), *request);
@@ -128,6 +151,10 @@ impl Fs {
             // Also where the wait is given up.
             let _waiting = Waits { fs: &fs, request: request.unique };
             let deadline = first_seen.saturating_add(fs.config.open_timeout);
+            if patient {
+                let until = first_seen.saturating_add(fs.config.open_timeout / 2);
+                fs.token.await_lasting(until, deadline).await;
+            }
             let opened = loop {
                 match fs.token.token(deadline).await {
                     Ok(fresh) => {

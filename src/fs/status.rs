@@ -134,6 +134,9 @@ pub struct TokenStatus {
     /// An open is served only a token that has at least this left.
     #[serde(default)]
     pub min_life_seconds: u64,
+    /// With less than this left, git waits for a moment for a fresher one.
+    #[serde(default)]
+    pub git_min_life_seconds: u64,
     /// When the next attempt is made; `null` while there is none to make, or it is under way.
     pub next_refresh_at: Option<Timestamp>,
     /// Why then.
@@ -329,6 +332,7 @@ mod tests {
               "expires_at": "2026-04-17T23:33:00Z",
               "left_seconds": 2580,
               "min_life_seconds": 60,
+              "git_min_life_seconds": 720,
               "next_refresh_at": "2026-04-17T23:18:00Z",
               "next_refresh_reason": "timer",
               "fetching": false,
@@ -410,6 +414,7 @@ mod tests {
         for key in [
             "summary",
             "min_life_seconds",
+            "git_min_life_seconds",
             "fetching",
             "attempts",
             "failures",

@@ -185,7 +185,7 @@ impl Engine {
     /// Takes all that has been said, so that a crowd of opens is one event.
     fn receive_all(&mut self, first: Message) {
         let mut next = Some(first);
-        let mut opened = false;
+        let (mut opened, mut wanted) = (false, false);
         while let Some(message) = next {
             match message {
                 Message::Opened => {
@@ -193,6 +193,7 @@ impl Engine {
                     opened = true;
                 }
                 Message::Wait(waiter) => {
+                    wanted |= waiter.patience.is_some();
                     self.waiters.push(waiter);
                     opened = true;
                 }
@@ -202,7 +203,7 @@ impl Engine {
             next = self.inbox.try_recv().ok();
         }
         if opened {
-            self.step(PolicyEvent::Opened);
+            self.step(if wanted { PolicyEvent::Wanted } else { PolicyEvent::Opened });
         }
     }
 
@@ -372,7 +373,7 @@ impl Engine {
     fn wake(&self) -> Option<Duration> {
         let now = self.shared.clock.now();
         let hung = self.places.iter().filter_map(|place| Some(place.in_flight.as_ref()?.deadline));
-        let waiting = self.waiters.iter().map(|waiter| waiter.deadline);
+        let waiting = self.waiters.iter().map(|waiter| waiter.wake(&now));
         self.policy.wake(&now).into_iter().chain(hung).chain(waiting).min()
     }
 
@@ -384,6 +385,13 @@ impl Engine {
         let snapshot = self.shared.snapshot.borrow();
         for waiter in std::mem::take(&mut self.waiters) {
             let answer = match self.policy.verdict(&now, waiter.deadline) {
+                Verdict::Serve
+                    if waiter
+                        .patience
+                        .is_some_and(|until| self.policy.may_last_by(until, &now)) =>
+                {
+                    None
+                }
                 // A rejection that is still in the inbox already withholds the token.
                 Verdict::Serve => snapshot.usable(&now).map(Ok),
                 Verdict::Wait => None,
@@ -480,6 +488,7 @@ impl Engine {
             snapshot.repeats = policy.repeats();
             snapshot.fallback = policy.held().is_some_and(|held| held.source > 0);
             snapshot.min_life = policy.min_life();
+            snapshot.git_min_life = policy.git_min_life();
             snapshot.asked = policy.asked();
             snapshot.idle = policy.idle(now);
             snapshot.call_at = policy.call_at(now);

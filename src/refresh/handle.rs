@@ -64,7 +64,16 @@ pub(super) struct Waiter {
     pub(super) hold: Duration,
     /// Until when it waits (boot clock).
     pub(super) deadline: Duration,
+    /// Until when it waits for a token that lasts, though it could be served (boot clock).
+    pub(super) patience: Option<Duration>,
     pub(super) answer: oneshot::Sender<Result<FreshToken, ReadError>>,
+}
+
+impl Waiter {
+    /// When it has to be looked at again, if nothing happens before (boot clock).
+    pub(super) fn wake(&self, now: &Now) -> Duration {
+        self.patience.filter(|until| *until > now.boot).unwrap_or(self.deadline)
+    }
 }
 
 /// How readers and the control file reach the engine. Cheap to clone. When the last one is dropped
@@ -134,6 +143,21 @@ impl Handle {
         self.asked(|snapshot, now| snapshot.serves(generation, now).then_some(())).is_some()
     }
 
+    /// The same for git: only while it also lasts, see [`Handle::await_lasting`].
+    #[must_use]
+    pub fn usable_and_lasting(&self) -> Option<FreshToken> {
+        self.asked(|snapshot, now| snapshot.usable(now).filter(|_| snapshot.lasts(now)))
+    }
+
+    /// Whether [`Handle::serves`] this generation, and its token lasts.
+    #[must_use]
+    pub fn serves_lasting(&self, generation: u64) -> bool {
+        let lasting = |snapshot: &Snapshot, now: &Now| {
+            (snapshot.serves(generation, now) && snapshot.lasts(now)).then_some(())
+        };
+        self.asked(lasting).is_some()
+    }
+
     /// Somebody asks for the token.
     fn asked<T>(&self, answer: impl FnOnce(&Snapshot, &Now) -> Option<T>) -> Option<T> {
         let now = self.shared.clock.now();
@@ -178,18 +202,12 @@ impl Handle {
             if let Some(fresh) = self.usable() {
                 return Ok(fresh);
             }
-            let asked = self.shared.clock.now().boot;
-            let (answer, answered) = oneshot::channel();
-            let hold = super::policy::windows::hold(asked, deadline);
-            if self.inbox.send(Message::Wait(Waiter { hold, deadline, answer })).is_err() {
-                return Err(self.engine_ended());
-            }
-            match answered.await {
-                Err(_) => return Err(self.engine_ended()),
-                Ok(Err(error)) => return Err(error),
+            match self.wait(deadline, None).await {
+                None => return Err(self.engine_ended()),
+                Some(Err(error)) => return Err(error),
                 // The process may have been stopped since, or another reader may have rejected it:
                 // what was fresh then is judged again. It is no second open.
-                Ok(Ok(_)) => {
+                Some(Ok(_)) => {
                     let now = self.shared.clock.now();
                     let fresh = self.shared.snapshot.borrow().usable(&now);
                     if let Some(fresh) = fresh {
@@ -198,6 +216,38 @@ impl Handle {
                 }
             }
         }
+    }
+
+    /// What git does before it takes the token, which it holds for a whole command: where less of it is
+    /// left than [`Windows::git_min_life_of`] says, and another one may come, it waits for that until
+    /// `until` at the latest (boot clock). Whatever came of it, [`Handle::token`] is to be asked then.
+    pub async fn await_lasting(&self, until: Duration, deadline: Duration) {
+        if let Some(until) = self.patience(until) {
+            self.wait(deadline, Some(until)).await;
+        }
+    }
+
+    /// Until when an open should wait for another token than the one that it could have. Not for so long
+    /// that this one could no longer be served.
+    fn patience(&self, until: Duration) -> Option<Duration> {
+        let now = self.shared.clock.now();
+        let snapshot = self.shared.snapshot.borrow();
+        let token = snapshot.token.as_ref().filter(|_| !snapshot.lasts(&now))?;
+        let spare = token.left(&now).checked_sub(snapshot.min_life)?;
+        let until = until.min(now.boot.saturating_add(spare / 2));
+        (until > now.boot && snapshot.usable(&now).is_some()).then_some(until)
+    }
+
+    /// Waits until the engine answers; `None` when it has ended.
+    async fn wait(
+        &self,
+        deadline: Duration,
+        patience: Option<Duration>,
+    ) -> Option<Result<FreshToken, ReadError>> {
+        let hold = super::policy::windows::hold(self.shared.clock.now().boot, deadline);
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(Message::Wait(Waiter { hold, deadline, patience, answer })).ok()?;
+        answered.await.ok()
     }
 
     /// A consumer says that the token with this fingerprint was refused. Synchronous: no reader gets

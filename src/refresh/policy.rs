@@ -202,7 +202,8 @@ impl Policy {
         let mut decision = Decision::default();
         match event {
             Event::Tick => {}
-            Event::Opened => self.opened(now),
+            Event::Opened => self.opened(Duration::ZERO, now),
+            Event::Wanted => self.opened(self.git_min_life(), now),
             Event::Refresh => self.force(now),
             Event::Rejected(rejection) => self.reject(rejection, now),
             Event::Changed { source } => self.changed(source),
@@ -228,11 +229,12 @@ impl Policy {
 
     // === events ===
 
-    fn opened(&mut self, now: &Now) {
+    /// Somebody opens, who would like to have `least` left.
+    fn opened(&mut self, least: Duration, now: &Now) {
         self.note_open(now.boot);
         let Some(held) = self.held else { return };
         if self.plan != Plan::Repeat
-            && held.left(now) <= held.life.duration() / 5
+            && held.left(now) <= least.max(held.life.duration() / 5)
             && self.renew_at > now.boot
         {
             self.renew_at = now.boot;

@@ -18,6 +18,7 @@ use crate::token::FreshToken;
 mod chain;
 mod clocks;
 mod failures;
+mod patience;
 mod rejection;
 mod schedule;
 mod waiting;

@@ -19,6 +19,11 @@ impl View for GitCredential {
         "git-credential"
     }
 
+    /// git asks once and then sends the token as often as it likes: also after a hook that takes minutes.
+    fn is_held(&self) -> bool {
+        true
+    }
+
     fn render(&self, token: &Published, _: &ViewContext, out: &mut Rendered) {
         out.push_str("username=x-access-token\npassword=");
         out.push_secret(&token.secret);

@@ -191,7 +191,7 @@ impl Site {
     }
 
     /// Nobody but the configured hosts ever gets the token, and these do. `all` of the ways to name an
-    /// evil host are tried with the oldest and the newest gh, else some.
+    /// evil host are tried with the newest gh, else some.
     fn assert_bound(&self, hosts: &[&str], all: bool) {
         // The user's own settings still count.
         let aliases = "aliases:\n    evil: api --hostname $1 user\n    good: api user\n";
@@ -202,7 +202,7 @@ impl Site {
                 self.assert_served(real, host);
             }
             for (place, host) in EVIL.iter().enumerate() {
-                let is_one_of_all = all && place == 0 && (number == 0 || number + 1 == gh.len());
+                let is_one_of_all = all && place == 0 && number + 1 == gh.len();
                 self.name(real, host, is_one_of_all);
                 self.assert_only(real, hosts, host);
             }

@@ -6,6 +6,7 @@
 mod gh;
 mod gh_hosts;
 mod git;
+mod hooks;
 mod lfs;
 mod loops;
 mod old_names;

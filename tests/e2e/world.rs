@@ -33,12 +33,18 @@ impl World {
 
     /// The same with tokens of another life. The daemon serves none with less than `min_life` left.
     pub fn of_life(life: Duration, min_life: &str) -> Self {
+        Self::with(life, &["--min-life", min_life])
+    }
+
+    /// The same with these flags of the daemon.
+    pub fn with(life: Duration, flags: &[&str]) -> Self {
         let dir = TestDir::new();
         let demo = platform(&dir, life);
         let daemon = Daemon::at(&dir)
             .env("PLATFORM_URL", demo.url())
             .env("WORKSPACE_ID", &demo.address().workspace_id)
-            .args(["--min-life", min_life, "--host", demo.host()])
+            .args(flags)
+            .args(["--host", demo.host()])
             .start();
         Self { daemon, demo, dir }
     }

@@ -96,8 +96,10 @@ fn the_programs_that_it_starts_get_no_token() {
         assert!(String::from_utf8_lossy(&text).contains("_FUSE_COMMFD"), "it was not asked");
         assert_eq!(token().first_in(&text), None, "fusermount3 got the token");
 
+        // Root would not run this one at all.
         let (path, heard) = listen(&dir, "git");
-        let mut setup = tokenfs(&dir, User::Own);
+        dir.give_to(ORDINARY);
+        let mut setup = tokenfs(&dir, user);
         setup
             .args(["setup", "git", "--file", dir.join("gitconfig").to_str().unwrap()])
             .env("PATH", path)

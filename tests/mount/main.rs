@@ -24,6 +24,7 @@ mod layout;
 mod lifecycle;
 mod many;
 mod outcome;
+mod patience;
 mod readers;
 mod refresh;
 mod servers;

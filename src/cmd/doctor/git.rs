@@ -1,7 +1,6 @@
 //! What git asks for a credential, and what it uses without asking.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Subject};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::files::{Found, Holder, MARKER};
 use crate::fs::status::{Status, TokenStatus};
@@ -75,9 +76,35 @@ fn is_dead(mountpoint: &Path) -> bool {
     expiry.trim().parse::<Timestamp>().is_ok_and(|at| at <= SystemClock.now().timestamp())
 }
 
+/// Waits, for git, while another token is on its way and less of the one at `path` is left than git
+/// should have; at most for half of what an open may take. The opens of a mount's view `git-credential`
+/// do so by themselves.
+pub fn await_lasting(mountpoint: &Path, path: &Path) {
+    let deadline = SystemClock.now().boot.saturating_add(OPEN_TIMEOUT / 2);
+    let ending = || token_status(mountpoint).filter(|token| !lasts(token));
+    if ending().is_none() {
+        return;
+    }
+    // An open brings the refresh forward, which begins a moment later.
+    drop(File::open(path));
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let may_come = ending().is_some_and(|token| token.fetching);
+        if !may_come || SystemClock.now().boot >= deadline {
+            return;
+        }
+    }
+}
+
+/// Whether as much is left of a token as git should have; of one that never ends there is.
+fn lasts(token: &TokenStatus) -> bool {
+    let left = |at: Timestamp| at.duration_since(SystemClock.now().timestamp());
+    let least = jiff::SignedDuration::try_from(Duration::from_secs(token.git_min_life_seconds));
+    token.expires_at.is_none_or(|at| least.is_ok_and(|least| left(at) >= least))
+}
+
 fn token_status(mountpoint: &Path) -> Option<TokenStatus> {
-    let text = std::fs::read(mountpoint.join("status.json")).ok()?;
-    let status: Status = serde_json::from_slice(&text).ok()?;
+    let status: Status = serde_json::from_slice(&control::status(mountpoint).ok()?).ok()?;
     status.tokens.into_iter().next()
 }
 

@@ -43,6 +43,9 @@ pub struct Identity {
     pub started: Now,
     /// `--min-life`, where it was given.
     pub min_life: Option<Duration>,
+    /// `--git-min-life`, where it was given.
+    #[serde(default)]
+    pub git_min_life: Option<Duration>,
 }
 
 /// Builds the document as of `now`.
@@ -108,6 +111,7 @@ fn token_status(
         expires_at: token.and_then(|token| token.expires_at(now)),
         left_seconds: token.map(|token| token.left(now).as_secs()),
         min_life_seconds: snapshot.min_life.as_secs(),
+        git_min_life_seconds: snapshot.git_min_life.as_secs(),
         next_refresh_at: snapshot.next.map(|next| wall(next.at.max(now.boot), now)),
         next_refresh_reason: snapshot.next.map(|next| next.reason.to_owned()),
         fetching: snapshot.fetching,
@@ -242,15 +246,22 @@ fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
             words(life)
         ));
     }
-    let wanted = identity.min_life.filter(|wanted| *wanted > snapshot.min_life);
-    if let (Some(wanted), Some(_)) = (wanted, &snapshot.token) {
+    let given = [
+        ("--min-life", identity.min_life, snapshot.min_life),
+        ("--git-min-life", identity.git_min_life, snapshot.git_min_life),
+    ];
+    for (flag, wanted, in_force) in given {
+        let Some(wanted) = wanted.filter(|wanted| *wanted > in_force) else { continue };
+        if snapshot.token.is_none() {
+            continue;
+        }
         let why = if snapshot.repeats {
             "the platform gives the same token until little of its life is left"
         } else {
             "a token may be asked for half of its life at most"
         };
-        let (wanted, cut) = (words(wanted), words(snapshot.min_life));
-        notes.push(format!("--min-life {wanted} is cut to {cut}: {why}"));
+        let (wanted, cut) = (words(wanted), words(in_force));
+        notes.push(format!("{flag} {wanted} is cut to {cut}: {why}"));
     }
     notes.extend(note_on_the_clocks(snapshot));
     notes
@@ -485,6 +496,10 @@ mod tests {
         ");
         scene.snapshot.repeats = false;
         assert!(says(&scene).contains("half of its life"));
+        scene.identity.git_min_life = Some(MINUTE * 45);
+        scene.snapshot.git_min_life = MINUTE * 30;
+        assert!(says(&scene).contains("--git-min-life 45m is cut to 30m: "), "{}", says(&scene));
+        scene.identity.git_min_life = None;
         scene.snapshot.skew_is_proved = false;
         for (ahead, skew, note) in [
             (

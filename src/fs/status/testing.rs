@@ -49,6 +49,7 @@ impl Scene {
             worker_pid: 42,
             started: ago(90),
             min_life: None,
+            git_min_life: None,
         };
         Self { identity, snapshot: Snapshot::default(), counters: Counters::default() }
     }
@@ -71,6 +72,7 @@ impl Scene {
             attempts: 2,
             fetches: 2,
             min_life: MINUTE,
+            git_min_life: MINUTE * 12,
             asked: true,
             history: [
                 rotation(ago(62), 1, first, "first open"),

@@ -22,6 +22,29 @@ impl Policy {
         self.held.map_or(Duration::ZERO, |held| self.min_life_of(held.life))
     }
 
+    /// What git should have left of the token at hand.
+    #[must_use]
+    pub fn git_min_life(&self) -> Duration {
+        self.held.map_or(Duration::ZERO, |held| {
+            self.rules.windows.git_min_life_of(held.life.duration(), self.repeats)
+        })
+    }
+
+    /// Whether it pays for an open that could be served to wait until then (boot clock): the token at
+    /// hand does not last, and a request for another one is under way or due by then.
+    #[must_use]
+    pub fn may_last_by(&self, until: Duration, now: &Now) -> bool {
+        let Some(held) = self.held.filter(|held| held.left(now) < self.git_min_life()) else {
+            return false;
+        };
+        let better = self.sources.iter().enumerate().take(held.source.saturating_add(1));
+        let mut better = better.filter(|(_, state)| !state.permanent);
+        now.boot < until
+            && better.any(|(source, state)| {
+                state.in_flight || self.due(source, now).is_some_and(|at| at <= until)
+            })
+    }
+
     /// Whether the token at hand may be served.
     #[must_use]
     pub fn usable(&self, now: &Now) -> bool {

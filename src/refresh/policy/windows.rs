@@ -57,6 +57,10 @@ pub struct Windows {
     pub initial_delay: Duration,
     /// `--min-life`: the least life at open. `None`: a tenth of the life, at most a minute.
     pub min_life: Option<Duration>,
+    /// `--git-min-life`: what git should have left of a token when it gets one, if waiting for a moment
+    /// can bring it. `None`: a fifth of the life.
+    #[serde(default)]
+    pub git_min_life: Option<Duration>,
     /// `--open-timeout`: how long an open waits.
     pub open_timeout: Duration,
     /// `--idle`: after this long without an open nothing is fetched until the next.
@@ -74,6 +78,7 @@ impl Default for Windows {
             prefetch: false,
             initial_delay: Duration::from_mins(1),
             min_life: None,
+            git_min_life: None,
             open_timeout: Duration::from_secs(5),
             idle: Duration::from_hours(24),
             fetch_timeout: Duration::from_secs(12),
@@ -86,19 +91,23 @@ impl Windows {
     /// the life, and to [`REPEAT_MIN_LIFE`] where the platform was seen to repeat tokens.
     #[must_use]
     pub fn min_life_of(&self, life: Duration, repeats: bool) -> Duration {
-        match self.min_life {
-            None => MIN_LIFE.min(life / 10),
-            Some(least) if repeats => least.min(life / 2).min(REPEAT_MIN_LIFE),
-            Some(least) => least.min(life / 2),
-        }
+        self.min_life.map_or(MIN_LIFE.min(life / 10), |least| cut(least, life, repeats))
     }
 
-    /// The age at which a token is refreshed at the latest: 80 % of its life, and a tenth of it
-    /// before it falls under the minimum life.
+    /// What git should have left of a token that lives this long. A configured span is cut as the
+    /// minimum life is.
+    #[must_use]
+    pub fn git_min_life_of(&self, life: Duration, repeats: bool) -> Duration {
+        self.git_min_life.map_or(life / 5, |least| cut(least, life, repeats))
+    }
+
+    /// The age at which a token is refreshed at the latest: 80 % of its life, a tenth of it before it
+    /// falls under the minimum life, and before git would wait for a fresher one.
     #[must_use]
     pub fn latest_refresh(&self, life: Duration, repeats: bool) -> Duration {
-        let min_life = self.min_life_of(life, repeats);
-        (life / 5 * 4).min(life.saturating_sub(min_life).saturating_sub(life / 10))
+        let least = self.min_life_of(life, repeats).saturating_add(life / 10);
+        let for_git = self.git_min_life_of(life, repeats);
+        (life / 5 * 4).min(life.saturating_sub(least)).min(life.saturating_sub(for_git))
     }
 
     /// The time from a fetch to the next by the timer alone.
@@ -119,6 +128,12 @@ impl Windows {
         let least = if most >= latest / 10 * 9 { latest / 4 } else { most / 4 };
         least.saturating_add(uniform(rng, most.saturating_sub(least)))
     }
+}
+
+/// A configured minimum life, cut to what tokens of this life can have.
+fn cut(least: Duration, life: Duration, repeats: bool) -> Duration {
+    let most = if repeats { (life / 2).min(REPEAT_MIN_LIFE) } else { life / 2 };
+    least.min(most)
 }
 
 /// The time to the next fetch after the same token came again with `left` of its life: when the
