@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -13,7 +12,7 @@ use nix::unistd::Uid;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
 
 /// The shells that an image's `/bin/sh` is.
-pub const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
+pub const SHELLS: [&[&str]; 3] = [&["dash"], &["busybox", "sh"], &["bash", "--posix"]];
 
 /// The token in a [`Home`]'s mount.
 pub const TOKEN: &str = "ghs_first.token-with=signs==";
@@ -90,9 +89,13 @@ impl Home {
         path
     }
 
+    /// A program, written by another process: what this one has open for writing, a child that another
+    /// test forks just then keeps open, and nobody can run it meanwhile (ETXTBSY).
     pub fn program(&self, relative: &str, text: &str) -> PathBuf {
-        let path = self.write(relative, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut install = Command::new("install");
+        succeed(install.args(["-m", "755", "/dev/stdin"]).arg(&path), text);
         path
     }
 
