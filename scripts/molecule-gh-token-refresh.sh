@@ -10,8 +10,8 @@
 #   TOKEN_REFRESH_INTERVAL_SEC       2700
 #   TOKEN_REFRESH_INITIAL_DELAY_SEC  60: until then the workspace has registered
 
-# The options of whoever calls (sh -x, SHELLOPTS) are not for this script: it never holds a token, but
-# what it runs does.
+# Drop the caller's shell options (sh -x, SHELLOPTS). This script holds no token, but the scripts that it
+# runs do.
 set +aCefuvx
 
 helper=$(dirname "$0")/molecule-git-token-helper.sh

@@ -19,8 +19,8 @@
 # $XDG_RUNTIME_DIR/molecule/token and ~/.molecule-token-cache/token. Where there is none it is made. Only
 # where that fails GITHUB_TOKEN, else GH_TOKEN is the answer, as before; and 1 where neither is set.
 
-# The options of whoever calls (sh -x, SHELLOPTS) are not for this script: xtrace and verbose would
-# print the token, allexport would put it into every environment.
+# Drop the caller's shell options (sh -x, SHELLOPTS): xtrace and verbose would print the token, and
+# allexport would export it to every child.
 set +aCefuvx
 
 HOME=${HOME:-/home/agent}

@@ -172,7 +172,7 @@ pub struct Fs {
     recent: Recent,
     writers: Writers,
     token: Handle,
-    /// The views whose readers hold a token: see [`view::View::is_held`].
+    /// The views whose readers keep a token for long: see [`view::View::is_held`].
     held: Vec<u8>,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,

@@ -65,7 +65,7 @@ pub struct Snapshot {
     pub fallback: bool,
     /// The minimum life at open that is in force for the token at hand.
     pub min_life: Duration,
-    /// What git should have left of the token at hand; with less it waits for a moment.
+    /// The life that the token at hand should have left when git gets it.
     pub git_min_life: Duration,
     /// Somebody has asked for a token at least once.
     pub asked: bool,
@@ -131,7 +131,7 @@ impl Snapshot {
         })
     }
 
-    /// Whether enough is left of the token for git, which holds it for a whole command.
+    /// Whether the token has enough life left for git, which keeps it for a whole command.
     #[must_use]
     pub fn lasts(&self, now: &Now) -> bool {
         self.token.as_ref().is_some_and(|token| token.left(now) >= self.git_min_life)

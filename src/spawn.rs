@@ -1,9 +1,9 @@
-//! Programs of the system that we run: which file one is, and what it finds around it.
+//! How we run the system's programs: where they are looked up, and with what environment.
 //!
-//! An ordinary user gets the program that a shell would run, from the absolute directories of PATH. A
-//! privileged process must not let somebody else choose the program, or what it does: it takes one from
-//! fixed directories, only where nobody but root can have put it there, and gives it an environment of
-//! its own. What a program needs beyond that, its caller adds.
+//! An ordinary user runs what a shell would run, from the absolute directories in PATH. A privileged
+//! process must not let others choose the program or influence it: it looks in fixed directories, accepts
+//! only programs that nobody but root can have put there, and gives them a clean environment. Callers add
+//! what a program needs beyond that.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -20,16 +20,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::time::{Clock, SystemClock};
 
-/// Where a privileged process looks for programs, as a PATH.
+/// Where a privileged process looks for programs, in the format of PATH.
 pub const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The most that a program may say, in bytes: what is asked of one here is short.
+/// The largest output that is accepted, in bytes. All that we ask for is short.
 const MAX_OUTPUT: usize = 1 << 20;
 
-/// How many symbolic links lead to a program at most (`path_resolution(7)`).
+/// The most symbolic links that are followed to a program (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// Variables from which gh takes a token. No program that is run from here needs one.
+/// The variables that gh takes a token from. No program run from here needs one.
 pub const TOKEN_VARIABLES: [&str; 4] =
     ["GH_TOKEN", "GITHUB_TOKEN", "GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"];
 
@@ -42,12 +42,12 @@ pub enum Missing {
         /// The program.
         name: String,
     },
-    /// There is one, but somebody else than root could have put it there.
-    #[error("{path} is not run with root's rights: {why}")]
+    /// It is there, but somebody other than root could have put it there.
+    #[error("root must not run {path}: {why}")]
     Untrusted {
         /// Where it is.
         path: PathBuf,
-        /// What is wrong with it, or with a directory on the way to it.
+        /// What is wrong with it, or with a directory that leads to it.
         why: String,
     },
 }
@@ -57,27 +57,27 @@ pub enum Missing {
 pub struct User<'a> {
     /// The user's number.
     pub uid: u32,
-    /// The user's group. The program has no other.
+    /// The user's group; the program gets no others.
     pub gid: u32,
     /// The user's home, if there is one.
     pub home: Option<&'a Path>,
 }
 
-/// Whether this process has rights that whoever set its environment up may lack: it is root's, runs
-/// setuid or setgid, or holds a capability.
+/// Whether this process may do more than whoever set up its environment: it runs as root, setuid or
+/// setgid, or holds a capability.
 #[must_use]
 pub fn is_privileged() -> bool {
     let is_raised = getuid() != geteuid() || getgid() != getegid();
     let has_capability = || {
         let own = rustix::thread::capabilities(None);
-        // Nobody is refused this; without an answer the safe one counts.
+        // This cannot fail for one's own thread; if it does, be careful.
         own.map_or(true, |own| !own.effective.is_empty())
     };
     geteuid().is_root() || is_raised || has_capability()
 }
 
-/// The directories in which programs are looked for, in their order, as a PATH: for a privileged process
-/// those of [`DIRECTORIES`] that are root's alone.
+/// The directories to search for programs, in the format of PATH. For a privileged process these are the
+/// ones of [`DIRECTORIES`] that only root can change.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "PATH says where programs are, as in execvp(3)")]
 pub fn search_path() -> OsString {
@@ -88,28 +88,29 @@ pub fn search_path() -> OsString {
     let is_roots = |directory: &PathBuf| directory.is_dir() && check(directory).is_ok();
     let safe = std::env::split_paths(DIRECTORIES).filter(is_roots);
     let safe = std::env::join_paths(safe).unwrap_or_default();
-    // An empty PATH would be the current directory.
+    // An empty PATH means the current directory.
     if safe.is_empty() { "/nonexistent".into() } else { safe }
 }
 
-/// The directory for temporary files: TMPDIR, where nobody else could replace what we make in it.
+/// The directory for temporary files: TMPDIR, unless somebody else could replace what a privileged
+/// process creates there.
 #[must_use]
 pub fn temporary() -> PathBuf {
     let named = std::env::temp_dir();
     if is_privileged() && check(&named).is_err() { "/tmp".into() } else { named }
 }
 
-/// The programs of this name, in the order in which they are found: those that may be run.
+/// All programs of this name that may be run, in search order.
 pub fn find_all(name: &str) -> impl Iterator<Item = PathBuf> {
     candidates(name, &search_path())
         .into_iter()
         .filter(|path| !is_privileged() || check(path).is_ok())
 }
 
-/// The program of this name.
+/// The first program of this name that may be run.
 ///
 /// # Errors
-/// [`Missing`] says why there is none, or why the one that is there is not run.
+/// [`Missing`], if there is none.
 pub fn find(name: &str) -> Result<PathBuf, Missing> {
     let is_privileged = is_privileged();
     let path = if is_privileged { DIRECTORIES.into() } else { search_path() };
@@ -125,15 +126,15 @@ pub fn find(name: &str) -> Result<PathBuf, Missing> {
 
 fn candidates(name: &str, path: &OsStr) -> Vec<PathBuf> {
     std::env::split_paths(path)
-        // An empty or relative one is wherever this process happens to be.
+        // Empty and relative entries depend on the current directory.
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(name))
         .filter(|path| fs::metadata(path).is_ok_and(|it| it.is_file() && it.mode() & 0o111 != 0))
         .collect()
 }
 
-/// A program, with nothing on its standard input and no token in its environment. For a privileged
-/// process its environment is [fixed](clean), and its directory is `/`.
+/// A command for this program, with empty standard input and no token in its environment. For a
+/// privileged process the [whole environment](clean) is fixed, and the directory is `/`.
 ///
 /// # Errors
 /// As [`find`].
@@ -150,7 +151,7 @@ pub fn command(name: &str) -> Result<Command, Missing> {
     Ok(command)
 }
 
-/// A program as another user, who has its files and rights and no others. Only root may.
+/// A command for this program that runs as another user. Only root can do this.
 ///
 /// # Errors
 /// As [`find`].
@@ -161,23 +162,23 @@ pub fn command_as(name: &str, user: User<'_>) -> Result<Command, Missing> {
     if let Some(home) = user.home {
         command.env("HOME", home);
     }
-    // With a user and no list of groups, the standard library drops those of the caller.
+    // The standard library drops the caller's supplementary groups if a user is set.
     command.uid(user.uid).gid(user.gid);
     Ok(command)
 }
 
-/// The surroundings of a program that nobody else may have a say in.
+/// Gives a command an environment and a directory that nobody else can influence.
 fn clean(command: &mut Command) {
     command.env_clear().current_dir("/");
     command.env("PATH", search_path()).env("LC_ALL", "C").env("HOME", "/nonexistent");
 }
 
-/// Whether nobody but root can have put something at `path`, or can change it: neither the file nor a
-/// directory or link on the way belongs to somebody else or can be written by others. In a sticky
-/// directory, as `/tmp`, others cannot replace what is root's.
+/// Checks that only root can have put a file at `path`, and only root can change it: the file and every
+/// directory and link that leads to it belong to root and are not writable by others. A sticky directory
+/// such as `/tmp` is accepted, because others cannot replace root's files in it.
 ///
 /// # Errors
-/// What speaks against it, in words.
+/// The first objection, in words.
 pub fn check(path: &Path) -> Result<(), String> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -210,20 +211,20 @@ fn check_one(path: &Path, found: &Metadata) -> Result<(), String> {
     }
     let is_sticky_directory = found.is_dir() && found.mode() & 0o1000 != 0;
     if found.mode() & 0o022 != 0 && !is_sticky_directory {
-        return Err(format!("others than its owner may write {shown}"));
+        return Err(format!("others than its owner can write to {shown}"));
     }
     Ok(())
 }
 
-/// Whether a file's owner is root: in a user namespace also whoever is not in it, as the root of the
-/// host, for nobody in the namespace has that user's rights (`user_namespaces(7)`).
+/// Whether this owner counts as root. In a user namespace, so does every user outside of it, such as the
+/// host's root: nobody inside has their rights (`user_namespaces(7)`).
 fn is_roots(uid: u32) -> bool {
     uid == 0
         || read_number("/proc/sys/kernel/overflowuid") == Some(uid)
             && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_everybody(&map))
 }
 
-/// Whether a map of users leaves nobody out.
+/// Whether a map of user ids (`/proc/PID/uid_map`) covers all ids.
 fn maps_everybody(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
@@ -232,11 +233,11 @@ fn read_number(path: &str) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Runs a program to its end and collects what it says, both for at most `limit`; then it is killed.
+/// Runs a program and collects its output. It is killed if that takes longer than `limit`.
 ///
 /// # Errors
-/// When it cannot be started; `TimedOut` when it does not end in time; `InvalidData` when it says more
-/// than a MiB.
+/// If it cannot be started; `TimedOut` if it does not end in time; `InvalidData` if it writes more than
+/// 1 MiB.
 pub fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let collected = collect(&mut child, SystemClock.now().boot.saturating_add(limit));
@@ -275,7 +276,7 @@ fn wait_for_any(open: &[std::os::fd::BorrowedFd<'_>], deadline: Duration) -> io:
     loop {
         let left = deadline.saturating_sub(SystemClock.now().boot);
         if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"));
         }
         match poll(&mut polled, Some(&Timespec::try_from(left).unwrap_or_default())) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
@@ -296,7 +297,7 @@ fn read_some<R: Read + AsFd>(pipe: &mut Option<R>, into: &mut Vec<u8>) -> io::Re
     let read = open.read(&mut buffer)?;
     into.extend_from_slice(buffer.get(..read).unwrap_or_default());
     if into.len() > MAX_OUTPUT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it says too much"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "its output is too long"));
     }
     if read == 0 {
         *pipe = None;
@@ -337,7 +338,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap();
         let error = check(&file).unwrap_err();
-        assert!(error.contains("may write") || error.contains("belongs to"), "{error}");
+        assert!(error.contains("can write") || error.contains("belongs to"), "{error}");
         assert!(check(Path::new("/nonexistent/x")).is_err());
         assert_eq!(check(&fs::canonicalize("/bin/sh").unwrap()), Ok(()));
         assert_eq!(check(Path::new("/bin/sh")), Ok(()));

@@ -26,8 +26,8 @@ pub trait View: Sync {
     /// The path in the mount: a name, or a directory and a name.
     fn path(&self) -> &'static str;
 
-    /// Whether its readers hold the token for a whole command, so that they rather wait for a moment
-    /// than get one that is about to end.
+    /// Whether readers keep the token for a whole command. Their opens wait briefly for a fresh token
+    /// instead of taking one that is about to expire.
     fn is_held(&self) -> bool {
         false
     }

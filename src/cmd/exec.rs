@@ -67,7 +67,7 @@ pub fn run(args: &ExecArgs, before: Option<Limits>) -> anyhow::Result<ExitCode> 
     Err(cannot_run(program, command.exec()))
 }
 
-/// gh sends a token that is in one of these to every server that it is told to talk to.
+/// Warns of variables whose token gh sends to any server it is told to talk to.
 fn warn_of_any_host(variables: &[String]) {
     let reaches_any = |name: &&String| name.ends_with("_ENTERPRISE_TOKEN");
     if let Some(name) = variables.iter().find(reaches_any) {

@@ -45,13 +45,13 @@ pub fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Mode and owner of a file that is made.
+/// Mode and owner of a new file.
 enum Like {
-    /// What the umask leaves of 0644.
+    /// 0644, less the umask.
     New,
-    /// 0755: the umask must not decide whether other users have a working program.
+    /// 0755 whatever the umask, so that other users can run the program.
     Program,
-    /// Those of a file that was there; the owner where that is allowed.
+    /// Those of an existing file; the owner only if permitted.
     File(fs::Metadata),
 }
 
@@ -71,7 +71,7 @@ impl Staged {
         let mut file = File::options().write(true).create_new(true).mode(0o644).open(&path)?;
         let staged = Self { path: Some(path) };
         file.write_all(bytes)?;
-        // By the descriptor: somebody may have put a link where the path leads.
+        // Through the descriptor: by now the path may lead to a link of somebody else's.
         let mode = match like {
             Like::New => None,
             Like::Program => Some(0o755),
@@ -136,11 +136,11 @@ pub(super) fn is_script(path: &Path, script: &str) -> bool {
         && start.unwrap_or_default().split(|&byte| byte == b'\n').nth(1) == Some(marker.as_bytes())
 }
 
-/// Changes what is in somebody else's directory with their rights, and no more: from here on, for good.
-/// Whoever owns a directory can put links where root would write. Tells whose rights these are.
+/// If root is about to write to another user's directory, becomes that user for good: the owner of a
+/// directory can place links in it that lead root astray. Returns the user's name.
 ///
 /// # Errors
-/// When this process may not become that user.
+/// If this process cannot become that user.
 fn become_owner_of(path: &Path) -> anyhow::Result<Option<String>> {
     let place = path.ancestors().skip(1).find_map(|directory| fs::metadata(directory).ok());
     let Some(owner) = place.filter(|place| geteuid().is_root() && place.uid() != 0) else {
@@ -153,7 +153,7 @@ fn become_owner_of(path: &Path) -> anyhow::Result<Option<String>> {
     setgroups(&[gid])
         .and_then(|()| setgid(gid))
         .and_then(|()| setuid(uid))
-        .with_context(|| format!("cannot change {} with the rights of {name}", path.display()))?;
+        .with_context(|| format!("cannot become {name} to write {}", path.display()))?;
     Ok(Some(name))
 }
 

@@ -74,8 +74,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "SPAN")]
     pub min_life: Option<OsString>,
 
-    /// Let git wait for a fresh token, for half of --open-timeout at most, when less than this is left
-    /// of the one at hand [env: MOLECULE_TOKENFS_GIT_MIN_LIFE] [default: a fifth of the life]
+    /// Make git wait for a fresh token, at most half of --open-timeout, if the current one has less than
+    /// this left [env: MOLECULE_TOKENFS_GIT_MIN_LIFE] [default: a fifth of the life]
     #[arg(long, value_name = "SPAN")]
     pub git_min_life: Option<OsString>,
 

@@ -62,7 +62,7 @@ pub struct Settings {
     pub idle: Setting<Duration>,
     /// The minimum life at open; `None` is the engine's own rule.
     pub min_life: Setting<Option<Duration>>,
-    /// What git should have left of a token; `None` is the engine's own rule.
+    /// The life that a token should have left when git gets it; `None` is the engine's own rule.
     pub git_min_life: Setting<Option<Duration>>,
     /// The deadline of an open.
     pub open_timeout: Setting<Duration>,

@@ -389,7 +389,7 @@ fn classic(
     })
 }
 
-/// The setuid helper. `refused` is the error where it is not there.
+/// The setuid helper. `refused` is the error if it is not installed.
 fn helper(refused: MountError) -> Result<Command, MountError> {
     spawn::command(HELPER).map_err(|missing| match missing {
         spawn::Missing::NotInstalled { .. } => refused,

@@ -185,6 +185,12 @@ impl Journal {
         entry.is_some()
     }
 
+    /// Whether there is room for one more open to wait.
+    pub(super) fn has_room(&self, unique: u64) -> bool {
+        let mut held = self.around(unique).map(|entry| entry.unique.load(Ordering::Acquire));
+        held.any(|held| held == 0 || held == unique)
+    }
+
     /// The request was answered, and the answer is written.
     pub(super) fn leave(&self, unique: u64, waited: bool) {
         if waited {

@@ -26,14 +26,14 @@ impl Fs {
         let marks = &self.state.shared().marks;
         let mark = marks.take(&self.writers, request.caller.thread, request.unique);
         let keep = Opened { handle: generation, cache: Cache::Keep };
-        // The second look has waited already.
-        let patient = mark.is_none() && self.held.contains(&view);
+        // The open before a second look has waited already.
+        let patient = mark.is_none() && self.is_patient(request, view);
         // Nearly every open.
         if self.state.current(view) == generation && self.serves(generation, patient) {
             return Open::Now(Ok(keep));
         }
         let fresh = self.usable(patient);
-        // An old token that is good enough for others is not for a patient open.
+        // A patient open does not take an older token, though others may.
         let may_serve = |fresh: &FreshToken| {
             if patient {
                 fresh.token().generation == generation
@@ -63,6 +63,11 @@ impl Fs {
             let is_settled = !may_look_again || fs.shows(view, fresh);
             is_settled.then(|| fs.look_again(request, view, fresh, may_look_again))
         })
+    }
+
+    /// Whether an open of this view waits for a token that lasts. It does not if there is no room to wait.
+    fn is_patient(&self, request: &Request, view: u8) -> bool {
+        self.held.contains(&view) && self.state.shared().journal.has_room(request.unique)
     }
 
     /// Whether a generation may be served at once.
@@ -124,7 +129,7 @@ impl Fs {
             fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, opened.handle);
             opened
         };
-        let patient = self.held.contains(&view);
+        let patient = self.is_patient(request, view);
         match self.usable(patient) {
             Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
             None => self.wait(request, view, patient, move |fs, request, fresh| {
@@ -135,7 +140,7 @@ impl Fs {
 
     /// Waits for a usable token until the open's deadline, counted from when the request was first
     /// seen, and then, where `settle` asks for it, until the view shows it. A `patient` open first waits
-    /// for one that lasts, for half of that time.
+    /// up to half of that time for a token that lasts.
     fn wait(
         self: &Arc<Self>,
         request: &Request,

@@ -134,7 +134,7 @@ pub struct TokenStatus {
     /// An open is served only a token that has at least this left.
     #[serde(default)]
     pub min_life_seconds: u64,
-    /// With less than this left, git waits for a moment for a fresher one.
+    /// If less than this is left, git waits briefly for a fresh token.
     #[serde(default)]
     pub git_min_life_seconds: u64,
     /// When the next attempt is made; `null` while there is none to make, or it is under way.

@@ -64,13 +64,13 @@ pub(super) struct Waiter {
     pub(super) hold: Duration,
     /// Until when it waits (boot clock).
     pub(super) deadline: Duration,
-    /// Until when it waits for a token that lasts, though it could be served (boot clock).
+    /// Until when it waits for a token that lasts, although it could be served now (boot clock).
     pub(super) patience: Option<Duration>,
     pub(super) answer: oneshot::Sender<Result<FreshToken, ReadError>>,
 }
 
 impl Waiter {
-    /// When it has to be looked at again, if nothing happens before (boot clock).
+    /// When to look at it again if nothing happens before (boot clock).
     pub(super) fn wake(&self, now: &Now) -> Duration {
         self.patience.filter(|until| *until > now.boot).unwrap_or(self.deadline)
     }
@@ -143,13 +143,13 @@ impl Handle {
         self.asked(|snapshot, now| snapshot.serves(generation, now).then_some(())).is_some()
     }
 
-    /// The same for git: only while it also lasts, see [`Handle::await_lasting`].
+    /// The same, but only if the token also lasts long enough for git; see [`Handle::await_lasting`].
     #[must_use]
     pub fn usable_and_lasting(&self) -> Option<FreshToken> {
         self.asked(|snapshot, now| snapshot.usable(now).filter(|_| snapshot.lasts(now)))
     }
 
-    /// Whether [`Handle::serves`] this generation, and its token lasts.
+    /// As [`Handle::serves`], but only if the token also lasts long enough for git.
     #[must_use]
     pub fn serves_lasting(&self, generation: u64) -> bool {
         let lasting = |snapshot: &Snapshot, now: &Now| {
@@ -218,17 +218,17 @@ impl Handle {
         }
     }
 
-    /// What git does before it takes the token, which it holds for a whole command: where less of it is
-    /// left than [`Windows::git_min_life_of`] says, and another one may come, it waits for that until
-    /// `until` at the latest (boot clock). Whatever came of it, [`Handle::token`] is to be asked then.
+    /// Waits for the next token, until `until` at the latest (boot clock), if the current one has less
+    /// life left than [`Windows::git_min_life_of`] and the next one may come in time. git needs this
+    /// because it keeps a token for a whole command. Call [`Handle::token`] afterwards in any case.
     pub async fn await_lasting(&self, until: Duration, deadline: Duration) {
         if let Some(until) = self.patience(until) {
             self.wait(deadline, Some(until)).await;
         }
     }
 
-    /// Until when an open should wait for another token than the one that it could have. Not for so long
-    /// that this one could no longer be served.
+    /// Until when an open should wait although it could be served now; `None` if it should not. It never
+    /// waits so long that the current token becomes too old to serve.
     fn patience(&self, until: Duration) -> Option<Duration> {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
@@ -238,7 +238,7 @@ impl Handle {
         (until > now.boot && snapshot.usable(&now).is_some()).then_some(until)
     }
 
-    /// Waits until the engine answers; `None` when it has ended.
+    /// Waits for the engine's answer; `None` if the engine has ended.
     async fn wait(
         &self,
         deadline: Duration,

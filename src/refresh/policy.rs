@@ -229,7 +229,7 @@ impl Policy {
 
     // === events ===
 
-    /// Somebody opens, who would like to have `least` left.
+    /// Somebody opens, and would like a token with at least `least` left.
     fn opened(&mut self, least: Duration, now: &Now) {
         self.note_open(now.boot);
         let Some(held) = self.held else { return };

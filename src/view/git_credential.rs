@@ -19,7 +19,7 @@ impl View for GitCredential {
         "git-credential"
     }
 
-    /// git asks once and then sends the token as often as it likes: also after a hook that takes minutes.
+    /// git asks once per command and may send the token minutes later, after a hook.
     fn is_held(&self) -> bool {
         true
     }

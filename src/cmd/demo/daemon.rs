@@ -124,7 +124,7 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if umount2(&self.mount, MntFlags::MNT_DETACH).is_err() {
-            // Best effort: what else could unmount it?
+            // Best effort: there is no other way left.
             if let Ok(mut fusermount) = spawn::command("fusermount3") {
                 fusermount.args([OsStr::new("-u"), OsStr::new("-z"), self.mount.as_os_str()]);
                 fusermount.stderr(Stdio::null()).status().ok();

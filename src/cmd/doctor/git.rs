@@ -36,8 +36,8 @@ pub fn look(subject: &Subject, hosts: &[String]) -> Vec<Finding> {
     findings.extend(left_out.map(|why| {
         Finding::warn(
             CHECK,
-            format!("some of git's configuration is not looked at with root's rights: {why}"),
-            "look with the eyes of its owner: molecule-tokenfs doctor --user USER",
+            format!("root does not read all of git's configuration: {why}"),
+            "look as its owner: molecule-tokenfs doctor --user USER",
         )
     }));
     for host in hosts {
@@ -161,7 +161,7 @@ fn speaks_of_us(path: &Path) -> bool {
     plain::read(path).is_ok_and(|text| text.windows(name.len()).any(|part| part == name))
 }
 
-/// Whether it is this very program, by whatever name.
+/// Whether this is the running program, whatever its name.
 fn is_this_binary(path: &Path) -> bool {
     std::env::current_exe().is_ok_and(|own| fs::canonicalize(path).is_ok_and(|path| path == own))
 }

@@ -78,10 +78,10 @@ impl Subject {
         !self.is_caller
     }
 
-    /// git as this user has it configured, and what of that root must not look at.
+    /// git with this user's configuration, and the reason if part of that had to be left out.
     ///
     /// # Errors
-    /// When there is no git, or none that root may run.
+    /// If git is missing, or root must not run the one that is installed.
     pub fn git(&self) -> Result<(Command, Option<String>), anyhow::Error> {
         if !self.is_other() {
             return git_config::configured_git();

@@ -76,16 +76,16 @@ fn is_dead(mountpoint: &Path) -> bool {
     expiry.trim().parse::<Timestamp>().is_ok_and(|at| at <= SystemClock.now().timestamp())
 }
 
-/// Waits, for git, while another token is on its way and less of the one at `path` is left than git
-/// should have; at most for half of what an open may take. The opens of a mount's view `git-credential`
-/// do so by themselves.
+/// Waits for the next token if it is being fetched and the one at `path` has less life left than git
+/// should get; at most half as long as an open may take. Opens of a mount's view `git-credential` do
+/// this by themselves.
 pub fn await_lasting(mountpoint: &Path, path: &Path) {
     let deadline = SystemClock.now().boot.saturating_add(OPEN_TIMEOUT / 2);
     let ending = || token_status(mountpoint).filter(|token| !lasts(token));
     if ending().is_none() {
         return;
     }
-    // An open brings the refresh forward, which begins a moment later.
+    // The open triggers a refresh, which starts a moment later.
     drop(File::open(path));
     loop {
         std::thread::sleep(LOOK_EVERY);
@@ -96,7 +96,7 @@ pub fn await_lasting(mountpoint: &Path, path: &Path) {
     }
 }
 
-/// Whether as much is left of a token as git should have; of one that never ends there is.
+/// Whether a token has as much life left as git should get. One without an expiry has.
 fn lasts(token: &TokenStatus) -> bool {
     let left = |at: Timestamp| at.duration_since(SystemClock.now().timestamp());
     let least = jiff::SignedDuration::try_from(Duration::from_secs(token.git_min_life_seconds));

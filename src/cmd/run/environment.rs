@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 use crate::config::{Key, mountpoint};
 use crate::spawn::TOKEN_VARIABLES;
 
-/// Whom a token is for where nobody says so.
+/// The host that tokens are for by default.
 const DEFAULT_HOST: &str = "github.com";
 
 /// How GitHub marks an installation token. One in the environment is dead after an hour at most, and
@@ -51,8 +51,8 @@ impl Variables {
         self.0.iter().cloned()
     }
 
-    /// Takes away the tokens that were put into the environment once and die there. Those of
-    /// `GITHUB_TOKEN` and `GH_TOKEN` the daemon has as its fall-back.
+    /// Removes installation tokens, which expire where they are. The daemon keeps those of
+    /// `GITHUB_TOKEN` and `GH_TOKEN` as its fall-back.
     pub fn remove_frozen_tokens(&mut self) {
         self.0.retain(|(name, value)| {
             !(TOKEN_VARIABLES.iter().any(|token| name == token)
@@ -85,7 +85,7 @@ impl Variables {
     /// Tells tools where the tokens are, and keeps them from asking people.
     pub fn name_the_mount(&mut self, target: &Path, hosts: &[String]) {
         self.set(mountpoint::VARIABLE, target);
-        // For readers of a mounted file, which cannot say whom its token is for.
+        // A mounted file cannot tell its readers which hosts its token is for.
         if hosts != [DEFAULT_HOST] {
             self.set(Key::Host.variable(), hosts.join(","));
         }

@@ -1,7 +1,6 @@
 //! The wiring of all users: shells that `docker exec` opens do not inherit our environment.
 //!
-//! It is root that writes here. What the command's user may own or change is neither run nor read, and
-//! nothing is written where that user could put something in the way.
+//! Root does this, so nothing that the command's user may own or change is run, read or written to.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -48,26 +47,26 @@ impl SystemWide {
     }
 }
 
-/// git's configuration for all users, where root alone can change it.
+/// git's system configuration, provided that only root can change it.
 fn system_file() -> anyhow::Result<PathBuf> {
     let file = git_config::system_file()?;
     let found = if file.exists() { Some(&*file) } else { file.parent() };
     spawn::check(found.unwrap_or(&file))
-        .map_err(|why| anyhow!("{} is not root's alone: {why}", file.display()))?;
+        .map_err(|why| anyhow!("others than root can change {}: {why}", file.display()))?;
     Ok(file)
 }
 
-/// Whether a directory is root's, with all above it, and not everybody's. A group that may write it, as
-/// Debian's `staff`, is one that root has chosen.
+/// Checks that a directory and all directories above it belong to root and are not world-writable. A
+/// group that may write them, such as Debian's `staff`, was chosen by root.
 fn check_directory(directory: &Path) -> anyhow::Result<()> {
-    // What is missing is made by root.
+    // Root creates missing directories.
     let Some(there) = directory.ancestors().find_map(|there| fs::canonicalize(there).ok()) else {
         return Ok(());
     };
     for directory in there.ancestors() {
         let found = fs::metadata(directory)?;
         if found.uid() != 0 || found.mode() & 0o002 != 0 {
-            bail!("{} is not root's alone", directory.display());
+            bail!("others than root can change {}", directory.display());
         }
     }
     Ok(())

@@ -54,7 +54,7 @@ pub fn run(args: &GhArgs) -> anyhow::Result<ExitCode> {
         install(args.dir.as_deref())?
     };
     if let Some(owner) = owner {
-        let _ = writeln!(report, "Done with the rights of {owner}, whose directory that is.");
+        let _ = writeln!(report, "Done as {owner}, who owns the directory.");
     }
     crate::cmd::print(report.as_bytes())?;
     Ok(ExitCode::SUCCESS)

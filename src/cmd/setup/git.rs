@@ -69,7 +69,7 @@ pub fn run(args: &GitArgs) -> anyhow::Result<ExitCode> {
     let owner = become_owner_of(&file)?;
     let mut report = if args.undo { undo(args, &file)? } else { set_up(args, &file)? };
     if let Some(owner) = owner {
-        let _ = writeln!(report, "Done with the rights of {owner}, whose directory that is.");
+        let _ = writeln!(report, "Done as {owner}, who owns the directory.");
     }
     crate::cmd::print(report.as_bytes())?;
     Ok(ExitCode::SUCCESS)
@@ -97,9 +97,12 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     let scope = if args.file.is_some() { Scope::With(file) } else { Scope::Effective };
     match git_config::list(scope) {
         Ok(entries) => report.extend(asked.iter().map(|asked| rivals(&entries, asked))),
-        // It is written, and git will complain by itself.
+        // The lines are written. git itself will report what it cannot read.
         Err(error) => {
-            let _ = writeln!(report, "Careful: git cannot tell what else it is told: {error:#}.");
+            let _ = writeln!(
+                report,
+                "Careful: git cannot list its configuration, so other helpers are not known: {error:#}."
+            );
         }
     }
     let url = urls.first().copied().unwrap_or_default();

@@ -12,7 +12,7 @@ const BEGIN_OWN: &[u8] =
     b"# molecule-tokenfs: begin, file made by setup (undo: molecule-tokenfs setup git --undo)";
 /// Closes the block.
 const END: &[u8] = b"# molecule-tokenfs: end";
-/// Ends each line of ours in it. Whatever the program is called that wrote it, undoing finds it.
+/// Ends each line that setup wrote, so that undo finds it whatever the program is called.
 const MARK: &[u8] = b" # molecule-tokenfs";
 
 /// A file without our block.
@@ -61,8 +61,8 @@ fn url_of(header: &[u8]) -> Option<String> {
     String::from_utf8(url.to_vec()).ok()
 }
 
-/// Whether setup wrote this line of the block. Older versions left no mark; of theirs an empty `helper =`
-/// is ours only before our helper: a user's may stand in the block, too.
+/// Whether setup wrote this line of the block. Older versions left no mark: there, an empty `helper =`
+/// is ours only if our helper follows, because the user may have added one to the block.
 fn is_ours(line: &[u8], next: Option<&[u8]>) -> bool {
     match line {
         line if line.ends_with(MARK) => true,

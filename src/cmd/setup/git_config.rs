@@ -11,7 +11,7 @@ use crate::cmd::Advise;
 use crate::config::{self, Environment};
 use crate::spawn;
 
-/// How long git may take: it can be made to wait for a file for ever.
+/// How long git may take. A configuration that includes a FIFO would make it wait for ever.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// One setting, as `git config --list` gives it.
@@ -191,11 +191,11 @@ pub fn system_file() -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
-/// git, with nothing in its way and no token in its environment, and without any configuration of its
-/// own: that can run programs, and never end.
+/// git without a token in its environment and without any configuration, which could run programs or
+/// make it wait for ever.
 ///
 /// # Errors
-/// When git is not there, or is not to be run by root.
+/// If git is missing, or root must not run the one that is installed.
 pub fn git() -> anyhow::Result<Command> {
     let mut command = spawn::command("git").map_err(missing)?;
     for (name, value) in [
@@ -209,9 +209,8 @@ pub fn git() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// git with the configuration that it has for this process, and what of that was left out: where we are
-/// privileged, whatever somebody else can write. The directory that a privileged process happens to be
-/// in does not count.
+/// git with the configuration that applies to this process. A privileged process leaves out files that
+/// others can change, and the repository in the current directory; the second value says why.
 ///
 /// # Errors
 /// As [`git`].
@@ -221,7 +220,7 @@ pub fn configured_git() -> anyhow::Result<(Command, Option<String>)> {
     }
     let mut git = git()?;
     let environment = Environment::Process;
-    // In the environment itself, as `run` puts our own settings.
+    // Settings in the environment, which is where `run` puts ours.
     for (name, value) in config::variables() {
         let text = name.to_string_lossy();
         if text.starts_with("GIT_CONFIG_KEY_")
@@ -265,13 +264,13 @@ pub fn configured_git() -> anyhow::Result<(Command, Option<String>)> {
     Ok((git, left_out))
 }
 
-/// The error where there is no git that can be run.
+/// The error for a git that cannot be run.
 #[must_use]
 pub fn missing(missing: spawn::Missing) -> anyhow::Error {
     let hint = match missing {
         spawn::Missing::NotInstalled { .. } => "install it: apt-get install git",
         spawn::Missing::Untrusted { .. } => {
-            "give it to root alone, or install another one: apt-get install git"
+            "make it writable by root only, or install another one: apt-get install git"
         }
     };
     anyhow::Error::new(missing).hint(hint)

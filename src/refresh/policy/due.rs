@@ -22,7 +22,7 @@ impl Policy {
         self.held.map_or(Duration::ZERO, |held| self.min_life_of(held.life))
     }
 
-    /// What git should have left of the token at hand.
+    /// The life that the token at hand should have left when git gets it.
     #[must_use]
     pub fn git_min_life(&self) -> Duration {
         self.held.map_or(Duration::ZERO, |held| {
@@ -30,8 +30,8 @@ impl Policy {
         })
     }
 
-    /// Whether it pays for an open that could be served to wait until then (boot clock): the token at
-    /// hand does not last, and a request for another one is under way or due by then.
+    /// Whether an open should wait until then (boot clock) although it could be served now: the token at
+    /// hand does not last, and a request for another one is in flight or due by then.
     #[must_use]
     pub fn may_last_by(&self, until: Duration, now: &Now) -> bool {
         let Some(held) = self.held.filter(|held| held.left(now) < self.git_min_life()) else {

@@ -55,7 +55,7 @@ pub enum Event {
     Tick,
     /// Somebody opens: either it was served at once, or it waits.
     Opened,
-    /// git opens, and would wait for a token that lasts: see [`Windows::git_min_life_of`].
+    /// git opens, and waits for a token that lasts; see [`Windows::git_min_life_of`].
     Wanted,
     /// A fetch is forced.
     Refresh,

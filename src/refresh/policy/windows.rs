@@ -57,8 +57,8 @@ pub struct Windows {
     pub initial_delay: Duration,
     /// `--min-life`: the least life at open. `None`: a tenth of the life, at most a minute.
     pub min_life: Option<Duration>,
-    /// `--git-min-life`: what git should have left of a token when it gets one, if waiting for a moment
-    /// can bring it. `None`: a fifth of the life.
+    /// `--git-min-life`: the life that a token should have left when git gets it, if a short wait can
+    /// bring such a token. `None`: a fifth of the life.
     #[serde(default)]
     pub git_min_life: Option<Duration>,
     /// `--open-timeout`: how long an open waits.
@@ -94,8 +94,8 @@ impl Windows {
         self.min_life.map_or(MIN_LIFE.min(life / 10), |least| cut(least, life, repeats))
     }
 
-    /// What git should have left of a token that lives this long. A configured span is cut as the
-    /// minimum life is.
+    /// The life that a token of this life should have left when git gets it. A configured span is cut
+    /// like the minimum life.
     #[must_use]
     pub fn git_min_life_of(&self, life: Duration, repeats: bool) -> Duration {
         self.git_min_life.map_or(life / 5, |least| cut(least, life, repeats))
@@ -130,7 +130,7 @@ impl Windows {
     }
 }
 
-/// A configured minimum life, cut to what tokens of this life can have.
+/// Cuts a configured minimum life to what tokens of this life can have left.
 fn cut(least: Duration, life: Duration, repeats: bool) -> Duration {
     let most = if repeats { (life / 2).min(REPEAT_MIN_LIFE) } else { life / 2 };
     least.min(most)

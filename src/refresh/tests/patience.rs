@@ -1,16 +1,16 @@
-//! git's opens, which rather wait for a moment than get a token that is about to end.
+//! Opens for git, which wait briefly instead of taking a token that is about to expire.
 
 use super::*;
 
-/// Half of the open's deadline, as the file system has it.
+/// Half of the open's deadline, which is what the file system allows.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
-/// With a source that is asked no more after a minute without an open, so that tokens grow old.
+/// A world that stops refreshing after a minute without an open, so that tokens grow old.
 fn idle(chain: &[(&'static str, Scripted)]) -> World {
     World::with(Windows { idle: MINUTE, ..Windows::default() }, chain)
 }
 
-/// What an open of git's gets, and for how long it waited.
+/// The token that an open for git gets, and how long it waited.
 async fn git(world: &World) -> (String, Duration) {
     let before = world.now();
     let (until, deadline) = (before.boot + PATIENCE, before.boot + world.windows.open_timeout);
@@ -36,7 +36,7 @@ async fn in_the_last_fifth_git_waits_for_the_fresh_token_and_nobody_else_does() 
     assert_about(waited, SECOND);
     assert!(world.handle.usable_and_lasting().is_some());
 
-    // Before that it is as everybody.
+    // Before its last fifth, git does not wait either.
     let world = idle(&[("platform", Scripted::NewToken(HOUR).after(SECOND))]);
     world.open_ok().await;
     pass(47 * MINUTE).await;
@@ -63,7 +63,7 @@ async fn a_source_that_fails_is_waited_for_while_it_is_tried_again() {
     let (token, waited) = git(&world).await;
     assert_eq!(token, "ghs_platform_0");
     assert!(waited <= PATIENCE, "{waited:?}");
-    // One that refuses us will not give another.
+    // A source that refuses us will not give another token.
     world.platform().always(fail(FetchErrorKind::Forbidden));
     pass(MINUTE / 2).await;
     world.open_ok().await;
@@ -97,7 +97,7 @@ async fn patience_never_costs_the_token_that_could_be_had() {
     let (token, waited) = git(&world).await;
     assert_eq!(token, "ghs_platform_0");
     assert!(waited < 2 * SECOND, "{waited:?}");
-    // Then git is as everybody.
+    // Below the minimum life git waits like everybody else.
     pass(2 * SECOND).await;
     let before = world.now();
     world.handle.await_lasting(before.boot + PATIENCE, before.boot + 5 * SECOND).await;
