@@ -46,7 +46,7 @@ pub enum Shape {
 
 impl Key {
     /// Every setting, in the order in which `check` shows them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::PlatformUrl,
         Self::WorkspaceId,
         Self::ConfigsDir,
