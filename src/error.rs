@@ -292,6 +292,10 @@ pub enum ReadErrorKind {
     Rejected,
     /// The open deadline passed while a fetch was under way.
     TimedOut,
+    /// More opens wait for a token than there is room for.
+    TooMany,
+    /// The process that serves the files cannot be started, or dies of this very request.
+    Unserved,
     /// Mode bits or the access policy.
     Denied,
     /// Something that would write.
@@ -300,11 +304,13 @@ pub enum ReadErrorKind {
 
 impl ReadErrorKind {
     /// Every kind, for status, metrics and tests.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NoToken,
         Self::Expired,
         Self::Rejected,
         Self::TimedOut,
+        Self::TooMany,
+        Self::Unserved,
         Self::Denied,
         Self::ReadOnly,
     ];
@@ -317,6 +323,8 @@ impl ReadErrorKind {
             Self::Expired => Errno::EKEYEXPIRED,
             Self::Rejected => Errno::EKEYREJECTED,
             Self::TimedOut => Errno::ETIMEDOUT,
+            Self::TooMany => Errno::EAGAIN,
+            Self::Unserved => Errno::EIO,
             Self::Denied => Errno::EACCES,
             Self::ReadOnly => Errno::EROFS,
         }
@@ -330,6 +338,8 @@ impl ReadErrorKind {
             Self::Expired => "EKEYEXPIRED",
             Self::Rejected => "EKEYREJECTED",
             Self::TimedOut => "ETIMEDOUT",
+            Self::TooMany => "EAGAIN",
+            Self::Unserved => "EIO",
             Self::Denied => "EACCES",
             Self::ReadOnly => "EROFS",
         }
@@ -354,6 +364,14 @@ impl ReadErrorKind {
             Self::TimedOut => (
                 "no token came before the open's deadline",
                 "try again; if it stays so, see what the source does: molecule-tokenfs status",
+            ),
+            Self::TooMany => (
+                "thousands of opens already wait for a token",
+                "see why none comes: molecule-tokenfs status; and which program opens without end",
+            ),
+            Self::Unserved => (
+                "the process that serves the tokens cannot be started, or dies of this request",
+                "see why in the daemon's log; it is tried again by itself",
             ),
             Self::Denied => (
                 "this user may not read the token",

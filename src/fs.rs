@@ -64,6 +64,8 @@ const NEXT: &str = ".next-";
 pub struct Request {
     /// Its number; the same when it is delivered again.
     pub unique: u64,
+    /// It was delivered before: to a worker that is dead.
+    pub again: bool,
     /// Who makes it.
     pub caller: Caller,
 }
@@ -211,28 +213,19 @@ impl Fs {
     ///
     /// # Errors
     /// EIO for one of which workers died.
-    pub fn enter(&self, request: &Request, call: &Call, again: bool) -> Result<(), Errno> {
+    pub fn enter(&self, request: &Request, call: &Call) -> Result<(), Errno> {
         self.state.enter();
         let journal = &self.state.shared().journal;
         journal.enter(request.unique, call, &request.caller);
-        if again && journal.kills(request.unique) {
+        if request.again && journal.kills(request.unique) {
             tracing::error!(
                 request = call.handler,
                 "workers died of it: it is answered EIO; please report this bug"
             );
-            return Err(Errno::EIO);
+            return Err(self.refuse(ReadErrorKind::Unserved));
         }
         self.state.pass_handler(call.handler, false);
         Ok(())
-    }
-
-    /// An open is about to wait.
-    ///
-    /// # Errors
-    /// EAGAIN when too many do.
-    pub fn suspend(&self, request: &Request, call: &Call) -> Result<(), Errno> {
-        let has_room = self.state.shared().journal.wait(request.unique, call, &request.caller);
-        if has_room { Ok(()) } else { Err(Errno::EAGAIN) }
     }
 
     /// A request is done with: answered, or given up.
@@ -332,10 +325,10 @@ impl Fs {
         Ok(own.into_iter().chain(names).collect())
     }
 
-    /// Opens a file. `writing` is whether the flags ask for anything but reading.
+    /// Opens a file, which `call` names. `writing` is whether the flags ask for anything but reading.
     #[must_use]
-    pub fn open(self: &Arc<Self>, request: &Request, ino: u64, writing: bool) -> Open {
-        let node = match self.node(ino) {
+    pub fn open(self: &Arc<Self>, request: &Request, call: &Call, writing: bool) -> Open {
+        let node = match self.node(call.ino) {
             Ok(node) => node,
             Err(errno) => return Open::Now(Err(errno)),
         };
@@ -349,9 +342,9 @@ impl Fs {
                 let handle = self.pages.open(page, may_know, &self.token, &self.counters, &now);
                 return Open::Now(Ok(Opened { handle, cache: Cache::Direct }));
             }
-            Node::Live { view } => self.open_live(request, view),
+            Node::Live { view } => self.open_live(request, call, view),
             Node::Generation { generation, view } => {
-                self.open_generation(request, generation, view)
+                self.open_generation(request, call, generation, view)
             }
         };
         if matches!(open, Open::Now(Ok(_))) {

@@ -282,7 +282,9 @@ impl Reader {
             ReadErrorKind::NoToken
             | ReadErrorKind::Expired
             | ReadErrorKind::Rejected
-            | ReadErrorKind::TimedOut => EXIT_NO_TOKEN,
+            | ReadErrorKind::TimedOut
+            | ReadErrorKind::TooMany
+            | ReadErrorKind::Unserved => EXIT_NO_TOKEN,
             ReadErrorKind::Denied | ReadErrorKind::ReadOnly => EXIT_FAILURE,
         };
         let failure = (code == EXIT_NO_TOKEN)
@@ -386,6 +388,8 @@ mod tests {
             (Errno::EKEYEXPIRED, EXIT_NO_TOKEN),
             (Errno::EKEYREJECTED, EXIT_NO_TOKEN),
             (Errno::ETIMEDOUT, EXIT_NO_TOKEN),
+            (Errno::EAGAIN, EXIT_NO_TOKEN),
+            (Errno::EIO, EXIT_NO_TOKEN),
             (Errno::ENOTCONN, EXIT_NO_TOKEN),
             (Errno::ENOENT, EXIT_NO_TOKEN),
             (Errno::EACCES, EXIT_FAILURE),
@@ -399,7 +403,7 @@ mod tests {
             assert!(text.contains("hint: "), "{text}");
             assert_eq!(code, expected, "{errno}");
         }
-        assert_eq!(told(&mount.reader(), Errno::EIO).1, EXIT_FAILURE);
+        assert_eq!(told(&mount.reader(), Errno::ENFILE).1, EXIT_FAILURE);
     }
 
     #[test]

@@ -61,10 +61,10 @@ impl Adapter {
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
         let unique = request.unique().0;
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
-        let request = Request { unique, caller };
+        let request = Request { unique, again, caller };
         let fs = &*self.fs;
         let reply = Reply::new(reply, fs, unique, call);
-        match self.fs.enter(&request, &call, again) {
+        match self.fs.enter(&request, &call) {
             Ok(()) => Some((request, reply)),
             Err(errno) => {
                 reply.answer(|reply| reply.refuse(error(errno)));
@@ -178,15 +178,12 @@ impl Filesystem for Adapter {
             Call { flags: flags.0.cast_unsigned(), ..Call::kept("open", Opcode::Open, ino.0) };
         let Some((request, reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
-        match self.fs.open(&request, ino.0, writing) {
+        match self.fs.open(&request, &call, writing) {
             Open::Now(opened) => answer_open(reply, opened),
-            Open::Wait(opened) => match self.fs.suspend(&request, &call) {
-                Ok(()) => {
-                    let reply = reply.suspend(Arc::clone(&self.fs));
-                    self.waiters.wait(request.caller.thread, opened, reply);
-                }
-                Err(errno) => answer_open(reply, Err(errno)),
-            },
+            Open::Wait(opened) => {
+                let reply = reply.suspend(Arc::clone(&self.fs));
+                self.waiters.wait(request.caller.thread, opened, reply);
+            }
         }
     }
 

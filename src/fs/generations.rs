@@ -32,7 +32,7 @@ use self::slot::Slot;
 use crate::fs::fault::{self, Fault};
 use crate::fs::journal::Journal;
 use crate::fs::memory;
-use crate::fs::tables::{Handed, Marks, Waiting};
+use crate::fs::tables::{Handed, Marks};
 use crate::refresh::store::{Progress, Saved, Store};
 use crate::source::BoxFuture;
 use crate::time::Now;
@@ -69,7 +69,6 @@ pub(super) struct Shared {
     last_upgrade: LastUpgrade,
     pub(super) marks: Marks,
     pub(super) handed: Handed,
-    pub(super) waiting: Waiting,
     pub(super) journal: Journal,
     /// Until then no open of a generation from this one on is answered ESTALE.
     spare_until: AtomicU64,

@@ -7,15 +7,17 @@
 //! Two threads write it, each its own part: the one that answers the kernel (`handling`) and the
 //! runtime's (`polling`).
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 use super::access::Caller;
 use super::tables::Charges;
 
 /// A request that was in hand at so many deaths is answered EIO when it comes again.
 pub const MOST_DEATHS: u64 = 2;
-/// How many opens may wait at a time, if they are to survive a worker's death on every kernel.
-const OPENS: usize = 4096;
+/// How many opens may wait at a time: each is kept here, for the worker that comes after this one.
+pub const OPENS: usize = 4096;
 
 /// Requests that can be answered from what the journal keeps of them (`FUSE_*`, `fuse(4)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,16 @@ pub struct Left {
     pub caller: Caller,
 }
 
+/// An open that begins to wait, or that was delivered again and waits on.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::fs) struct Waits {
+    pub(super) now: Duration,
+    /// It was delivered before, and may be here already.
+    pub(super) again: bool,
+    /// Whoever waits since before then (boot clock) was given up without our hearing of it.
+    pub(super) given_up: Duration,
+}
+
 #[repr(C)]
 struct Entry {
     /// 0 where there is none.
@@ -88,6 +100,8 @@ struct Entry {
     offset: AtomicU64,
     size_and_thread: AtomicU64,
     uid_and_gid: AtomicU64,
+    /// When an open that waits was first seen, in nanoseconds (boot clock).
+    since: AtomicU64,
 }
 
 fn two(low: u32, high: u32) -> u64 {
@@ -100,7 +114,7 @@ fn split(word: u64) -> (u32, u32) {
 }
 
 impl Entry {
-    fn set(&self, unique: u64, call: &Call, caller: &Caller) {
+    fn set(&self, unique: u64, call: &Call, caller: &Caller, since: Duration) {
         self.unique.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         let write = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
@@ -110,6 +124,7 @@ impl Entry {
         write(&self.offset, call.offset);
         write(&self.size_and_thread, two(call.size, caller.thread));
         write(&self.uid_and_gid, two(caller.uid, caller.gid));
+        write(&self.since, u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         self.unique.store(unique, Ordering::Release);
     }
 
@@ -139,6 +154,14 @@ impl Entry {
         (unique != 0).then_some(Left { unique, call, caller: Caller { uid, gid, thread } })
     }
 
+    fn holds(&self, unique: u64) -> bool {
+        self.unique.load(Ordering::Acquire) == unique
+    }
+
+    fn since(&self) -> Duration {
+        Duration::from_nanos(self.since.load(Ordering::Relaxed))
+    }
+
     /// As [`Entry::clear`], on the thread that writes it: no other may put a request there meanwhile.
     fn clear_own(&self, unique: u64) {
         if self.unique.load(Ordering::Relaxed) == unique {
@@ -166,23 +189,36 @@ pub(super) struct Journal {
 impl Journal {
     /// The handler of a request begins.
     pub(super) fn enter(&self, unique: u64, call: &Call, caller: &Caller) {
-        self.handling.set(unique, call, caller);
+        self.handling.set(unique, call, caller, Duration::ZERO);
         if self.last.load(Ordering::Relaxed) < unique {
             self.last.store(unique, Ordering::Release);
         }
     }
 
-    /// An open is about to wait: its handler ends without an answer. `false` where there is no room.
-    pub(super) fn wait(&self, unique: u64, call: &Call, caller: &Caller) -> bool {
-        let entry = self.around(unique).find(|entry| {
-            let held = entry.unique.load(Ordering::Acquire);
-            held == 0 || held == unique
-        });
-        if let Some(entry) = entry {
-            entry.set(unique, call, caller);
-            self.handling.clear(unique);
-        }
-        entry.is_some()
+    /// An open is about to wait: its handler ends without an answer. Gives since when it waits, however
+    /// often it was delivered; nothing where there is no room for it.
+    pub(super) fn wait(
+        &self,
+        unique: u64,
+        call: &Call,
+        caller: &Caller,
+        waits: Waits,
+    ) -> Option<Duration> {
+        let known = waits.again.then(|| self.around(unique).find(|entry| entry.holds(unique)));
+        let known = known.flatten();
+        let since = known.map_or(waits.now, Entry::since);
+        let entry = known
+            .or_else(|| self.around(unique).find(|entry| entry.holds(0)))
+            .or_else(|| self.around(unique).find(|entry| entry.since() < waits.given_up))?;
+        entry.set(unique, call, caller, since);
+        self.handling.clear(unique);
+        Some(since)
+    }
+
+    /// The opens that wait since a moment in this range.
+    pub(super) fn waiting_since(&self, range: Range<Duration>) -> impl Iterator<Item = u64> {
+        let entries = self.opens.iter().filter(move |entry| range.contains(&entry.since()));
+        entries.map(|entry| entry.unique.load(Ordering::Acquire)).filter(|unique| *unique != 0)
     }
 
     /// Whether there is room for one more open to wait.
@@ -282,23 +318,66 @@ mod tests {
         assert_eq!(journal.left(), (10, None, vec![]));
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn first(at: Duration) -> Waits {
+        Waits { now: at, again: false, given_up: Duration::ZERO }
+    }
+
     #[test]
     fn opens_that_wait_are_kept_until_they_are_answered() {
         let state = State::create(vec![], vec![]).unwrap();
         let journal = &state.shared().journal;
         let numbers = (0..OPENS as u64).map(|n| 2 + n * 2);
+        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
         for unique in numbers.clone() {
             journal.enter(unique, &open(unique), &CALLER);
-            assert!(journal.wait(unique, &open(unique), &CALLER));
-            assert!(journal.wait(unique, &open(unique), &CALLER), "delivered again");
+            assert_eq!(wait(unique, first(SECOND)), Some(SECOND));
         }
-        assert!(!journal.wait(1 << 30, &open(1), &CALLER), "no room");
+        assert_eq!(wait(1 << 30, first(SECOND)), None, "no room");
         let (last, handling, opens) = journal.left();
         assert_eq!((last, handling), (2 * OPENS as u64, None));
         assert!(opens.iter().map(|left| left.unique).eq(numbers.clone()));
         assert!(opens.iter().all(|left| left.call == open(left.unique)));
         numbers.for_each(|unique| journal.leave(unique, true));
         assert!(journal.left().2.is_empty());
+    }
+
+    #[test]
+    fn an_open_that_comes_again_waits_since_it_first_came_wherever_it_is_kept() {
+        let state = State::create(vec![], vec![]).unwrap();
+        let journal = &state.shared().journal;
+        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
+        // All of them want the same place.
+        let step = 2 * OPENS as u64;
+        let numbers = (0..OPENS as u64).map(|n| 2 + n * step);
+        for unique in numbers.clone() {
+            assert_eq!(wait(unique, first(SECOND)), Some(SECOND));
+        }
+        // Places before their own become free, and are not taken twice.
+        numbers.clone().step_by(2).for_each(|unique| journal.leave(unique, true));
+        let again = Waits { again: true, ..first(9 * SECOND) };
+        let left = numbers.clone().skip(1).step_by(2);
+        assert!(left.clone().all(|unique| wait(unique, again) == Some(SECOND)));
+        assert_eq!(journal.left().2.len(), OPENS / 2);
+        assert_eq!(wait(2, again), Some(9 * SECOND), "it was answered meanwhile");
+        let waiting = |from, to| journal.waiting_since(SECOND * from..SECOND * to);
+        assert!(waiting(1, 2).eq(waiting(0, 9)) && waiting(1, 2).count() == OPENS / 2);
+        assert!(waiting(9, 10).eq([2]));
+    }
+
+    #[test]
+    fn an_open_that_was_given_up_long_ago_makes_room() {
+        let state = State::create(vec![], vec![]).unwrap();
+        let journal = &state.shared().journal;
+        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
+        for n in 0..OPENS as u64 {
+            wait(2 + n * 2, first(if n == 7 { SECOND } else { 9 * SECOND })).unwrap();
+        }
+        let late = Waits { given_up: 2 * SECOND, ..first(99 * SECOND) };
+        assert_eq!(wait(1 << 30, late), Some(99 * SECOND));
+        assert!(journal.left().2.iter().all(|left| left.unique != 16));
+        assert_eq!(wait(1 << 31, late), None);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::access::Caller;
+use super::journal::{Call, Waits};
 use super::tables::Mark;
 use super::{Cache, Fs, Open, Opened, Request};
-use crate::error::ReadError;
+use crate::error::{ReadError, ReadErrorKind};
 use crate::token::FreshToken;
 
 /// How long an open whose deadline has passed, as after a stop, waits for its view to show what is there:
@@ -16,10 +17,14 @@ use crate::token::FreshToken;
 /// the deadline is not told much later.
 const LAST_MOMENT: Duration = Duration::from_millis(75);
 
+/// An open that waits this much longer than it may was answered without our hearing of it.
+const GIVEN_UP: Duration = Duration::from_mins(1);
+
 impl Fs {
     pub(super) fn open_generation(
         self: &Arc<Self>,
         request: &Request,
+        call: &Call,
         generation: u64,
         view: u8,
     ) -> Open {
@@ -55,7 +60,7 @@ impl Fs {
         {
             return Open::Now(self.look_again(request, view, &fresh, may_look_again));
         }
-        self.wait(request, view, patient, move |fs, request, fresh| {
+        self.wait(request, call, view, patient, move |fs, request, fresh| {
             // What the source gave may be the very token that was there.
             if generation == fresh.token().generation && fs.state.current(view) == generation {
                 return Some(Ok(keep));
@@ -123,7 +128,7 @@ impl Fs {
         Opened { handle, cache: Cache::Direct }
     }
 
-    pub(super) fn open_live(self: &Arc<Self>, request: &Request, view: u8) -> Open {
+    pub(super) fn open_live(self: &Arc<Self>, request: &Request, call: &Call, view: u8) -> Open {
         let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
             let opened = fs.newest(fresh);
             fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, opened.handle);
@@ -132,7 +137,7 @@ impl Fs {
         let patient = self.is_patient(request, view);
         match self.usable(patient) {
             Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
-            None => self.wait(request, view, patient, move |fs, request, fresh| {
+            None => self.wait(request, call, view, patient, move |fs, request, fresh| {
                 Some(Ok(hand(fs, request, fresh)))
             }),
         }
@@ -144,17 +149,20 @@ impl Fs {
     fn wait(
         self: &Arc<Self>,
         request: &Request,
+        call: &Call,
         view: u8,
         patient: bool,
         settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
     ) -> Open {
         let (fs, request) = (Arc::clone(self), *request);
         let now = self.clock.now().boot;
-        let waiting = &self.state.shared().waiting;
-        let first_seen = waiting.first_seen(&self.writers, request.unique, now);
+        let given_up = now.saturating_sub(self.config.open_timeout).saturating_sub(GIVEN_UP);
+        let waits = Waits { now, again: request.again, given_up };
+        let journal = &self.state.shared().journal;
+        let Some(first_seen) = journal.wait(request.unique, call, &request.caller, waits) else {
+            return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
+        };
         Open::Wait(Box::pin(async move {
-            // Also where the wait is given up.
-            let _waiting = Waits { fs: &fs, request: request.unique };
             let deadline = first_seen.saturating_add(fs.config.open_timeout);
             if patient {
                 let until = first_seen.saturating_add(fs.config.open_timeout / 2);
@@ -196,17 +204,5 @@ impl Fs {
         let Caller { uid, thread, .. } = request.caller;
         tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
         self.refuse(error.kind)
-    }
-}
-
-/// A request that waits; dropping it says that it does so no longer.
-struct Waits<'a> {
-    fs: &'a Fs,
-    request: u64,
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.fs.state.shared().waiting.done(&self.fs.writers, self.request);
     }
 }

@@ -373,6 +373,8 @@ mod tests {
               "opens": 2,
               "refusals": {
                 "EACCES": 0,
+                "EAGAIN": 0,
+                "EIO": 0,
                 "EKEYEXPIRED": 0,
                 "EKEYREJECTED": 0,
                 "ENOKEY": 0,

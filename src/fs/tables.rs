@@ -1,5 +1,5 @@
-//! Small exact tables in the shared state: who was told to look again, what a thread was handed,
-//! since when a request waits.
+//! Small exact tables in the shared state: who was told to look again, what a thread was handed, how
+//! many workers died of a request.
 //!
 //! Each is an array of a power of two; a key lives in one of the [`WINDOW`] places after its hash.
 //! Nothing moves, so a process that dies in a call leaves at most one entry that is not there yet.
@@ -252,43 +252,6 @@ impl Charges {
     }
 }
 
-/// Since when each waiting request waits, however often it was delivered.
-#[repr(C)]
-pub(super) struct Waiting(Table<4096>);
-
-impl Waiting {
-    /// When the request was first seen: now, if never before.
-    pub(super) fn first_seen(&self, writers: &Writers, request: u64, now: Duration) -> Duration {
-        // Request numbers begin at 2; one more keeps the empty key free in any case.
-        let key = request.wrapping_add(1);
-        let _lock = writers.lock();
-        if let Some(place) = self.0.find(key) {
-            return Duration::from_nanos(place.first.load(Ordering::Relaxed));
-        }
-        if let Some(place) = self.0.free(key) {
-            place.set(key, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), 0);
-        }
-        now
-    }
-
-    /// Whether a request waits since a moment in this range. What waits since before it was never
-    /// answered because its reader was gone.
-    pub(super) fn any_since(&self, range: std::ops::Range<Duration>) -> bool {
-        self.0.places.iter().any(|place| {
-            place.key.load(Ordering::Acquire) != 0
-                && range.contains(&Duration::from_nanos(place.first.load(Ordering::Relaxed)))
-        })
-    }
-
-    /// The request was answered.
-    pub(super) fn done(&self, writers: &Writers, request: u64) {
-        let _lock = writers.lock();
-        if let Some(place) = self.0.find(request.wrapping_add(1)) {
-            place.clear();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,16 +318,5 @@ mod tests {
             handed.set(&writers, thread, 0, u64::from(thread));
             assert_eq!(handed.get(thread, 0), Some(u64::from(thread)), "the newest always fits");
         }
-    }
-
-    #[test]
-    fn a_request_that_comes_again_keeps_its_first_time() {
-        let (state, writers) = (state(), Writers::default());
-        let waiting = &state.shared().waiting;
-        let at = Duration::from_secs;
-        assert_eq!(waiting.first_seen(&writers, 2, at(1)), at(1));
-        assert_eq!(waiting.first_seen(&writers, 2, at(9)), at(1));
-        waiting.done(&writers, 2);
-        assert_eq!(waiting.first_seen(&writers, 2, at(9)), at(9));
     }
 }

@@ -3,10 +3,16 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::Setup;
+use molecule_tokenfs::demo::faults::{Fault, Service};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use crate::support::namespace::sandboxed;
+use crate::support::process::errno;
 use crate::support::secs;
 use crate::{Workspace, read};
 
@@ -51,5 +57,50 @@ fn ten_thousand_opens_across_rotations_see_no_error_and_the_size_is_the_bytes() 
             opens += 1;
         }
         assert!(lengths.len() > 1, "the lengths change");
+    });
+}
+
+/// So many opens that wait, at a deadline of [`DEADLINE`].
+#[expect(clippy::disallowed_methods, reason = "a test measures real time")]
+fn waiting(workspace: &Workspace, number: usize) -> Vec<JoinHandle<(Duration, Option<Errno>)>> {
+    let start = Arc::new(Barrier::new(number));
+    let reader = |number: usize| {
+        let path = workspace.path(if number.is_multiple_of(2) { "token" } else { "live/token" });
+        let start = Arc::clone(&start);
+        let read = move || {
+            start.wait();
+            let began = Instant::now();
+            let error = fs::read(path).expect_err("no token comes");
+            (began.elapsed(), errno(&error))
+        };
+        std::thread::Builder::new().stack_size(64 * 1024).spawn(read).expect("a thread")
+    };
+    (0..number).map(reader).collect()
+}
+
+const DEADLINE: Duration = secs(10);
+/// What a machine that does other things may add to it, without another deadline from the beginning.
+const SLACK: Duration = secs(4);
+
+/// Each keeps its deadline, however many there are: the next worker knows since when it waits.
+#[test]
+fn four_thousand_opens_that_wait_while_the_worker_dies_are_answered_by_their_deadline() {
+    sandboxed(secs(120), || {
+        let workspace = Workspace::start_with(Setup::default(), |builder| {
+            builder.log_level("info").args(["--open-timeout", "10s", "--request-timeout", "60s"])
+        });
+        workspace.demo.faults().stick(Service::Platform, Some(Fault::Hang));
+        let readers = waiting(&workspace, 4000);
+        std::thread::sleep(DEADLINE - SLACK - secs(1));
+        let worker = workspace.daemon.worker();
+        workspace.daemon.kill_worker(Signal::SIGKILL);
+        let answers = readers.into_iter().map(|reader| reader.join().expect("a reader"));
+        let answers: Vec<_> = answers.collect();
+        let longest = answers.iter().map(|(took, _)| *took).max();
+        println!("the longest {longest:?}");
+        assert!(answers.iter().all(|(_, errno)| *errno == Some(Errno::ETIMEDOUT)));
+        assert!(longest < Some(DEADLINE + SLACK), "{longest:?}\n{}", workspace.daemon.log());
+        assert_ne!(workspace.daemon.worker(), worker);
+        assert!(!workspace.daemon.log().contains("does not answer"), "{}", workspace.daemon.log());
     });
 }

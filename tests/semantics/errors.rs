@@ -1,12 +1,16 @@
 //! The named errors.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::Setup;
 use molecule_tokenfs::demo::faults::Fault;
 use molecule_tokenfs::demo::ledger::Verdict;
+use molecule_tokenfs::fs::journal::OPENS;
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
@@ -23,6 +27,33 @@ fn now() -> Instant {
 
 fn hour() -> Setup {
     Setup::with_life(Duration::from_hours(1))
+}
+
+/// More than there is room for.
+const TOO_MANY: usize = 50;
+
+fn too_many(workspace: &Workspace) {
+    workspace.stick(Fault::Hang);
+    let (refused, other) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let reader = |_| {
+        let path = workspace.mount.path("token");
+        let (refused, other) = (Arc::clone(&refused), Arc::clone(&other));
+        let read = move || {
+            let too_many = fails(fs::read(path)) == Errno::EAGAIN;
+            if too_many { refused } else { other }.fetch_add(1, Ordering::Relaxed);
+        };
+        std::thread::Builder::new().stack_size(64 * 1024).spawn(read).unwrap()
+    };
+    let readers: Vec<_> = (0..OPENS + TOO_MANY).map(reader).collect();
+    eventually("the last ones are refused", secs(30), || {
+        (refused.load(Ordering::Relaxed) == TOO_MANY).then_some(())
+    });
+    assert_eq!(workspace.mount.status()["tokens"][0]["refusals"]["EAGAIN"], TOO_MANY);
+    assert_eq!(other.load(Ordering::Relaxed), 0);
+    // Nobody waits for their deadline.
+    kill(workspace.mount.daemon.pid(), Signal::SIGTERM).unwrap();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert_eq!(other.load(Ordering::Relaxed), OPENS);
 }
 
 pub fn check(section: &mut Section) {
@@ -70,6 +101,10 @@ pub fn check(section: &mut Section) {
             Some(())
         });
     });
+    section.says(
+        "An open that would wait with 4,096 others: `EAGAIN`, at once; these wait on.",
+        || too_many(&Workspace::new(hour(), |builder| builder.args(PATIENT))),
+    );
     section.says("A failure takes no token away that is still fresh.", || {
         let workspace = Workspace::new(hour(), |builder| builder);
         let path = workspace.mount.path("token");

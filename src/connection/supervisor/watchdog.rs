@@ -76,7 +76,7 @@ impl Watchdog {
         }
         self.look_at = Some(now.saturating_add(INTERVAL));
         let overdue = self.open_timeout.saturating_add(GRACE);
-        if state.any_waited(overdue..overdue.saturating_add(MEMORY), now) {
+        if state.waited(overdue..overdue.saturating_add(MEMORY), now).next().is_some() {
             return Health::Stuck;
         }
         let moved = seen.wrapping_sub(self.seen);

@@ -27,17 +27,20 @@ impl State {
         (seen, seen.saturating_sub(done))
     }
 
-    /// Whether a request has waited for a time in this range.
-    #[must_use]
-    pub fn any_waited(&self, for_time: Range<Duration>, now: Duration) -> bool {
+    /// The opens that have waited for a time in this range, by the numbers of their requests.
+    pub fn waited(&self, for_time: Range<Duration>, now: Duration) -> impl Iterator<Item = u64> {
         let since = now.saturating_sub(for_time.end)..now.saturating_sub(for_time.start);
-        self.shared().waiting.any_since(since)
+        self.shared().journal.waiting_since(since)
     }
 
-    /// Notes since when a request waits.
+    /// Lets an open wait since then.
     #[cfg(test)]
     pub(crate) fn wait_since(&self, request: u64, since: Duration) {
-        self.shared().waiting.first_seen(&crate::fs::tables::Writers::default(), request, since);
+        let call = crate::fs::journal::Call::kept("open", crate::fs::journal::Opcode::Open, 1);
+        let caller = crate::fs::access::Caller { uid: 0, gid: 0, thread: 1 };
+        let waits =
+            crate::fs::journal::Waits { now: since, again: false, given_up: Duration::ZERO };
+        self.shared().journal.wait(request, &call, &caller, waits);
     }
 
     /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them

@@ -81,6 +81,8 @@ _ERRORS = {
     errno.EKEYEXPIRED: (Expired, "the last token ran out and no source gives a new one"),
     errno.EKEYREJECTED: (Rejected, "the source refuses to give a token"),
     errno.ETIMEDOUT: (TimedOut, "no token came before the open's deadline"),
+    errno.EAGAIN: (TokenError, "thousands of opens already wait for a token"),
+    errno.EIO: (TokenError, "the process that serves the tokens cannot be started"),
     errno.EACCES: (Denied, "this user may not read the token"),
 }
 
