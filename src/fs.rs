@@ -241,6 +241,7 @@ impl Fs {
         journal.polls(unique);
         let done = work();
         journal.polled();
+        self.state.look();
         done
     }
 

@@ -62,7 +62,11 @@ pub(super) fn recover(
     let not_kept = handling.filter(|left| !is_kept(left)).map(|left| left.unique);
     let newest = newest.max(FIRST);
     let unknown = (1..=UNKNOWN).map(|n| newest + n * STEP);
-    let hits = not_kept.into_iter().chain(unknown).filter(|unique| stale(device, *unique)).count();
+    let is_hit = |unique: &u64| {
+        state.step();
+        stale(device, *unique)
+    };
+    let hits = not_kept.into_iter().chain(unknown).filter(is_hit).count();
     if hits > 0 {
         tracing::debug!(hits, "the kernel walks paths anew");
         state.spare_until(SystemClock.now().boot.saturating_add(SECOND_WALK));
@@ -85,6 +89,7 @@ pub(super) fn recover(
         .spawn(move || pass_on(&answers, &device, expected, &tell))?;
     for left in &kept {
         rustix::io::write(&ours, &request(left))?;
+        state.step();
     }
     rustix::io::write(&ours, &header(40, STATFS, MARK, 1, [0; 3]))?;
     if told.recv_timeout(PATIENCE).is_err() {
@@ -102,12 +107,14 @@ fn stale(device: BorrowedFd<'_>, unique: u64) -> bool {
     rustix::io::write(device, &answer).is_ok()
 }
 
-/// Passes answers on until all have come.
+/// Passes answers on until all have come, and the one that says that all requests are in hand: until
+/// then there may be more to write.
 fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Sender<()>) {
+    let mut marked = false;
     let mut answer = vec![0; ANSWER];
     // The answer to INIT is none of the kernel's business.
     let mut skip = true;
-    while expected > 0 {
+    while expected > 0 || !marked {
         let length = match rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()) {
             Ok((length, _)) if length >= HEADER => length,
             Err(rustix::io::Errno::INTR) => continue,
@@ -118,10 +125,11 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
         }
         let unique = unique_of(&answer);
         if unique == MARK {
+            marked = true;
             tell.send(()).ok();
             continue;
         }
-        expected -= 1;
+        expected = expected.saturating_sub(1);
         if let Some(place) = answer.get_mut(8..HEADER) {
             place.copy_from_slice(&(unique & !AGAIN).to_ne_bytes());
         }

@@ -34,7 +34,7 @@ mod process;
 mod upgrade;
 mod watchdog;
 
-use process::{Worker, is_crash};
+use process::{START_LIMIT, Worker, is_crash};
 use watchdog::{Health, Watchdog};
 
 /// Asks for a newer worker, also where SIGHUP means that a window was closed.
@@ -46,9 +46,6 @@ const MOST_FAILURES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A worker that fails this soon after it was ready counts as one that did not come up.
 const PROBATION: Duration = Duration::from_secs(1);
-/// The longest that a worker may take to be ready; one that is stopped meanwhile is replaced, and
-/// readers are served again, within 10 s.
-const START_LIMIT: Duration = Duration::from_secs(8);
 /// The longest that a worker may take to end when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// The longest to wait for the end of a worker that was killed.
@@ -297,10 +294,10 @@ impl Supervisor {
     }
 
     fn time_to_wake(&self) -> Option<Timespec> {
-        let starting = self.candidate.iter().chain(&self.worker).find(|w| w.serving.is_none());
+        let starting = self.candidate.iter().chain(&self.worker);
         let wake = [
             self.worker.is_none().then_some(self.restart_at),
-            starting.map(|worker| worker.started.saturating_add(START_LIMIT)),
+            starting.filter_map(Worker::start_ends).min(),
             self.watchdog.next_look(),
         ];
         let at = wake.into_iter().flatten().min()?;
@@ -370,9 +367,10 @@ impl Supervisor {
                 Err(error) => self.failed(format!("it cannot be started: {error}"))?,
             }
         }
-        for worker in self.worker.iter().chain(&self.candidate) {
-            if worker.serving.is_none() && now >= worker.started.saturating_add(START_LIMIT) {
-                tracing::warn!("the worker is not ready after {START_LIMIT:?}");
+        let steps = self.setup.state.steps();
+        for worker in self.worker.iter_mut().chain(&mut self.candidate) {
+            if worker.hangs_at_start(steps, now) {
+                tracing::warn!("the worker has not gone on with its start for {START_LIMIT:?}");
                 worker.kill();
             }
         }

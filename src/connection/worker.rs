@@ -99,6 +99,7 @@ pub fn serve(
         state.break_at(fault);
     }
     state.pass(fault::START);
+    state.step();
     let rotations = channel.try_clone()?;
     // Where it cannot be said, the patience below makes the generation visible.
     state.rotate_with(move || rotations.send_if_room(Message::Rotate));
@@ -112,6 +113,7 @@ pub fn serve(
         timer,
         rand::random(),
     );
+    state.step();
     let pages = Pages::new(config.identity, Arc::clone(&state));
     let fs = Fs::new(config.fs, Arc::clone(&state), token, clock, counters, pages);
     let waiters = Waiters::new(runtime.handle().clone());
@@ -119,6 +121,7 @@ pub fn serve(
     let again = Adapter::new(Arc::clone(&fs), waiters.clone());
     let init = first_packet(&handover.init)?;
     let session = open_session(adapter, handover.init, &handover.device)?;
+    state.step();
     channel.send_with(Message::Ready, &[config_memory.as_fd()])?;
     match channel.receive(true)? {
         Some((Message::Go, _)) => {}
@@ -133,6 +136,7 @@ pub fn serve(
 
     // Another worker may have gone on until this moment.
     engine.resume();
+    state.step();
     let (ended, end) = oneshot::channel();
     thread::Builder::new().name("session".into()).spawn(move || ended.send(session.run()))?;
     if state.wants_rotation() {

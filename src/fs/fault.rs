@@ -1,13 +1,19 @@
-//! Faults on demand: a worker that dies or stops at a certain place, for tests of what readers then
-//! see. Without one each place costs a load.
+//! Faults on demand: a worker that dies, stops or hangs at a certain place, for tests of what readers
+//! then see. Without one each place costs a load.
 
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use nix::sys::signal::{Signal, raise};
 use serde::{Deserialize, Serialize};
 
 /// The places besides the handlers of requests.
 pub const START: &str = "start";
+/// Each step of a start, and of taking over what a dead worker left.
+pub const STEP: &str = "step";
 /// In the middle of a slot's write.
 pub const SLOT: &str = "slot";
 /// In the task of an open that waits, which holds its reply.
@@ -39,13 +45,17 @@ const HANDLERS: [&str; 20] = [
 ];
 
 /// What happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Action {
     Panic,
     Kill,
     Stop,
     /// Takes memory until something ends it.
     Hoard,
+    /// Takes its time.
+    Sleep(Duration),
+    /// Opens a file, which may never come back.
+    Open(PathBuf),
 }
 
 /// At which passes of the place, counted from 1 and over all workers of the mount.
@@ -53,11 +63,13 @@ enum Action {
 enum When {
     At(u64),
     From(u64),
+    Between(u64, u64),
     Each(u64),
 }
 
-/// `ACTION:PLACE[:WHEN]`: `panic`, `kill`, `stop` or `hoard`; a place; `N` for the Nth pass (1 if not given),
-/// `N-` for the Nth and all later ones, `/N` for each Nth.
+/// `ACTION:PLACE[:WHEN[:ARGUMENT]]`: `panic`, `kill`, `stop` or `hoard`, or with an argument `sleep` (how
+/// long) or `open` (a path); a place; `N` for the Nth pass (1 if not given), `N-` for the Nth and all later
+/// ones, `N-M` for those from the Nth to the Mth, `/N` for each Nth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     action: Action,
@@ -77,6 +89,7 @@ impl Fault {
         let happens = match self.when {
             When::At(n) => number == n,
             When::From(n) => number >= n,
+            When::Between(from, to) => (from..=to).contains(&number),
             When::Each(n) => number.is_multiple_of(n),
         };
         if happens {
@@ -86,7 +99,7 @@ impl Fault {
 
     #[expect(clippy::panic, reason = "that is what was asked for")]
     fn happen(&self) {
-        let signal = match self.action {
+        let signal = match &self.action {
             Action::Panic => panic!("a fault on demand: {}", self.place),
             Action::Kill => Signal::SIGKILL,
             Action::Stop => Signal::SIGSTOP,
@@ -94,6 +107,8 @@ impl Fault {
                 // Touched, so that it counts.
                 std::mem::forget(vec![1_u8; 1 << 20]);
             },
+            Action::Sleep(length) => return std::thread::sleep(*length),
+            Action::Open(path) => return drop(std::fs::File::open(path)),
         };
         raise(signal).ok();
     }
@@ -103,29 +118,35 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.splitn(3, ':');
-        let action = match parts.next() {
-            Some("panic") => Action::Panic,
-            Some("kill") => Action::Kill,
-            Some("stop") => Action::Stop,
-            Some("hoard") => Action::Hoard,
-            _ => return Err("a fault is panic, kill, stop or hoard, a colon, a place".to_owned()),
+        let mut parts = text.splitn(4, ':');
+        let [action, place] = [(); 2].map(|()| parts.next().unwrap_or_default());
+        let (when, argument) = (parts.next(), parts.next());
+        let length = argument.and_then(|span| span.parse::<SignedDuration>().ok());
+        let length = length.and_then(|span| Duration::try_from(span).ok());
+        let action = match (action, length, argument) {
+            ("panic", _, None) => Action::Panic,
+            ("kill", _, None) => Action::Kill,
+            ("stop", _, None) => Action::Stop,
+            ("hoard", _, None) => Action::Hoard,
+            ("sleep", Some(length), _) => Action::Sleep(length),
+            ("open", _, Some(path)) => Action::Open(path.into()),
+            _ => return Err(format!("{text} is no fault on demand")),
         };
-        let place = parts.next().unwrap_or_default();
         let handler = place.strip_prefix("after-").unwrap_or(place);
-        if ![START, SLOT, TASK, JUDGED].contains(&place) && !HANDLERS.contains(&handler) {
+        if ![START, STEP, SLOT, TASK, JUDGED].contains(&place) && !HANDLERS.contains(&handler) {
             return Err(format!("there is no place {place}"));
         }
         let number = |text: &str| match text.parse() {
             Ok(number) if number > 0 => Ok(number),
             _ => Err(format!("{text} is no number of a pass")),
         };
-        let when = match parts.next() {
+        let when = match when.map(|when| (when, when.split_once('-'))) {
             None => When::At(1),
-            Some(when) => match (when.strip_prefix('/'), when.strip_suffix('-')) {
-                (Some(each), _) => When::Each(number(each)?),
-                (_, Some(from)) => When::From(number(from)?),
-                _ => When::At(number(when)?),
+            Some((_, Some((from, "")))) => When::From(number(from)?),
+            Some((_, Some((from, to)))) => When::Between(number(from)?, number(to)?),
+            Some((when, None)) => match when.strip_prefix('/') {
+                Some(each) => When::Each(number(each)?),
+                None => When::At(number(when)?),
             },
         };
         Ok(Self { action, place: place.to_owned(), when })
@@ -139,12 +160,20 @@ impl std::fmt::Display for Fault {
             Action::Kill => "kill",
             Action::Stop => "stop",
             Action::Hoard => "hoard",
+            Action::Sleep(_) => "sleep",
+            Action::Open(_) => "open",
         };
         write!(f, "{action}:{}:", self.place)?;
         match self.when {
             When::At(n) => write!(f, "{n}"),
             When::From(n) => write!(f, "{n}-"),
+            When::Between(from, to) => write!(f, "{from}-{to}"),
             When::Each(n) => write!(f, "/{n}"),
+        }?;
+        match &self.action {
+            Action::Sleep(length) => write!(f, ":{}ms", length.as_millis()),
+            Action::Open(path) => write!(f, ":{}", path.display()),
+            _ => Ok(()),
         }
     }
 }
@@ -155,11 +184,28 @@ mod tests {
 
     #[test]
     fn a_fault_is_said_in_words_and_back() {
-        for text in ["panic:lookup:1", "kill:after-rename:/7", "stop:slot:3-"] {
+        for text in [
+            "panic:lookup:1",
+            "kill:after-rename:/7",
+            "stop:slot:3-",
+            "sleep:step:2-9:20ms",
+            "open:task:1:/a/b:c",
+        ] {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
         }
         assert_eq!("kill:open".parse::<Fault>().unwrap().to_string(), "kill:open:1");
-        for text in ["", "panic", "panic:nowhere", "after:open", "kill:open:0", "kill:after-slot"] {
+        for text in [
+            "",
+            "panic",
+            "panic:nowhere",
+            "after:open",
+            "kill:open:0",
+            "kill:after-slot",
+            "kill:open:1:x",
+            "sleep:open:1",
+            "sleep:open:1:long",
+            "open:open:1",
+        ] {
             assert!(text.parse::<Fault>().is_err(), "{text}");
         }
     }

@@ -63,6 +63,10 @@ pub(super) struct Shared {
     /// Requests that were taken from the kernel, and those that are done with.
     seen: AtomicU64,
     done: AtomicU64,
+    /// What else tells that a worker goes on: the steps of a start and of taking over, and the looks at
+    /// opens that wait.
+    steps: AtomicU64,
+    looks: AtomicU64,
     /// The supervisor is in a rename: the handler of that rename will flip the view.
     renaming: AtomicU64,
     progress: SavedProgress,

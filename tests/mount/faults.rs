@@ -186,3 +186,31 @@ fn without_the_kernels_help_no_open_fails_or_hangs_either() {
         assert!(seen.opens > 300 && seen.is_clean(true), "{seen:?}");
     });
 }
+
+/// Its sweep over the requests that may be lost takes longer than a worker may be silent.
+#[test]
+fn a_worker_that_takes_over_slowly_is_left_to_it() {
+    sandboxed(secs(90), || {
+        let dir = TestDir::new();
+        let slow = ["--without-resend", "--open-timeout", "30s", "--fault", "sleep:step:1-:5ms"];
+        let daemon = Daemon::at(&dir).args(["--made-up", "1h"]).args(slow).start();
+        let readers = Opens::start(&daemon, 2);
+        for _ in 0..2 {
+            let served = |what| {
+                let done = readers.done();
+                eventually(what, secs(30), || (readers.done() > done + 10).then_some(()));
+            };
+            served("served");
+            let old = daemon.worker();
+            daemon.kill_worker(Signal::SIGKILL);
+            let next = eventually("the next one", secs(5), || {
+                daemon.worker().filter(|next| Some(*next) != old)
+            });
+            served("served again");
+            assert_eq!(daemon.worker(), Some(next), "{}", daemon.log());
+        }
+        let seen = readers.end();
+        assert!(seen.is_clean(true), "{seen:?}");
+        assert!(seen.longest_open_ms > 4000.0, "{seen:?}");
+    });
+}

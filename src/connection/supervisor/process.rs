@@ -21,6 +21,10 @@ const RESEND: [u8; 16] = {
     header
 };
 
+/// The longest that a worker may take for a step of its start; one that is stopped meanwhile is replaced,
+/// and readers are served again, within 10 s.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(8);
+
 /// A worker process.
 pub(super) struct Worker {
     pub(super) child: Child,
@@ -28,7 +32,9 @@ pub(super) struct Worker {
     pub(super) channel: Channel,
     /// Yields the worker's answer to INIT.
     init: OwnedFd,
-    pub(super) started: Duration,
+    /// The steps of starts when it was last seen to go on, and when that was.
+    steps: u64,
+    went_on: Duration,
     /// Since when it serves.
     pub(super) serving: Option<Duration>,
 }
@@ -56,7 +62,28 @@ impl Worker {
             [their_init.as_fd(), device.as_fd(), setup.state.memory(), setup.config.as_fd()];
         // One that has ended already is heard of by its death.
         channel.send_with(Message::Handover, &descriptors).ok();
-        Ok(Self { child, pidfd, channel, init: our_init, started: now, serving: None })
+        Ok(Self {
+            child,
+            pidfd,
+            channel,
+            init: our_init,
+            steps: setup.state.steps(),
+            went_on: now,
+            serving: None,
+        })
+    }
+
+    /// When it has taken too long for its start unless it goes on until then; nothing once it serves.
+    pub(super) fn start_ends(&self) -> Option<Duration> {
+        self.serving.is_none().then(|| self.went_on.saturating_add(START_LIMIT))
+    }
+
+    /// Whether it takes too long for a step of its start.
+    pub(super) fn hangs_at_start(&mut self, steps: u64, now: Duration) -> bool {
+        if std::mem::replace(&mut self.steps, steps) != steps {
+            self.went_on = now;
+        }
+        self.start_ends().is_some_and(|end| now >= end)
     }
 
     pub(super) fn kill(&self) {

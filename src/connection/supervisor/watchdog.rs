@@ -1,5 +1,6 @@
 //! Finds a worker that lives but does not answer, without waking up while nobody asks anything.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -27,17 +28,26 @@ pub(super) enum Health {
 
 /// See the module. Idle until the device becomes readable; then it looks once a second, until
 /// nothing but its own question was seen between two looks.
+///
+/// It goes by progress and never by the clock alone, so that a worker for which every system call is
+/// slow is left to its work.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     open_timeout: Duration,
     look_at: Option<Duration>,
-    seen: u64,
+    /// What the last look found: requests taken, steps of a take-over, looks at opens that wait.
+    taken: u64,
+    steps: u64,
+    looks: u64,
     asked: bool,
+    /// An open was overdue at the last look.
+    overdue: bool,
 }
 
 impl Watchdog {
     pub(super) fn new(open_timeout: Duration) -> Self {
-        Self { open_timeout, look_at: None, seen: 0, asked: false }
+        let (taken, steps, looks) = (0, 0, 0);
+        Self { open_timeout, look_at: None, taken, steps, looks, asked: false, overdue: false }
     }
 
     /// Whether the device should be polled: its becoming readable starts the looks.
@@ -56,6 +66,12 @@ impl Watchdog {
             Self { look_at: Some(now.saturating_add(INTERVAL)), ..Self::new(self.open_timeout) };
     }
 
+    /// For how long an open has waited that should have been answered.
+    pub(super) fn overdue(&self) -> Range<Duration> {
+        let overdue = self.open_timeout.saturating_add(GRACE);
+        overdue..overdue.saturating_add(MEMORY)
+    }
+
     pub(super) fn look(
         &mut self,
         state: &State,
@@ -63,10 +79,10 @@ impl Watchdog {
         became_readable: bool,
         now: Duration,
     ) -> Health {
-        let (seen, pending) = state.requests();
+        let (taken, pending) = state.requests();
         let Some(look_at) = self.look_at else {
             if became_readable {
-                (self.seen, self.asked) = (seen, false);
+                (self.taken, self.asked, self.overdue) = (taken, false, false);
                 self.look_at = Some(now.saturating_add(INTERVAL));
             }
             return Health::Fine;
@@ -75,15 +91,17 @@ impl Watchdog {
             return Health::Fine;
         }
         self.look_at = Some(now.saturating_add(INTERVAL));
-        let overdue = self.open_timeout.saturating_add(GRACE);
-        if state.waited(overdue..overdue.saturating_add(MEMORY), now).next().is_some() {
-            return Health::Stuck;
-        }
-        let moved = seen.wrapping_sub(self.seen);
-        self.seen = seen;
+        let taken_since = taken.wrapping_sub(std::mem::replace(&mut self.taken, taken));
+        let steps = state.steps();
+        let stepped = std::mem::replace(&mut self.steps, steps) != steps;
+        let looks = state.looks();
+        let looked = std::mem::replace(&mut self.looks, looks) != looks;
+        let is_overdue = state.waited(self.overdue(), now).next().is_some();
+        let was_overdue = std::mem::replace(&mut self.overdue, is_overdue);
         let was_asked = std::mem::take(&mut self.asked);
-        match (moved, was_asked) {
-            (0, true) => Health::Stuck,
+        match (taken_since, was_asked) {
+            _ if is_overdue && was_overdue && !looked && !stepped => Health::Stuck,
+            (0, true) if !stepped => Health::Stuck,
             // Only the question was seen, and it is answered: nobody asks anything any more.
             (1, true) if pending == 0 && !is_readable(device) => {
                 self.look_at = None;
@@ -92,6 +110,11 @@ impl Watchdog {
             (0, false) => {
                 self.asked = true;
                 Health::Unsure
+            }
+            // The question was not taken yet.
+            (0, true) => {
+                self.asked = true;
+                Health::Fine
             }
             _ => Health::Fine,
         }
@@ -156,13 +179,34 @@ mod tests {
         watchdog.worker_started(SECOND);
         state.enter();
         state.wait_since(8, SECOND);
-        for n in 2..=6 {
-            let health = watchdog.look(&state, &device, false, SECOND * n + SECOND / 10);
-            assert_ne!(health, Health::Stuck, "after {n} s");
+        let mut look = |n: u32| {
             state.enter();
             state.leave();
+            watchdog.look(&state, &device, false, SECOND * n + SECOND / 10)
+        };
+        for n in 2..=7 {
+            assert_ne!(look(n), Health::Stuck, "after {n} s");
         }
-        let health = watchdog.look(&state, &device, false, SECOND * 8);
-        assert_eq!(health, Health::Stuck);
+        // Opens are answered one by one, and this one's turn will come.
+        for n in 8..=10 {
+            state.look();
+            assert_ne!(look(n), Health::Stuck, "after {n} s");
+        }
+        assert_eq!(look(11), Health::Stuck, "other requests are taken, but no open is answered");
+    }
+
+    #[test]
+    fn a_worker_that_takes_over_slowly_is_left_to_it_until_it_stops() {
+        let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
+        let mut watchdog = Watchdog::new(SECOND * 5);
+        watchdog.worker_started(SECOND);
+        // An open from before that is overdue already.
+        state.wait_since(8, SECOND);
+        for n in 2..=15 {
+            state.step();
+            let health = watchdog.look(&state, &device, false, SECOND * n + SECOND / 10);
+            assert_ne!(health, Health::Stuck, "after {n} s");
+        }
+        assert_eq!(looks(&mut watchdog, &state, &device, 16, 16), [Health::Stuck]);
     }
 }

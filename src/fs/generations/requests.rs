@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{State, nanos};
-use crate::fs::fault::Fault;
+use crate::fs::fault::{self, Fault};
 use crate::fs::journal::Left;
 
 impl State {
@@ -25,6 +25,30 @@ impl State {
         let done = self.shared().done.load(Ordering::Acquire);
         let seen = self.shared().seen.load(Ordering::Acquire);
         (seen, seen.saturating_sub(done))
+    }
+
+    /// A worker that does not answer yet goes on: it has done one more step of its start, or of taking
+    /// over what a dead one left.
+    pub fn step(&self) {
+        self.shared().steps.fetch_add(1, Ordering::AcqRel);
+        self.pass(fault::STEP);
+    }
+
+    /// The steps so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.shared().steps.load(Ordering::Acquire)
+    }
+
+    /// An open that waits was looked at.
+    pub(crate) fn look(&self) {
+        self.shared().looks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The looks so far.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.shared().looks.load(Ordering::Acquire)
     }
 
     /// The opens that have waited for a time in this range, by the numbers of their requests.
