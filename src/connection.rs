@@ -10,4 +10,5 @@ mod recovery;
 pub mod resident;
 pub mod rotation;
 pub mod supervisor;
+mod wire;
 pub mod worker;

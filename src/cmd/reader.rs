@@ -287,7 +287,9 @@ impl Reader {
             | ReadErrorKind::Unserved => EXIT_NO_TOKEN,
             ReadErrorKind::Denied | ReadErrorKind::ReadOnly => EXIT_FAILURE,
         };
-        let failure = (code == EXIT_NO_TOKEN)
+        // Where nobody serves, the status cannot be had either.
+        let has_failure = code == EXIT_NO_TOKEN && kind != ReadErrorKind::Unserved;
+        let failure = has_failure
             .then(|| self.status().ok()?.last_failure)
             .flatten()
             .map(|failure| failure.to_error());

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::connection::control;
-use crate::error::FetchErrorKind;
+use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::status::{FailureStatus, HistoryEntry, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
 
@@ -76,6 +76,10 @@ fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
                 .hint(format!("mount one: molecule-tokenfs mount --background {shown}"))
                 .hint("or name the one you mean: molecule-tokenfs status MOUNTPOINT")
                 .exit_code(EXIT_NO_TOKEN),
+            Some(Errno::EIO) => {
+                let unserved = ReadErrorKind::Unserved.explain();
+                error.context(unserved.sentence).hint(unserved.remedy).exit_code(EXIT_NO_TOKEN)
+            }
             Some(Errno::EACCES | Errno::EPERM) => error
                 .context(format!("this user may not look into {shown}"))
                 .hint("ask as its owner, or as the user that mounted it")
@@ -205,6 +209,10 @@ fn about_the_mount(out: &mut String, status: &Status, now: Timestamp) {
     let file = status.view.as_ref().map(|view| format!(", a file: the view {view}"));
     line!(out, "  {:<LABEL$}{mountpoint}{}", "mounted at", file.unwrap_or_default());
     line!(out, "  {:<LABEL$}version {version}, {pids}{since}", "served by");
+    if let Some(remount) = &status.last_remount {
+        let at = moment(remount.at, now);
+        line!(out, "  {:<LABEL$}{at}: {}", "mounted anew", remount.reason);
+    }
 }
 
 fn history(out: &mut String, history: &[HistoryEntry], now: Timestamp) {

@@ -19,6 +19,11 @@ pub fn reloading() {
     }
 }
 
+/// The mount does not serve for the moment, and why.
+pub fn trouble(why: &str) {
+    tell(&[NotifyState::Status(why)]);
+}
+
 /// The mount is about to go.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{getegid, geteuid};
-use rustix::mount as kernel;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{self as kernel, MoveMountFlags};
 
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
 use crate::fs::status::Layout;
@@ -34,6 +35,8 @@ pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
+/// The kernel's control file system for connections (`fuse(4)`), where somebody has mounted it.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 /// Who rotates holds the root for some milliseconds; whoever is still there half a second later is
 /// somebody else.
 const LOOKS_AT_A_BUSY_MOUNT: u32 = 25;
@@ -58,8 +61,10 @@ fn from_rustix(errno: rustix::io::Errno) -> Errno {
 enum Way {
     /// By ourselves, not visible yet.
     Detached(OwnedFd),
-    /// By ourselves; the number tells our mount from one that came over it.
+    /// By ourselves.
     Kernel,
+    /// By ourselves, with the old system call: visible from the beginning.
+    Classic,
     /// By `fusermount3`.
     Helper,
 }
@@ -69,6 +74,7 @@ pub struct Mount {
     target: PathBuf,
     pinned: Flock<std::fs::File>,
     layout: Layout,
+    allow_other: bool,
     device: Option<OwnedFd>,
     way: Way,
     attached: bool,
@@ -94,20 +100,59 @@ impl Mount {
         let pinned = place::pin(&target, layout)?;
         // Another start may have mounted between the first look and the lock.
         clear(&target)?;
-        let (device, way) = match open_device().and_then(|device| {
-            let way = by_ourselves(&device, &pinned, layout, allow_other)?;
-            Ok((device, way))
-        }) {
-            Ok(mounted) => mounted,
-            Err(refused @ (MountError::NotPermitted | MountError::DeviceRefused { .. }))
-                if !geteuid().is_root() =>
-            {
-                (by_helper(&target, refused)?, Way::Helper)
-            }
-            Err(error) => return Err(error),
-        };
+        let (device, way) = connect(&target, &pinned, layout, allow_other)?;
         let attached = !matches!(way, Way::Detached(_));
-        Ok(Self { target, pinned, layout, device: Some(device), way, attached, _made: made })
+        let device = Some(device);
+        Ok(Self { target, pinned, layout, allow_other, device, way, attached, _made: made })
+    }
+
+    /// Ends the connection, though others have it open: whoever waits for an answer gets an error, and
+    /// so does everybody after them. The mount stays where it is, dead.
+    ///
+    /// # Errors
+    /// Where the kernel does not let us: an ordinary user's needs `/sys/fs/fuse/connections`.
+    pub fn abort(&self) -> Result<(), MountError> {
+        let mount = topmost_of_ours(&self.target).filter(|_| self.attached);
+        let Some(mount) = mount else { return Ok(()) };
+        // Held open, so that it is not unmounted as well.
+        let held = self.root();
+        let _held =
+            held.map_err(|error| MountError::system("hold the mount", from_rustix(error)))?;
+        match umount2(&self.target, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) | Err(Errno::EBUSY) => Ok(()),
+            Err(refused) => {
+                let control = format!("{CONNECTIONS}/{}/abort", mount.minor);
+                std::fs::write(&control, "1").map_err(|error| {
+                    let what = format!("abort the connection ({refused}), nor through {control}");
+                    MountError::system(what, errno(&error))
+                })
+            }
+        }
+    }
+
+    /// Aborts the connection, and prepares another mount of the same kind at the same place, which
+    /// [`Mount::attach`] puts into the place of the dead one.
+    ///
+    /// # Errors
+    /// As [`Mount::abort`] and [`Mount::open`]. It can be tried again.
+    pub fn renew(&mut self) -> Result<(), MountError> {
+        let again =
+            |mount: &Self| connect(&mount.target, &mount.pinned, mount.layout, mount.allow_other);
+        let (device, way) = if matches!(self.way, Way::Classic | Way::Helper) {
+            self.abort()?;
+            // The new one would come to lie over it.
+            self.detach();
+            let new = again(self)?;
+            self.attached = true;
+            new
+        } else {
+            // What can fail comes before anything is lost.
+            let new = again(self)?;
+            self.abort()?;
+            new
+        };
+        (self.device, self.way) = (Some(device), way);
+        Ok(())
     }
 
     /// The connection to the kernel, for whoever serves it. It can be taken once.
@@ -127,33 +172,48 @@ impl Mount {
         self.layout
     }
 
-    /// Makes the mount visible. Whoever serves it must have answered INIT.
+    /// Makes the mount visible, in the place of one that died. Whoever serves it must have answered
+    /// INIT.
     ///
     /// # Errors
     /// [`MountError::Forbidden`], [`MountError::System`].
     pub fn attach(&mut self) -> Result<(), MountError> {
-        if let Way::Detached(tree) = &self.way {
-            let flags = kernel::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
-                | kernel::MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-            kernel::move_mount(tree, c"", &*self.pinned, c"", flags).map_err(|error| {
-                match from_rustix(error) {
+        let Way::Detached(tree) = &self.way else { return Ok(()) };
+        // Beneath the dead one (Linux 6.5), so that there is a mount at any moment.
+        let dead = self.attached.then(|| self.root().ok()).flatten();
+        let is_beneath =
+            dead.is_some_and(|dead| put(tree, &dead, MoveMountFlags::MOVE_MOUNT_BENEATH).is_ok());
+        self.detach();
+        if let Way::Detached(tree) = &self.way
+            && !is_beneath
+        {
+            put(tree, &*self.pinned, MoveMountFlags::empty()).map_err(
+                |error| match from_rustix(error) {
                     Errno::EACCES | Errno::EPERM => MountError::Forbidden,
                     errno => {
                         let what = format!("mount on {}", self.target.display());
                         MountError::system(what, errno)
                     }
-                }
-            })?;
-            self.way = Way::Kernel;
-            self.attached = true;
+                },
+            )?;
         }
+        self.way = Way::Kernel;
+        self.attached = true;
         Ok(())
     }
 
-    /// Whether the mount is still where it was put: somebody else may have unmounted it.
+    /// The root of what is mounted at the target, found without asking whoever serves it.
+    fn root(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(&self.target, flags, Mode::empty())
+    }
+
+    /// Whether the mount is still where it was put: somebody else may have unmounted it. Where nobody
+    /// can tell, for want of a descriptor, it is.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.attached && topmost_of_ours(&self.target).is_some()
+        let is_there = |mount: Option<MountEntry>| mount.is_some_and(|mount| mount.is_ours());
+        self.attached && mountinfo::topmost(&self.target).map_or(true, is_there)
     }
 
     /// Unmounts, at once even if somebody still has files open: these then read errors.
@@ -164,7 +224,7 @@ impl Mount {
         }
         let result = match self.way {
             Way::Helper => unmount_by_helper(&self.target, true),
-            Way::Kernel | Way::Detached(_) => {
+            Way::Kernel | Way::Classic | Way::Detached(_) => {
                 umount2(&self.target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
                     .map_err(|errno| MountError::system("unmount", errno))
             }
@@ -294,7 +354,6 @@ fn clear(target: &Path) -> Result<(), MountError> {
 }
 
 fn open_device() -> Result<OwnedFd, MountError> {
-    use rustix::fs::{Mode, OFlags};
     match std::fs::metadata(DEVICE) {
         Ok(metadata) if metadata.file_type().is_char_device() => {}
         Ok(_) => return Err(MountError::NoDevice),
@@ -322,6 +381,27 @@ fn kernel_options(device: &OwnedFd, layout: Layout) -> [(&'static str, String); 
     ]
 }
 
+/// A new connection, and the mount on it.
+fn connect(
+    target: &Path,
+    pinned: &Flock<std::fs::File>,
+    layout: Layout,
+    allow_other: bool,
+) -> Result<(OwnedFd, Way), MountError> {
+    let ours = open_device().and_then(|device| {
+        let way = by_ourselves(&device, pinned, layout, allow_other)?;
+        Ok((device, way))
+    });
+    match ours {
+        Err(refused @ (MountError::NotPermitted | MountError::DeviceRefused { .. }))
+            if !geteuid().is_root() =>
+        {
+            Ok((by_helper(target, refused)?, Way::Helper))
+        }
+        ours => ours,
+    }
+}
+
 /// Mounts by ourselves: detached where the kernel can, else with the old system call.
 fn by_ourselves(
     device: &OwnedFd,
@@ -334,7 +414,7 @@ fn by_ourselves(
         // Before Linux 5.2, or under a seccomp filter that does not know the newer calls.
         Err(rustix::io::Errno::NOSYS) => {
             classic(device, pinned, layout, allow_other)?;
-            Ok(Way::Kernel)
+            Ok(Way::Classic)
         }
         Err(rustix::io::Errno::PERM) => Err(MountError::NotPermitted),
         Err(rustix::io::Errno::NODEV) => Err(MountError::NoFuse),
@@ -360,6 +440,13 @@ fn detached(device: &OwnedFd, layout: Layout, allow_other: bool) -> rustix::io::
             | kernel::MountAttrFlags::MOUNT_ATTR_NODEV
             | kernel::MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
+}
+
+/// Puts a detached mount on a place.
+fn put(tree: &OwnedFd, place: impl AsFd, flags: MoveMountFlags) -> rustix::io::Result<()> {
+    let flags =
+        flags | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    kernel::move_mount(tree, c"", place, c"", flags)
 }
 
 fn classic(

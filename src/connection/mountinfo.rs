@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct MountEntry {
     /// Its number, unique while it is mounted.
     pub id: u64,
+    /// The minor number of the device that it has for `stat`: a FUSE connection's number.
+    pub minor: u32,
     /// Where it is.
     pub target: PathBuf,
     /// The type, with a subtype after a dot: `fuse.molecule-tokenfs`.
@@ -60,9 +62,11 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     let id = text(fields.next()?).parse().ok()?;
-    let target = PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)));
+    let minor = text(fields.nth(1)?).split_once(':')?.1.parse().ok()?;
+    let target = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     fields.find(|field| *field == b"-")?;
-    Some(MountEntry { id, target, fs_type: text(fields.next()?), source: text(fields.next()?) })
+    let (fs_type, source) = (text(fields.next()?), text(fields.next()?));
+    Some(MountEntry { id, minor, target, fs_type, source })
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
@@ -122,7 +126,7 @@ mod tests {
         assert_eq!(mounts[0].target, Path::new("/mnt 2"));
         assert_eq!((mounts[0].fs_type.as_str(), mounts[0].is_ours()), ("ext3", false));
         assert!(mounts[1].is_ours());
-        assert_eq!(mounts[1].id, 37);
+        assert_eq!((mounts[1].id, mounts[1].minor), (37, 52));
     }
 
     #[test]

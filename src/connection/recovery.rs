@@ -15,9 +15,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 
 use crate::connection::handover;
+use crate::connection::wire::{self, ANSWER_HEADER, opcode};
 use crate::fs::generations::State;
 use crate::fs::journal::{Left, Opcode};
 use crate::time::{Clock, SystemClock};
@@ -36,9 +38,6 @@ const MARK: u64 = 1;
 const AGAIN: u64 = 1 << 63;
 /// The longest that the requests may take to be in hand.
 const PATIENCE: Duration = Duration::from_secs(2);
-const STATFS: u32 = 17;
-const DESTROY: u32 = 38;
-const HEADER: usize = 16;
 /// The longest answer: a read of 128 KiB.
 const ANSWER: usize = 256 * 1024;
 
@@ -60,13 +59,12 @@ pub(super) fn recover(
     // An open, too: it may be its thread's second look, after which the kernel would not walk again.
     let is_kept = |left: &Left| left.call.opcode != Opcode::Other;
     let not_kept = handling.filter(|left| !is_kept(left)).map(|left| left.unique);
-    let newest = newest.max(FIRST);
-    let unknown = (1..=UNKNOWN).map(|n| newest + n * STEP);
-    let is_hit = |unique: &u64| {
+    let walk_anew = |unique: u64| {
         state.step();
-        stale(device, *unique)
+        wire::answer(device, unique, Err(Errno::ESTALE))
     };
-    let hits = not_kept.into_iter().chain(unknown).filter(is_hit).count();
+    let hits =
+        not_kept.into_iter().chain(unknown(newest)).filter(|unique| walk_anew(*unique)).count();
     if hits > 0 {
         tracing::debug!(hits, "the kernel walks paths anew");
         state.spare_until(SystemClock.now().boot.saturating_add(SECOND_WALK));
@@ -91,20 +89,28 @@ pub(super) fn recover(
         rustix::io::write(&ours, &request(left))?;
         state.step();
     }
-    rustix::io::write(&ours, &header(40, STATFS, MARK, 1, [0; 3]))?;
+    rustix::io::write(&ours, &header(40, opcode::STATFS, MARK, 1, [0; 3]))?;
     if told.recv_timeout(PATIENCE).is_err() {
         tracing::warn!("what an earlier worker had in hand takes long to be taken over");
     }
     Ok(())
 }
 
-/// Answers a request ESTALE; whether there was one.
-fn stale(device: BorrowedFd<'_>, unique: u64) -> bool {
-    let mut answer = Vec::with_capacity(HEADER);
-    answer.extend_from_slice(&16_u32.to_ne_bytes());
-    answer.extend_from_slice(&(-libc::ESTALE).to_ne_bytes());
-    answer.extend_from_slice(&unique.to_ne_bytes());
-    rustix::io::write(device, &answer).is_ok()
+/// Refuses all that an earlier worker left, where no other takes care of it.
+pub(super) fn refuse(state: &State, device: BorrowedFd<'_>, errno: Errno) {
+    let (newest, handling, opens) = state.requests_left();
+    for left in handling.into_iter().chain(opens) {
+        wire::answer(device, left.unique, Err(errno));
+        state.answered(left.unique);
+    }
+    for unique in unknown(newest) {
+        wire::answer(device, unique, Err(errno));
+    }
+}
+
+/// The numbers of the requests that may have been read and are not in the journal.
+fn unknown(newest: u64) -> impl Iterator<Item = u64> {
+    (1..=UNKNOWN).map(move |n| newest.max(FIRST) + n * STEP)
 }
 
 /// Passes answers on until all have come, and the one that says that all requests are in hand: until
@@ -116,7 +122,7 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
     let mut skip = true;
     while expected > 0 || !marked {
         let length = match rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()) {
-            Ok((length, _)) if length >= HEADER => length,
+            Ok((length, _)) if length >= ANSWER_HEADER => length,
             Err(rustix::io::Errno::INTR) => continue,
             _ => break,
         };
@@ -130,7 +136,7 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
             continue;
         }
         expected = expected.saturating_sub(1);
-        if let Some(place) = answer.get_mut(8..HEADER) {
+        if let Some(place) = answer.get_mut(8..ANSWER_HEADER) {
             place.copy_from_slice(&(unique & !AGAIN).to_ne_bytes());
         }
         // One that was answered after all, or whose reader is gone, is nobody's.
@@ -140,14 +146,14 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
     tell.send(()).ok();
     // In good order: fuser takes the mere end of a socket for a broken request, and logs an error; and
     // another one where its last answer finds nobody.
-    if rustix::io::write(answers, &header(40, DESTROY, MARK, 1, [0; 3])).is_ok() {
+    if rustix::io::write(answers, &header(40, opcode::DESTROY, MARK, 1, [0; 3])).is_ok() {
         rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()).ok();
     }
     rustix::net::shutdown(answers.as_fd(), Shutdown::Both).ok();
 }
 
 fn unique_of(answer: &[u8]) -> u64 {
-    let bytes = answer.get(8..HEADER).and_then(|bytes| bytes.try_into().ok());
+    let bytes = answer.get(8..ANSWER_HEADER).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_ne_bytes)
 }
 

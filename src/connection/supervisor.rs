@@ -7,11 +7,13 @@
 //! A worker that starts finds requests that a dead one had read: the kernel delivers them again
 //! when asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9). An older one does not; then the worker goes by
 //! what the dead one noted in the shared state.
+//!
+//! There are never more than two workers. One that was killed and does not end costs the connection
+//! ([`remount`]); while none can be started, the supervisor answers with an error ([`stand_in`]).
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,35 +25,40 @@ use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::handover::Message;
 use crate::connection::manager;
 use crate::connection::mount::{Mount, MountError};
-use crate::connection::resident::forget_the_program;
 use crate::connection::rotation::Helper;
+use crate::connection::wire::READ_BUFFER;
 use crate::fs::generations::State;
-use crate::fs::status::Backend;
 use crate::program::Program;
 use crate::time::{Clock, SystemClock};
 
+mod dying;
+mod lives;
+mod pace;
 mod process;
+mod remount;
+mod stand_in;
 mod upgrade;
 mod watchdog;
 
-use process::{START_LIMIT, Worker, is_crash};
-use watchdog::{Health, Watchdog};
+use dying::Dying;
+use pace::Pace;
+use process::Worker;
+use stand_in::StandIn;
+use watchdog::Watchdog;
 
 /// Asks for a newer worker, also where SIGHUP means that a window was closed.
 pub const UPGRADE: Signal = Signal::SIGUSR2;
 
-/// A worker that fails so often in a row will not come up.
+/// If the first worker fails so often in a row, none will come up.
 const MOST_FAILURES: u32 = 6;
-/// The pause after the first failure; doubled with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The most workers at a time: one that serves, and one that takes over from it or that is dying.
+const MOST_WORKERS: usize = 2;
 /// A worker that fails this soon after it was ready counts as one that did not come up.
 const PROBATION: Duration = Duration::from_secs(1);
 /// The longest that a worker may take to end when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// The longest to wait for the end of a worker that was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
-const INIT_BUFFER: usize = 64 * 1024;
 
 /// Why a supervisor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +73,7 @@ pub enum End {
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
     /// Workers fail, one after the other.
-    #[error("the worker failed {MOST_FAILURES} times in a row, last so: {last}")]
+    #[error("the first worker failed {MOST_FAILURES} times in a row, last so: {last}")]
     WorkerFails {
         /// How the last one ended.
         last: String,
@@ -115,16 +122,17 @@ struct Supervisor {
     /// The kernel's INIT, and the first worker's answer to it.
     init: Vec<u8>,
     init_answer: Option<Vec<u8>>,
+    /// The connection was aborted, and the mount has to be made anew.
+    connection_is_lost: bool,
+    /// A worker has come up at least once.
+    has_served: bool,
     worker: Option<Worker>,
     /// A newer worker that is not ready yet, and its program.
     candidate: Option<Worker>,
     candidate_program: Option<Program>,
-    /// Killed, and not reaped yet.
-    dying: Vec<Child>,
-    failures: u32,
-    last_failure: String,
-    /// When the next worker may be started (boot clock).
-    restart_at: Duration,
+    dying: Dying,
+    pace: Pace,
+    stand_in: StandIn,
     watchdog: Watchdog,
     newer: Box<dyn Fn() -> io::Result<Newer>>,
 }
@@ -148,28 +156,34 @@ pub fn supervise(
     newer: impl Fn() -> io::Result<Newer> + 'static,
     companion: &mut dyn Companion,
 ) -> Result<End, SupervisorError> {
-    let no_device = || io::Error::from(io::ErrorKind::NotFound);
-    let device =
-        setup.mount.take_device().ok_or_else(no_device).map_err(cannot("take the device"))?;
-    let mut init = vec![0; INIT_BUFFER];
-    let length = rustix::io::read(&device, init.as_mut_slice()).map_err(cannot("read INIT"))?;
-    init.truncate(length);
+    let (device, init) = read_init(&mut setup.mount)?;
     let mut supervisor = Supervisor {
         watchdog: Watchdog::new(setup.open_timeout),
         setup,
         device,
         init,
         init_answer: None,
+        connection_is_lost: false,
+        has_served: false,
         worker: None,
         candidate: None,
         candidate_program: None,
-        dying: Vec::new(),
-        failures: 0,
-        last_failure: String::new(),
-        restart_at: Duration::ZERO,
+        dying: Dying::default(),
+        pace: Pace::default(),
+        stand_in: StandIn::default(),
         newer: Box::new(newer),
     };
     supervisor.run(signals, companion)
+}
+
+/// Takes the connection of a mount, and the kernel's first request on it.
+fn read_init(mount: &mut Mount) -> Result<(OwnedFd, Vec<u8>), SupervisorError> {
+    let no_device = || io::Error::from(io::ErrorKind::NotFound);
+    let device = mount.take_device().ok_or_else(no_device).map_err(cannot("take the device"))?;
+    let mut init = vec![0; READ_BUFFER];
+    let length = rustix::io::read(&device, init.as_mut_slice()).map_err(cannot("read INIT"))?;
+    init.truncate(length);
+    Ok((device, init))
 }
 
 /// From now on these signals are read from a descriptor. To be called before any thread is started: each
@@ -200,10 +214,14 @@ enum Event {
     MountsChanged,
     Disconnected,
     DeviceReadable,
+    /// A request has come, and nobody but the supervisor is there to answer it.
+    RequestWaits,
     WorkerSpeaks,
     WorkerDied,
     CandidateSpeaks,
     CandidateDied,
+    /// One that was killed has ended.
+    DyingEnded,
 }
 
 impl Supervisor {
@@ -216,6 +234,7 @@ impl Supervisor {
             File::open("/proc/self/mountinfo").map_err(cannot("open /proc/self/mountinfo"))?;
         loop {
             self.start_if_due()?;
+            self.stand_in();
             let events = self.wait(signals, &mounts)?;
             let device_readable = events.contains(&Event::DeviceReadable);
             for event in events {
@@ -229,7 +248,10 @@ impl Supervisor {
                     Event::MountsChanged | Event::WorkerDied if self.is_unmounted() => {
                         return Ok(End::Unmounted);
                     }
-                    Event::MountsChanged | Event::DeviceReadable => {}
+                    Event::MountsChanged
+                    | Event::DeviceReadable
+                    | Event::RequestWaits
+                    | Event::DyingEnded => {}
                     Event::WorkerSpeaks => {
                         if let Some(end) = self.hear_worker(companion)? {
                             return Ok(end);
@@ -241,16 +263,15 @@ impl Supervisor {
                 }
             }
             self.watch(device_readable);
-            self.dying.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+            self.reap()?;
         }
     }
 
     fn wait(&self, signals: &SignalFd, mounts: &File) -> Result<Vec<Event>, SupervisorError> {
         use Event::{
-            CandidateDied, CandidateSpeaks, DeviceReadable, Disconnected, MountsChanged, Signal,
-            WorkerDied, WorkerSpeaks,
+            CandidateDied, CandidateSpeaks, DeviceReadable, Disconnected, DyingEnded,
+            MountsChanged, RequestWaits, Signal, WorkerDied, WorkerSpeaks,
         };
-        let readable = PollFlags::IN | PollFlags::HUP;
         // What to wait for, and what it means; a worker is heard before its death is.
         let mut events = vec![
             (Signal, signals.as_fd(), PollFlags::IN),
@@ -263,16 +284,21 @@ impl Supervisor {
             events.push((Disconnected, self.device.as_fd(), PollFlags::ERR));
             events.push((DeviceReadable, self.device.as_fd(), PollFlags::IN));
         }
+        if self.stands_in() {
+            events.push((RequestWaits, self.device.as_fd(), PollFlags::IN));
+        }
         let workers = [
             (&self.worker, WorkerSpeaks, WorkerDied),
             (&self.candidate, CandidateSpeaks, CandidateDied),
         ];
         for (worker, speaks, died) in workers {
             if let Some(worker) = worker {
-                events.push((speaks, worker.channel.as_fd(), readable));
-                events.push((died, worker.pidfd.as_fd(), PollFlags::IN));
+                events.push((speaks, worker.channel.as_fd(), PollFlags::IN));
+                events.push((died, worker.channel.as_fd(), PollFlags::HUP));
             }
         }
+        let dying = self.dying.channels().map(|channel| (DyingEnded, channel, PollFlags::HUP));
+        events.extend(dying);
         let mut descriptors: Vec<_> =
             events.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let timeout = self.time_to_wake();
@@ -284,7 +310,7 @@ impl Supervisor {
         let happened = |((event, _, flags), descriptor): (&(Event, _, PollFlags), &PollFd<'_>)| {
             descriptor.revents().intersects(*flags).then_some(*event)
         };
-        let broken = !listens && is_disconnected(&self.device);
+        let broken = !listens && !self.connection_is_lost && is_disconnected(&self.device);
         let happened = events.iter().zip(&descriptors).filter_map(happened);
         Ok(broken.then_some(Disconnected).into_iter().chain(happened).collect())
     }
@@ -294,20 +320,24 @@ impl Supervisor {
     }
 
     fn time_to_wake(&self) -> Option<Timespec> {
+        let now = SystemClock.now().boot;
         let starting = self.candidate.iter().chain(&self.worker);
+        let can_start = self.worker.is_none() && (self.has_room() || self.connection_is_lost);
         let wake = [
-            self.worker.is_none().then_some(self.restart_at),
+            can_start.then(|| self.pace.not_before()),
             starting.filter_map(Worker::start_ends).min(),
-            self.watchdog.next_look(),
+            self.serves().then(|| self.watchdog.next_look()).flatten(),
+            self.dying.next_look(now),
+            self.next_look_for_readers(now),
         ];
         let at = wake.into_iter().flatten().min()?;
-        let left = at.saturating_sub(SystemClock.now().boot) + Duration::from_millis(1);
+        let left = at.saturating_sub(now) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
     }
 
     fn is_unmounted(&self) -> bool {
         // Before the first worker is ready it is not mounted yet.
-        self.init_answer.is_some() && !self.setup.mount.is_attached()
+        !self.connection_is_lost && self.init_answer.is_some() && !self.setup.mount.is_attached()
     }
 
     // === signals ===
@@ -339,7 +369,7 @@ impl Supervisor {
     /// Whether a process is a child of ours; takes its exit status if it has ended.
     fn settle(&mut self, process: nix::unistd::Pid) -> bool {
         let workers = [&mut self.worker, &mut self.candidate].into_iter().flatten();
-        let ours = workers.map(|worker| &mut worker.child).chain(&mut self.dying);
+        let ours = workers.map(|worker| &mut worker.child).chain(self.dying.children());
         let mut ours = ours.filter(|child| i64::from(child.id()) == i64::from(process.as_raw()));
         // It keeps the status for whoever asks next.
         ours.next().is_some_and(|child| child.try_wait().is_ok())
@@ -348,149 +378,27 @@ impl Supervisor {
     /// Lets the worker answer everybody who waits, and ends it.
     fn stop(&mut self) {
         manager::stopping();
+        if let Some(worker) = &mut self.worker
+            && worker.channel.send(Message::Stop).is_ok()
+        {
+            worker.wait(STOP_LIMIT);
+        }
+    }
+
+    /// Ends every worker. One that hangs is left behind, but not the connection that it has open: readers
+    /// would wait for it for ever.
+    fn end_all(&mut self, now: Duration) {
         self.drop_candidate();
-        let Some(mut worker) = self.worker.take() else { return };
-        if worker.channel.send(Message::Stop).is_ok() {
-            worker.wait_for_end(STOP_LIMIT);
+        if let Some(worker) = self.worker.take() {
+            self.end(worker, now);
         }
-        worker.kill();
-        worker.child.wait().ok();
-    }
-
-    // === the worker ===
-
-    fn start_if_due(&mut self) -> Result<(), SupervisorError> {
-        let now = SystemClock.now().boot;
-        if self.worker.is_none() && now >= self.restart_at {
-            match self.start(&self.setup.program, now) {
-                Ok(worker) => self.worker = Some(worker),
-                Err(error) => self.failed(format!("it cannot be started: {error}"))?,
-            }
-        }
-        let steps = self.setup.state.steps();
-        for worker in self.worker.iter_mut().chain(&mut self.candidate) {
-            if worker.hangs_at_start(steps, now) {
-                tracing::warn!("the worker has not gone on with its start for {START_LIMIT:?}");
-                worker.kill();
-            }
-        }
-        Ok(())
-    }
-
-    fn start(&self, program: &Program, now: Duration) -> io::Result<Worker> {
-        Worker::start(program, &self.device, &self.init, &self.setup, now)
-    }
-
-    fn hear_worker(
-        &mut self,
-        companion: &mut dyn Companion,
-    ) -> Result<Option<End>, SupervisorError> {
-        while let Some(worker) = &self.worker {
-            // Its death is told by its pidfd.
-            let Ok(Some((message, _))) = worker.channel.receive(false) else { break };
-            match message {
-                Message::Ready => {
-                    let is_first = self.init_answer.is_none();
-                    self.worker_is_ready()?;
-                    if is_first {
-                        manager::ready(self.setup.mount.target());
-                    }
-                    if is_first && let Some(end) = self.answer(companion.ready(Backend::Fuse)) {
-                        return Ok(Some(end));
-                    }
-                }
-                Message::Rotate => self.setup.helper.rotate(),
-                Message::Handover | Message::Go | Message::Recover | Message::Stop => {}
-            }
-        }
-        Ok(None)
-    }
-
-    fn worker_is_ready(&mut self) -> Result<(), SupervisorError> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
-        let answer = worker.receive_init_answer().map_err(cannot("hear the answer to INIT"))?;
-        match &self.init_answer {
-            None => {
-                rustix::io::write(&self.device, &answer).map_err(cannot("answer INIT"))?;
-                self.init_answer = Some(answer);
-                self.setup.mount.attach()?;
-            }
-            Some(first) if *first != answer => {
-                // The same program cannot answer otherwise.
-                worker.kill();
-                return Ok(());
-            }
-            Some(_) => {}
-        }
-        worker.serving = Some(SystemClock.now().boot);
-        worker.go(self.device.as_fd(), &self.setup);
-        self.watchdog.worker_started(SystemClock.now().boot);
-        Ok(())
-    }
-
-    fn worker_died(&mut self) -> Result<(), SupervisorError> {
-        let Some(mut worker) = self.worker.take() else { return Ok(()) };
-        let now = SystemClock.now().boot;
-        let status = worker.child.try_wait().ok().flatten();
-        let how = status.map_or_else(|| "killed".to_owned(), |status| status.to_string());
-        if status.is_none() {
-            self.dying.push(worker.child);
-        }
-        let is_in_probation =
-            worker.serving.is_some_and(|since| now < since.saturating_add(PROBATION));
-        let is_failure = match worker.serving {
-            None => true,
-            // One that dies of a request has come up; that request will not kill many more.
-            Some(_) if status.is_some_and(is_crash) => {
-                !self.setup.state.charge_requests() && is_in_probation
-            }
-            Some(_) => false,
-        };
-        if is_failure {
-            return self.failed(how);
-        }
-        tracing::warn!(how, "the worker died; the next one takes over");
-        self.failures = 0;
-        self.restart_at = now;
-        Ok(())
-    }
-
-    fn failed(&mut self, how: String) -> Result<(), SupervisorError> {
-        self.failures += 1;
-        self.last_failure = how;
-        tracing::error!(failures = self.failures, how = self.last_failure, "the worker failed");
-        if self.failures >= MOST_FAILURES {
-            return Err(SupervisorError::WorkerFails {
-                last: std::mem::take(&mut self.last_failure),
-            });
-        }
-        let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1);
-        self.restart_at = SystemClock.now().boot.saturating_add(pause);
-        Ok(())
-    }
-
-    fn watch(&mut self, device_readable: bool) {
-        let now = SystemClock.now().boot;
-        let Some(worker) = self.worker.as_ref().filter(|worker| worker.serving.is_some()) else {
+        if self.dying.wait(Duration::ZERO) {
             return;
-        };
-        let was_idle = self.watchdog.is_idle();
-        match self.watchdog.look(&self.setup.state, &self.device, device_readable, now) {
-            Health::Fine if !was_idle && self.watchdog.is_idle() => forget_the_program(),
-            Health::Fine => {}
-            Health::Unsure => self.setup.helper.ping(),
-            Health::Stuck => {
-                tracing::error!("the worker does not answer: it is killed");
-                self.setup.state.charge_requests();
-                worker.kill();
-                // No longer: in an uninterruptible sleep it would keep everybody waiting.
-                worker.wait_for_end(KILL_LIMIT);
-                if let Some(worker) = self.worker.take() {
-                    self.dying.push(worker.child);
-                    self.restart_at = now;
-                }
-            }
         }
+        if let Err(error) = self.setup.mount.abort() {
+            tracing::warn!("readers may wait for a worker that hangs: {error}");
+        }
+        self.dying.wait(KILL_LIMIT);
     }
 }
 
@@ -503,12 +411,6 @@ fn is_disconnected(device: &OwnedFd) -> bool {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        for worker in [self.worker.take(), self.candidate.take()].into_iter().flatten() {
-            worker.kill();
-            self.dying.push(worker.child);
-        }
-        for child in &mut self.dying {
-            child.wait().ok();
-        }
+        self.end_all(SystemClock.now().boot);
     }
 }

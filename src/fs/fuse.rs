@@ -5,6 +5,7 @@ mod reply;
 mod waiters;
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::SystemTime;
@@ -26,6 +27,10 @@ use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
 use crate::fs::journal::{Call, Opcode};
 use crate::fs::{Fs, NAME_MAX, Open, Request};
+
+/// The longest write that the kernel hands over in one piece, in bytes: no wish is so long. It sizes
+/// the buffer of whoever reads requests.
+pub const MAX_WRITE: u32 = 4096;
 
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
 const RESENT: u64 = 1 << 63;
@@ -99,6 +104,12 @@ macro_rules! leave_to_the_kernel {
 }
 
 impl Filesystem for Adapter {
+    fn init(&mut self, _: &fuser::Request, config: &mut fuser::KernelConfig) -> io::Result<()> {
+        // A size that the kernel cannot have refused.
+        config.set_max_write(MAX_WRITE).ok();
+        Ok(())
+    }
+
     fn lookup(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let Some((request, reply)) = self.enter(request, Call::other("lookup", parent.0), reply)
         else {

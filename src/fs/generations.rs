@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 pub use self::slot::Generation;
 
-use self::saved::{LastUpgrade, SavedProgress};
+use self::saved::{Deed, SavedProgress};
 use self::slot::Slot;
 use crate::fs::fault::{self, Fault};
 use crate::fs::journal::Journal;
@@ -70,7 +70,8 @@ pub(super) struct Shared {
     /// The supervisor is in a rename: the handler of that rename will flip the view.
     renaming: AtomicU64,
     progress: SavedProgress,
-    last_upgrade: LastUpgrade,
+    last_upgrade: Deed,
+    last_remount: Deed,
     pub(super) marks: Marks,
     pub(super) handed: Handed,
     pub(super) journal: Journal,
@@ -337,13 +338,25 @@ impl State {
 
     /// Keeps how the last upgrade went, and when (wall clock).
     pub fn set_last_upgrade(&self, at: Duration, outcome: Result<(), String>) {
-        self.shared().last_upgrade.set(at, outcome);
+        self.shared().last_upgrade.set(at, &outcome.err().unwrap_or_default());
     }
 
     /// How the last upgrade went, and when (wall clock).
     #[must_use]
     pub fn last_upgrade(&self) -> Option<(Duration, Result<(), String>)> {
-        self.shared().last_upgrade.get()
+        let (at, why) = self.shared().last_upgrade.get()?;
+        Some((at, if why.is_empty() { Ok(()) } else { Err(why) }))
+    }
+
+    /// Keeps why the mount is made anew, and since when (wall clock).
+    pub fn set_last_remount(&self, at: Duration, why: &str) {
+        self.shared().last_remount.set(at, why);
+    }
+
+    /// Why the mount was made anew last, and when (wall clock).
+    #[must_use]
+    pub fn last_remount(&self) -> Option<(Duration, String)> {
+        self.shared().last_remount.get()
     }
 
     fn slot(&self, generation: u64) -> Option<&Slot> {

@@ -170,7 +170,8 @@ impl Entry {
     }
 
     fn clear(&self, unique: u64) -> bool {
-        self.unique.compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.holds(unique)
+            && self.unique.compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -276,6 +277,14 @@ impl Journal {
     pub(super) fn forget(&self) {
         self.polling.store(0, Ordering::Release);
         self.handling.unique.store(0, Ordering::Release);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.forget();
+        self.last.store(0, Ordering::Release);
+        self.opens.iter().for_each(|entry| entry.unique.store(0, Ordering::Release));
+        self.charges.clear();
     }
 
     /// The newest request of all, the one in hand, and the opens that wait.

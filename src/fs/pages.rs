@@ -9,7 +9,7 @@ use crate::fs::counters::Counters;
 use crate::fs::generations::State;
 use crate::fs::metrics;
 use crate::fs::node::Page;
-use crate::fs::status::{self, Identity, Status, UpgradeStatus};
+use crate::fs::status::{self, Identity, RemountStatus, Status, UpgradeStatus};
 use crate::refresh::Handle;
 use crate::time::{self, Now};
 
@@ -162,6 +162,10 @@ impl Pages {
             succeeded: outcome.is_ok(),
             reason: outcome.err().filter(|_| may_know),
         });
+        document.last_remount = self
+            .state
+            .last_remount()
+            .map(|(at, reason)| RemountStatus { at: time::exact_timestamp(at), reason });
         document
     }
 }

@@ -90,6 +90,9 @@ pub struct Status {
     /// How the last upgrade of the worker went, if there was one.
     #[serde(default)]
     pub last_upgrade: Option<UpgradeStatus>,
+    /// Why the mount was made anew last, if it ever was.
+    #[serde(default)]
+    pub last_remount: Option<RemountStatus>,
     /// Since when the worker serves; its counters start then.
     pub started_at: Option<Timestamp>,
     /// When this document was written.
@@ -107,6 +110,15 @@ pub struct UpgradeStatus {
     pub succeeded: bool,
     /// Why not.
     pub reason: Option<String>,
+}
+
+/// That a mount was made anew: a worker that was killed did not end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemountStatus {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// One token.
@@ -318,6 +330,7 @@ mod tests {
           "supervisor_pid": 41,
           "worker_pid": 42,
           "last_upgrade": null,
+          "last_remount": null,
           "started_at": "2026-04-17T21:20:00Z",
           "written_at": "2026-04-17T22:50:00Z",
           "tokens": [
@@ -409,7 +422,7 @@ mod tests {
         value["of_a_later_version"] = serde_json::json!({"to": "9.9.9"});
         assert!(serde_json::from_value::<Status>(value.clone()).is_ok());
         // Version 1 of the document had these alone; the rest came later.
-        for key in ["summary", "view", "started_at", "written_at", "last_upgrade"] {
+        for key in ["summary", "view", "started_at", "written_at", "last_upgrade", "last_remount"] {
             value.as_object_mut().unwrap().remove(key);
         }
         let token = value["tokens"][0].as_object_mut().unwrap();

@@ -37,6 +37,10 @@ impl<const N: usize> Table<N> {
         self.window(key).find(|place| place.key.load(Ordering::Acquire) == key)
     }
 
+    fn clear(&self) {
+        self.places.iter().for_each(Place::clear);
+    }
+
     fn free(&self, key: u64) -> Option<&Place> {
         self.window(key).find(|place| place.key.load(Ordering::Acquire) == 0)
     }
@@ -129,6 +133,12 @@ impl Marks {
             return None;
         }
         Some(mark)
+    }
+
+    /// Forgets them all. To be called while nobody writes.
+    pub(super) fn clear(&self) {
+        self.table.clear();
+        self.used.store(0, Ordering::Release);
     }
 
     fn find(&self, thread: u32) -> Option<&Place> {
@@ -240,6 +250,12 @@ impl Charges {
         }
         let place = self.table.find(request.wrapping_add(1));
         place.map_or(0, |place| place.first.load(Ordering::Relaxed))
+    }
+
+    /// Forgets them all. To be called while nobody writes.
+    pub(super) fn clear(&self) {
+        self.table.clear();
+        self.used.store(0, Ordering::Release);
     }
 
     /// It is answered.

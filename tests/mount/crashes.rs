@@ -216,27 +216,6 @@ fn a_rotation_is_one_event_for_each_view_that_is_watched() {
 }
 
 #[test]
-fn a_worker_that_cannot_come_up_ends_the_mount_with_an_error() {
-    sandboxed(secs(30), || {
-        let dir = TestDir::new();
-        let mut daemon = Daemon::at(&dir).args(["--made-up", "1m"]).start();
-        read(&daemon.path("token")).unwrap();
-        // Too little memory for any program to start in; the supervisor has what it needs.
-        let path: PathBuf = daemon.path("token");
-        let pid = daemon.pid();
-        let limit = rustix::process::Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
-        let pid = rustix::process::Pid::from_raw(pid.as_raw());
-        rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
-        daemon.kill_worker(Signal::SIGKILL);
-        let status = daemon.process().wait(secs(20));
-        assert_eq!(status.code(), Some(1), "{}", daemon.log());
-        assert!(daemon.log().contains("times in a row"), "{}", daemon.log());
-        assert!(read(&path).is_err());
-        assert_eq!(crate::support::dir::mounts_below(dir.path()).len(), 0);
-    });
-}
-
-#[test]
 fn upgrades_under_load_are_not_noticed() {
     sandboxed(secs(60), || {
         let dir = TestDir::new();

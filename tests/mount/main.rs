@@ -19,6 +19,7 @@ mod certificates;
 mod clocks;
 mod crashes;
 mod faults;
+mod hanging;
 mod interrupt;
 mod layout;
 mod lifecycle;
@@ -28,6 +29,7 @@ mod patience;
 mod readers;
 mod refresh;
 mod servers;
+mod unserved;
 mod write;
 
 use std::fs::File;

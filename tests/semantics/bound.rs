@@ -21,7 +21,7 @@ try: mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ); sys.exit('mapped')
 except OSError as error: assert error.errno == errno.ENODEV, error
 ";
 
-fn bind(mount: &Mount, name: &str, place: &str) -> PathBuf {
+pub fn bind(mount: &Mount, name: &str, place: &str) -> PathBuf {
     let source = mount.path(name);
     let place = if source.is_dir() { mount.dir.folder(place) } else { mount.dir.file(place, "") };
     let none = None::<&str>;

@@ -52,7 +52,9 @@ fn too_many(workspace: &Workspace) {
     assert_eq!(other.load(Ordering::Relaxed), 0);
     // Nobody waits for their deadline.
     kill(workspace.mount.daemon.pid(), Signal::SIGTERM).unwrap();
-    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    for reader in readers {
+        reader.join().unwrap();
+    }
     assert_eq!(other.load(Ordering::Relaxed), OPENS);
 }
 

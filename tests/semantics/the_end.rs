@@ -9,13 +9,16 @@ use std::time::Duration;
 use molecule_tokenfs::demo::Setup;
 use molecule_tokenfs::demo::faults::Fault;
 use molecule_tokenfs::demo::ledger::Verdict;
+use molecule_tokenfs::secret::Fingerprint;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bound::kill_worker;
+use crate::bound::{bind, kill_worker};
 use crate::support::daemon::{Daemon, tokenfs_run};
+use crate::support::dir::TestDir;
+use crate::support::hung::Hung;
 use crate::support::{eventually, millis, secs};
 use crate::{Mount, Section, Workspace, fails, is_token};
 
@@ -27,6 +30,59 @@ fn read_often(path: &Path) -> JoinHandle<()> {
             is_token(&fs::read(&path).expect("an open never fails"));
         }
     })
+}
+
+/// What is seen of a mount whose worker hangs in another file system.
+struct Hanging {
+    reason: String,
+    /// The token before and after.
+    before: Vec<u8>,
+    after: Vec<u8>,
+    /// The errors of what was there before.
+    open: Errno,
+    bound: Errno,
+    under_way: Errno,
+}
+
+fn hang() -> Hanging {
+    let dir = TestDir::new();
+    let hung = Hung::new(&dir);
+    let fault = format!("open:readdir:1:{}", hung.file().display());
+    let args = ["--open-timeout", "60s", "--fault", &fault];
+    let setup = Setup::with_life(Duration::from_hours(1));
+    let workspace = Workspace::new(setup, |builder| builder.args(args));
+    let mount = &workspace.mount;
+    let path = mount.path("token");
+    let before = fs::read(&path).unwrap();
+    let open = File::open(mount.path("live/token")).unwrap();
+    let bound = bind(mount, "live/token", "bound");
+    // From now on opens wait, for as long as a token that was refused is withheld.
+    workspace.stick(Fault::Hang);
+    fs::write(mount.path("refresh"), Fingerprint::of(&before).to_string()).unwrap();
+    let waits = path.clone();
+    let under_way = std::thread::spawn(move || fs::read(waits));
+    let listed = fs::read_dir(mount.daemon.mountpoint()).unwrap().next();
+    assert!(listed.unwrap().is_ok(), "the next worker answers");
+    let reason = || {
+        let status = fs::read(mount.path("status.json")).ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&status).ok()?;
+        Some(status["last_remount"]["reason"].as_str()?.to_owned())
+    };
+    let reason = eventually("it is made anew", secs(20), reason);
+    let under_way = fails(under_way.join().unwrap());
+    assert_eq!(hung.waiting(), 1);
+    Hanging {
+        reason,
+        before,
+        after: fs::read(path).unwrap(),
+        open: fails(open.read_at(&mut [0; 8], 0)),
+        bound: fails(fs::read(bound)),
+        under_way,
+    }
+}
+
+fn worker(mount: &Mount) -> i32 {
+    i32::try_from(mount.status()["worker_pid"].as_i64().unwrap()).unwrap()
 }
 
 pub fn check(section: &mut Section) {
@@ -92,6 +148,40 @@ pub fn check(section: &mut Section) {
             let mut names = fs::read_dir(broken.daemon.mountpoint()).unwrap();
             assert_eq!(fails(names.next().unwrap()), Errno::EIO);
             is_token(&fs::read(broken.path("token")).unwrap());
+        },
+    );
+    section.says(
+        "While no worker can be started, every request fails with `EIO`, an open within its \
+         deadline; it is tried for ever, at most 30 seconds apart, and then all is as before.",
+        || {
+            let limited = Mount::living("1h", |builder| {
+                builder.args(["--open-timeout", "1s", "--fault", "panic:start:2-7"])
+            });
+            let path = limited.path("token");
+            let token = fs::read(&path).unwrap();
+            kill(Pid::from_raw(worker(&limited)), Signal::SIGKILL).unwrap();
+            assert_eq!(fails(fs::read(&path)), Errno::EIO);
+            assert_eq!(fails(fs::read_dir(limited.daemon.mountpoint())), Errno::EIO);
+            let again = || fs::read(&path).ok();
+            assert_eq!(eventually("a worker starts", secs(30), again), token);
+        },
+    );
+    let hanging = hang();
+    section.says(
+        "A worker that was killed and has not ended 3 seconds later costs the connection: the mount \
+         is made anew at the same place with the same token, and `last_remount` in the status says \
+         so.",
+        || {
+            assert_eq!(hanging.after, hanging.before);
+            assert!(hanging.reason.contains("did not end"), "{}", hanging.reason);
+        },
+    );
+    section.says(
+        "Files that were open or bound then are not part of the new mount: they fail with \
+         `ENOTCONN`, and what was under way with `ECONNABORTED`.",
+        || {
+            assert_eq!((hanging.open, hanging.bound), (Errno::ENOTCONN, Errno::ENOTCONN));
+            assert_eq!(hanging.under_way, Errno::ECONNABORTED);
         },
     );
     section.says(

@@ -25,6 +25,7 @@ pub mod claim;
 pub mod daemon;
 pub mod dir;
 pub mod docker;
+pub mod hung;
 pub mod leak;
 pub mod limit;
 pub mod namespace;

@@ -4,31 +4,28 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
+use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Setup;
 use crate::connection::handover::{self, Channel, Message};
+use crate::connection::wire;
 use crate::program::{Program, Streams};
-
-/// `fuse_out_header` with `error = FUSE_NOTIFY_RESEND`: deliver again what was read and not answered.
-const RESEND: [u8; 16] = {
-    let mut header = [0; 16];
-    header[0] = 16;
-    header[4] = 7;
-    header
-};
 
 /// The longest that a worker may take for a step of its start; one that is stopped meanwhile is replaced,
 /// and readers are served again, within 10 s.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(8);
+/// A process closes what it has open some moments before its exit status can be had.
+const LAST_MOMENTS: u32 = 20;
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// A worker process.
 pub(super) struct Worker {
     pub(super) child: Child,
-    pub(super) pidfd: OwnedFd,
+    /// Its other end is closed when every thread of the worker has ended, and not before. It is how a
+    /// death is heard of on every kernel; a pidfd needs Linux 5.3.
     pub(super) channel: Channel,
     /// Yields the worker's answer to INIT.
     init: OwnedFd,
@@ -50,27 +47,17 @@ impl Worker {
     ) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let (our_init, their_init) = handover::packets()?;
+        rustix::io::write(&our_init, init)?;
         // What it writes to standard error goes where ours does.
         let errors = Stdio::inherit();
         let child =
             program.start(Streams { input: theirs.into(), output: Stdio::null(), errors })?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        rustix::io::write(&our_init, init)?;
         let descriptors =
             [their_init.as_fd(), device.as_fd(), setup.state.memory(), setup.config.as_fd()];
         // One that has ended already is heard of by its death.
         channel.send_with(Message::Handover, &descriptors).ok();
-        Ok(Self {
-            child,
-            pidfd,
-            channel,
-            init: our_init,
-            steps: setup.state.steps(),
-            went_on: now,
-            serving: None,
-        })
+        let steps = setup.state.steps();
+        Ok(Self { child, channel, init: our_init, steps, went_on: now, serving: None })
     }
 
     /// When it has taken too long for its start unless it goes on until then; nothing once it serves.
@@ -86,29 +73,43 @@ impl Worker {
         self.start_ends().is_some_and(|end| now >= end)
     }
 
-    pub(super) fn kill(&self) {
-        let signal = rustix::process::Signal::KILL;
-        rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
+    /// Kills it, and waits for its end for a limited time; how it ended. What it reads from the
+    /// connection until then is lost unless the kernel is asked to deliver again afterwards.
+    pub(super) fn kill(&mut self, limit: Duration) -> Option<ExitStatus> {
+        // It fails for none that is not reaped.
+        self.child.kill().ok();
+        self.wait(limit)
     }
 
-    /// Waits until it has ended, for a limited time. What it reads from the connection until then is
-    /// lost unless the kernel is asked to deliver again afterwards.
-    pub(super) fn wait_for_end(&self, limit: Duration) {
+    /// Waits for its end for a limited time; how it ended.
+    pub(super) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let limit = Timespec::try_from(limit).ok();
-        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref()).ok();
+        poll(&mut [PollFd::new(&self.channel, PollFlags::empty())], limit.as_ref()).ok();
+        self.ended()
+    }
+
+    /// Whether it has closed all that it had open; it cannot hang any more.
+    pub(super) fn has_closed(&self) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.channel, PollFlags::empty())];
+        poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        let moments = if self.has_closed() { LAST_MOMENTS } else { 0 };
+        for _ in 0..moments {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            sleep(MOMENT);
+        }
+        self.child.try_wait().ok().flatten()
     }
 
     /// Lets the kernel deliver again what an earlier one had read, and this one serve.
     pub(super) fn go(&self, device: BorrowedFd<'_>, setup: &Setup) {
-        let again = setup.resend
-            && match rustix::io::write(device, &RESEND) {
-                Err(rustix::io::Errno::INVAL) => {
-                    tracing::debug!("the kernel is older than 6.9 and delivers nothing again");
-                    false
-                }
-                // Or it is unmounted, as will be heard.
-                Ok(_) | Err(_) => true,
-            };
+        let again = setup.delivers_again(device);
         setup.state.forget_requests(again);
         // Where nobody hears it any more, its death will be heard.
         self.channel.send(if again { Message::Go } else { Message::Recover }).ok();
@@ -120,6 +121,17 @@ impl Worker {
         let (_, length) = rustix::net::recv(&self.init, &mut answer, flags)?;
         answer.truncate(length);
         Ok(answer)
+    }
+}
+
+impl Setup {
+    /// Whether the kernel delivers again what a dead worker had read; it is asked to.
+    pub(super) fn delivers_again(&self, device: BorrowedFd<'_>) -> bool {
+        let again = self.resend && wire::deliver_again(device);
+        if !again {
+            tracing::debug!("nothing is delivered again: the kernel is older than 6.9");
+        }
+        again
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use super::{KILL_LIMIT, Supervisor};
+use super::Supervisor;
+use super::process::Worker;
 use crate::connection::handover::Message;
 use crate::connection::manager;
 use crate::time::{Clock, SystemClock};
@@ -11,6 +12,11 @@ impl Supervisor {
     pub(super) fn upgrade(&mut self) {
         manager::reloading();
         self.drop_candidate();
+        if !self.has_room() {
+            let why =
+                "an earlier worker was killed and has not ended; there are never more than two";
+            return self.upgraded(Err(why.to_owned()));
+        }
         let started = (self.newer)().and_then(|newer| {
             let candidate = self.start(&newer.candidate, SystemClock.now().boot)?;
             Ok((newer.worker, candidate))
@@ -41,17 +47,14 @@ impl Supervisor {
                 return self.upgraded(Err(format!("it does not answer INIT: {error}")));
             }
         }
-        if let Some(mut old) = self.worker.take() {
-            old.kill();
-            old.wait_for_end(KILL_LIMIT);
-            if !matches!(old.child.try_wait(), Ok(Some(_))) {
-                self.dying.push(old.child);
-            }
+        if let Some(old) = self.worker.take() {
+            self.end(old, SystemClock.now().boot);
         }
         if let Some(mut new) = self.candidate.take() {
             new.serving = Some(SystemClock.now().boot);
             new.go(self.device.as_fd(), &self.setup);
-            self.watchdog.worker_started(SystemClock.now().boot);
+            self.watchdog.worker_started(&self.setup.state, SystemClock.now().boot);
+            self.stand_in.dismiss(self.setup.mount.target());
             self.worker = Some(new);
         }
         if let Some(program) = self.candidate_program.take() {
@@ -62,7 +65,7 @@ impl Supervisor {
     }
 
     pub(super) fn candidate_died(&mut self) {
-        let status = self.candidate.as_mut().and_then(|worker| worker.child.try_wait().ok()?);
+        let status = self.candidate.as_mut().and_then(Worker::ended);
         self.drop_candidate();
         let how = status.map_or_else(|| "killed".to_owned(), |status| status.to_string());
         self.upgraded(Err(format!("it ended before it was ready ({how}); its log says why")));
@@ -71,12 +74,11 @@ impl Supervisor {
     pub(super) fn drop_candidate(&mut self) {
         self.candidate_program = None;
         if let Some(candidate) = self.candidate.take() {
-            candidate.kill();
-            self.dying.push(candidate.child);
+            self.end(candidate, SystemClock.now().boot);
         }
     }
 
-    fn upgraded(&self, outcome: Result<(), String>) {
+    pub(super) fn upgraded(&self, outcome: Result<(), String>) {
         match &outcome {
             Ok(()) => tracing::info!("the newer worker has taken over"),
             Err(why) => tracing::warn!("the worker stays as it is; the newer one: {why}"),

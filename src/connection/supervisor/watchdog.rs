@@ -61,9 +61,14 @@ impl Watchdog {
     }
 
     /// A new worker has everything before it: the requests that are delivered again.
-    pub(super) fn worker_started(&mut self, now: Duration) {
-        *self =
-            Self { look_at: Some(now.saturating_add(INTERVAL)), ..Self::new(self.open_timeout) };
+    pub(super) fn worker_started(&mut self, state: &State, now: Duration) {
+        *self = Self {
+            look_at: Some(now.saturating_add(INTERVAL)),
+            taken: state.requests().0,
+            steps: state.steps(),
+            looks: state.looks(),
+            ..Self::new(self.open_timeout)
+        };
     }
 
     /// For how long an open has waited that should have been answered.
@@ -167,7 +172,7 @@ mod tests {
     fn a_worker_that_takes_nothing_is_stuck_after_being_asked() {
         let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
-        watchdog.worker_started(SECOND);
+        watchdog.worker_started(&state, SECOND);
         let found = looks(&mut watchdog, &state, &device, 2, 3);
         assert_eq!(found, [Health::Unsure, Health::Stuck]);
     }
@@ -176,7 +181,7 @@ mod tests {
     fn opens_that_may_wait_are_no_alarm_and_one_that_waits_too_long_is() {
         let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
-        watchdog.worker_started(SECOND);
+        watchdog.worker_started(&state, SECOND);
         state.enter();
         state.wait_since(8, SECOND);
         let mut look = |n: u32| {
@@ -199,7 +204,7 @@ mod tests {
     fn a_worker_that_takes_over_slowly_is_left_to_it_until_it_stops() {
         let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
-        watchdog.worker_started(SECOND);
+        watchdog.worker_started(&state, SECOND);
         // An open from before that is overdue already.
         state.wait_since(8, SECOND);
         for n in 2..=15 {

@@ -77,6 +77,20 @@ impl State {
         }
     }
 
+    /// The supervisor has answered a request in a worker's place.
+    pub fn answered(&self, unique: u64) {
+        self.shared().journal.leave(unique, true);
+    }
+
+    /// The connection has ended, and the next one counts its requests anew. To be called while no
+    /// worker serves.
+    pub fn forget_connection(&self) {
+        self.forget_requests(true);
+        self.shared().journal.clear();
+        self.shared().marks.clear();
+        self.spare_until(Duration::ZERO);
+    }
+
     /// What an earlier worker left: the newest request of all, the one in hand, the opens that wait.
     #[must_use]
     pub fn requests_left(&self) -> (u64, Option<Left>, Vec<Left>) {

@@ -144,23 +144,22 @@ impl SavedProgress {
     }
 }
 
-/// How the last upgrade went. Written by the supervisor alone, read for status: a reader that comes in
-/// between may see the texts of two.
+/// What the supervisor did last of a kind: an upgrade, or a remount. Written by it alone, read for status:
+/// a reader that comes in between may see the texts of two.
 #[repr(C)]
-pub(super) struct LastUpgrade {
+pub(super) struct Deed {
     /// 0 where there was none.
     at: AtomicU64,
     length: AtomicU64,
-    /// Why it failed; empty where it did not.
-    text: [AtomicU64; UPGRADE_TEXT / WORD],
+    /// Why; empty for an upgrade that succeeded.
+    text: [AtomicU64; DEED_TEXT / WORD],
 }
 
 /// The longest reason that is kept, in bytes.
-const UPGRADE_TEXT: usize = 256;
+const DEED_TEXT: usize = 256;
 
-impl LastUpgrade {
-    pub(super) fn set(&self, at: Duration, outcome: Result<(), String>) {
-        let text = outcome.err().unwrap_or_default();
+impl Deed {
+    pub(super) fn set(&self, at: Duration, text: &str) {
         let bytes = text.as_bytes().chunks(WORD).map(|chunk| {
             let mut padded = [0; WORD];
             padded.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
@@ -169,19 +168,16 @@ impl LastUpgrade {
         for (word, bytes) in self.text.iter().zip(bytes) {
             word.store(bytes, Ordering::Relaxed);
         }
-        self.length.store(text.len().min(UPGRADE_TEXT) as u64, Ordering::Relaxed);
+        self.length.store(text.len().min(DEED_TEXT) as u64, Ordering::Relaxed);
         self.at.store(nanos(at), Ordering::Release);
     }
 
-    pub(super) fn get(&self) -> Option<(Duration, Result<(), String>)> {
+    pub(super) fn get(&self) -> Option<(Duration, String)> {
         let at = self.at.load(Ordering::Acquire);
         let length = usize::try_from(self.length.load(Ordering::Relaxed)).ok()?;
         let words = self.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
         let text: Vec<u8> = words.take(length).collect();
-        let outcome = match String::from_utf8_lossy(&text).into_owned() {
-            text if text.is_empty() => Ok(()),
-            text => Err(text),
-        };
-        (at != 0).then(|| (Duration::from_nanos(at), outcome))
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (at != 0).then(|| (Duration::from_nanos(at), text))
     }
 }

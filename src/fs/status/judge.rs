@@ -68,6 +68,7 @@ pub fn document(
         supervisor_pid: identity.supervisor_pid,
         worker_pid: identity.worker_pid,
         last_upgrade: None,
+        last_remount: None,
         started_at: Some(wall(identity.started.boot, now)),
         written_at: Some(now.timestamp()),
         tokens: vec![token],
