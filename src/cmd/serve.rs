@@ -296,17 +296,18 @@ fn serve_mount(
     if root == Root::Directory && settings.view.origin != Origin::Default {
         tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
     }
-    let state = State::create(Vec::new(), root.views()).map_err(MountError::no_memory)?;
+    let state = State::create(Vec::new(), root.views()).map_err(|error| cannot_share(&error))?;
     let state = Arc::new(state);
     observe::start();
-    let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())?;
+    let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())
+        .map_err(|error| MountError::cannot("give up the descriptors of a thread", &error))?;
     let helper_thread = helper.thread_id();
     let target = mount.target().to_owned();
     let config = worker::config(settings, args, &target, root, helper_thread, Pid::this().as_raw());
     let setup = Setup {
         mount,
         state,
-        config: worker::write(&config).map_err(MountError::no_memory)?,
+        config: worker::write(&config).map_err(|error| cannot_share(&error))?,
         program: executable.worker()?,
         open_timeout: settings.open_timeout.value,
         helper,
@@ -321,6 +322,11 @@ fn serve_mount(
             error => error.into(),
         })?;
     Ok(ended(end))
+}
+
+/// Why there is no memory for supervisor and worker to share.
+fn cannot_share(error: &io::Error) -> MountError {
+    MountError::cannot("share memory between its processes (memfd_create)", error)
 }
 
 fn ended(end: End) -> End {

@@ -423,6 +423,15 @@ fn by_ourselves(
 }
 
 fn detached(device: &OwnedFd, layout: Layout, allow_other: bool) -> rustix::io::Result<OwnedFd> {
+    // A filter of system calls may know the first of them and not the last, and by then the device would
+    // be taken. What these say otherwise is that there is nothing to mount, nor to move.
+    let (flags, attributes) = (kernel::FsMountFlags::empty(), kernel::MountAttrFlags::empty());
+    let nothing = kernel::fsmount(device.as_fd(), flags, attributes).map(drop);
+    let here = rustix::fs::CWD;
+    let nowhere = kernel::move_mount(here, c"", here, c"", MoveMountFlags::empty());
+    if [nothing, nowhere].contains(&Err(rustix::io::Errno::NOSYS)) {
+        return Err(rustix::io::Errno::NOSYS);
+    }
     let fs = kernel::fsopen("fuse", kernel::FsOpenFlags::FSOPEN_CLOEXEC)?;
     let named = [("source", NAME.to_owned()), ("subtype", NAME.to_owned())];
     for (key, value) in named.into_iter().chain(kernel_options(device, layout)) {

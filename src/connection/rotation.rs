@@ -9,12 +9,13 @@
 #![expect(unsafe_code, reason = "gives up the descriptors that it shares with the other threads")]
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use crate::fs::access::Access;
@@ -77,17 +78,33 @@ impl Helper {
 }
 
 fn prepare(access: Access) -> io::Result<()> {
-    // SAFETY: this thread holds no descriptor; with CLOSE_RANGE_UNSHARE the others keep theirs
-    // (`close_range(2)`).
-    let closed =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
-    if closed != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    give_up_descriptors()?;
     // The group first: without the user's rights it could not be changed any more. Both tell the
     // previous value, never an error (`setfsuid(2)`); where they fail, the renames say EACCES.
     nix::unistd::setfsgid(access.gid.into());
     nix::unistd::setfsuid(access.uid.into());
+    Ok(())
+}
+
+/// Closes all but the standard ones in this thread alone.
+fn give_up_descriptors() -> io::Result<()> {
+    // SAFETY: this thread holds no descriptor; with CLOSE_RANGE_UNSHARE the others keep theirs
+    // (`close_range(2)`).
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if closed == 0 {
+        return Ok(());
+    }
+    // Before Linux 5.9, or where a filter does not know it: one by one.
+    unshare(CloneFlags::CLONE_FILES)?;
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/thread-self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > libc::STDERR_FILENO)
+        .collect();
+    for descriptor in open {
+        // SAFETY: as above. The descriptor that listed them is closed already.
+        unsafe { libc::close(descriptor) };
+    }
     Ok(())
 }
 

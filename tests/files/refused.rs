@@ -36,7 +36,7 @@ fn a_refusal_of_shared_memory_of_a_mount_is_told_and_files_are_served() {
         let dir = TestDir::new();
         empty_memory();
         let mount = dir.join("token");
-        let eperm = ("EPERM: Operation not permitted", "seccomp profile allow memfd_create");
+        let eperm = ("EPERM: Operation not permitted", "seccomp profile allow it");
         let efbig = ("EFBIG: File too large", "ulimit -f unlimited");
         for (make, (errno, remedy)) in [(without_memfd as Make, eperm), (with_small_files, efbig)] {
             let mut refused = make(&dir);
@@ -44,7 +44,7 @@ fn a_refusal_of_shared_memory_of_a_mount_is_told_and_files_are_served() {
             let refused = run(refused, &dir, secs(10));
             assert_eq!(refused.status.code(), Some(1), "{refused:?}");
             let why = format!(
-                "this process may make no memory for others to share (memfd_create): {errno}"
+                "this process may not share memory between its processes (memfd_create): {errno}"
             );
             assert!(refused.stderr.contains(&format!("error: {why}")), "{refused:?}");
             assert!(refused.stderr.contains(remedy), "{refused:?}");

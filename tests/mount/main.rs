@@ -1,6 +1,7 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
 //! tests `git_and_gh_take_a_mounted_file`, `status_and_refresh_are_attributes` need: setfattr
+//! tests `system_call`, `a_call_that_a_mount_cannot_do_without` need: python3
 //! tests `through_the_helper` need: host-root
 
 #![expect(
@@ -28,6 +29,7 @@ mod outcome;
 mod patience;
 mod readers;
 mod refresh;
+mod refused;
 mod servers;
 mod unserved;
 mod write;

@@ -114,6 +114,14 @@ impl Daemon {
         Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
+    /// The same, for which system calls are refused: `NUMBER[:ERRNO]`, with a comma between two.
+    pub fn refused<'a>(dir: &'a TestDir, calls: &str) -> Builder<'a> {
+        let mut command = copy_of_tokenfs(dir, User::Own, Path::new("python3"));
+        let refuse = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/refuse.py");
+        command.arg(refuse).arg(calls).arg(PROGRAM).arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
+    }
+
     /// The same, run by this user.
     pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
         let mut command = tokenfs(dir, user);

@@ -1,5 +1,6 @@
-"""Runs a command for which one system call is refused, as a container's seccomp profile may do:
-refuse.py NUMBER COMMAND...
+"""Runs a command for which system calls are refused, as a container's seccomp profile may do, or an
+older kernel: refuse.py NUMBER[-][:ERRNO][,NUMBER[-][:ERRNO]...] COMMAND... (EPERM where none is named;
+NUMBER- is all from there on)
 """
 
 import ctypes
@@ -9,16 +10,16 @@ import struct
 import sys
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+LOAD, JUMP_IF_EQUAL, JUMP_IF_NOT_LESS, RETURN = 0x20, 0x15, 0x35, 0x06
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
-number, command = int(sys.argv[1]), sys.argv[2:]
-steps = [
-    (LOAD, 0, 0, 0),  # the number of the call
-    (JUMP_IF_EQUAL, 0, 1, number),
-    (RETURN, 0, 0, ERRNO | errno.EPERM),
-    (RETURN, 0, 0, ALLOW),
-]
+refused, command = sys.argv[1].split(","), sys.argv[2:]
+steps = [(LOAD, 0, 0, 0)]  # the number of the call
+for number, _, name in (one.partition(":") for one in refused):
+    jump = JUMP_IF_NOT_LESS if number.endswith("-") else JUMP_IF_EQUAL
+    steps.append((jump, 0, 1, int(number.rstrip("-"))))
+    steps.append((RETURN, 0, 0, ERRNO | getattr(errno, name or "EPERM")))
+steps.append((RETURN, 0, 0, ALLOW))
 program = b"".join(struct.pack("=HBBI", *step) for step in steps)
 buffer = ctypes.create_string_buffer(program)
 header = struct.pack("@HP", len(steps), ctypes.addressof(buffer))

@@ -110,10 +110,12 @@ pub enum MountError {
     /// A security module refuses the very last step.
     #[error("a security module (AppArmor, SELinux) does not let this process mount")]
     Forbidden,
-    /// The memory that supervisor and worker share cannot be had.
-    #[error("this process may make no memory for others to share (memfd_create): {errno}")]
-    NoMemory {
-        /// What the kernel said: EFBIG is the limit on the size of files, all else a seccomp filter.
+    /// A system call that a mount cannot do without is refused.
+    #[error("this process may not {what}: {errno}")]
+    Refused {
+        /// What it is needed for.
+        what: &'static str,
+        /// What the kernel, or a filter of system calls, said.
         errno: Errno,
     },
     /// The kernel has no FUSE.
@@ -213,12 +215,11 @@ impl MountError {
                     .into()
             }
             Self::Forbidden => "under Docker: --security-opt apparmor=unconfined".into(),
-            Self::NoMemory { errno: Errno::EFBIG } => {
+            Self::Refused { errno: Errno::EFBIG, .. } => {
                 "raise the limit on the size of files: ulimit -f unlimited".into()
             }
-            Self::NoMemory { .. } => {
-                "let the container's seccomp profile allow memfd_create, or do without a mount: \
-                 --backend files"
+            Self::Refused { .. } => {
+                "let the container's seccomp profile allow it, or do without a mount: --backend files"
                     .into()
             }
             Self::NoFuse => "load the module: modprobe fuse".into(),
@@ -237,7 +238,7 @@ impl MountError {
             | Self::DeviceRefused { .. }
             | Self::NotPermitted
             | Self::Forbidden
-            | Self::NoMemory { .. }
+            | Self::Refused { .. }
             | Self::NoFuse
             | Self::Helper { .. } => true,
             Self::AlreadyServed { .. }
@@ -255,12 +256,13 @@ impl MountError {
         }
     }
 
-    /// Why memory could not be made for others to share.
-    pub(crate) fn no_memory(error: impl Into<io::Error>) -> Self {
-        let errno = error.into().raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-        match errno {
-            Errno::EPERM | Errno::EACCES | Errno::ENOSYS | Errno::EFBIG => Self::NoMemory { errno },
-            errno => Self::system("make memory for others to share", errno),
+    /// Why something cannot be done that a mount needs.
+    pub(crate) fn cannot(what: &'static str, error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(errno @ (Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::EFBIG)) => {
+                Self::Refused { what, errno }
+            }
+            errno => Self::system(what, errno.unwrap_or(Errno::EIO)),
         }
     }
 

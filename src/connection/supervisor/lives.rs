@@ -10,11 +10,17 @@ use super::{End, KILL_LIMIT, MOST_FAILURES, MOST_WORKERS, PROBATION};
 use super::{Program, Supervisor, SupervisorError, cannot};
 use crate::connection::companion::Companion;
 use crate::connection::handover::Message;
+use crate::connection::mount::MountError;
 use crate::connection::resident::forget_the_program;
 use crate::connection::{manager, wire};
 use crate::error::ReadErrorKind;
 use crate::fs::status::Backend;
 use crate::time::{Clock, SystemClock};
+
+/// Whether the same will be said each time.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+}
 
 impl Supervisor {
     pub(super) fn start_if_due(&mut self) -> Result<(), SupervisorError> {
@@ -39,6 +45,9 @@ impl Supervisor {
         if self.has_room() {
             match self.start(&self.setup.program, now) {
                 Ok(worker) => self.worker = Some(worker),
+                Err(error) if !self.has_served && is_refusal(&error) => {
+                    return Err(MountError::cannot("start a process that serves", &error).into());
+                }
                 Err(error) => self.failed(format!("it cannot be started: {error}"))?,
             }
         } else {
