@@ -516,13 +516,25 @@ impl Fs {
         }
     }
 
-    /// When a rotation last renamed in a directory; the kernel asks again after each rename.
-    fn renamed(&self, directory: u64) -> Option<Duration> {
+    /// The directories that hold views: each rotation changes their times.
+    #[must_use]
+    pub fn directories_of_views(&self) -> Vec<u64> {
+        let holds_views = |directory: &u64| self.renames_in(*directory).is_some();
+        self.tree.directories().filter(holds_views).collect()
+    }
+
+    /// The first view in a directory.
+    fn renames_in(&self, directory: u64) -> Option<u8> {
         let (_, mut names) = self.tree.list(directory)?;
-        let view = names.find_map(|(_, node)| match node {
+        names.find_map(|(_, node)| match node {
             Node::Generation { view, .. } => Some(view),
             _ => None,
-        })?;
+        })
+    }
+
+    /// When a rotation last renamed in a directory; the kernel asks again after each rename.
+    fn renamed(&self, directory: u64) -> Option<Duration> {
+        let view = self.renames_in(directory)?;
         Some(self.state.generation(self.state.current(view))?.published_at)
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -137,6 +137,14 @@ pub fn serve(
     // Another worker may have gone on until this moment.
     engine.resume();
     state.step();
+    // A rename would have had the kernel do so.
+    let (notifier, directories) = (session.notifier(), fs.directories_of_views());
+    let forget_times = move || {
+        for directory in &directories {
+            // Attributes alone: that waits for nobody. It fails where the kernel does not know it yet.
+            notifier.inval_inode(INodeNo(*directory), -1, 0).ok();
+        }
+    };
     let (ended, end) = oneshot::channel();
     thread::Builder::new().name("session".into()).spawn(move || ended.send(session.run()))?;
     if state.wants_rotation() {
@@ -152,7 +160,7 @@ pub fn serve(
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
-            () = state.flip_what_stays(ROTATION_PATIENCE) => Ok(End::Stopped),
+            () = state.flip_what_stays(ROTATION_PATIENCE, forget_times) => Ok(End::Stopped),
             () = stay_small(&state) => Ok(End::Stopped),
             // Without it no open would ever be answered with a new token.
             () = panicked(&mut engine) => std::process::abort(),

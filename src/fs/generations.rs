@@ -48,6 +48,9 @@ const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// own.
 const LAYOUT: u64 = 5;
 
+/// Watchers that were not told of a generation within this, after its views show it, may miss it.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// The whole mapping. Its bytes are valid for every bit pattern, also all zeros.
 #[repr(C)]
 pub(super) struct Shared {
@@ -292,8 +295,9 @@ impl State {
     }
 
     /// Flips the views of a generation that nobody has made visible within `patience`: for a mount
-    /// whose supervisor cannot rename. It never interferes with a rename that is under way.
-    pub async fn flip_what_stays(&self, patience: Duration) {
+    /// whose supervisor cannot rename. It never interferes with a rename that is under way. Of each flip
+    /// `flipped` is told, since the kernel has not heard of it.
+    pub async fn flip_what_stays(&self, patience: Duration, flipped: impl Fn()) {
         loop {
             self.until(|| !self.is_settled()).await;
             let newest = self.prepared();
@@ -303,6 +307,7 @@ impl State {
                 for view in &self.views {
                     self.flip(*view);
                 }
+                flipped();
             }
         }
     }
@@ -317,6 +322,17 @@ impl State {
     pub fn touch(&self, view: u8) {
         if let Some(word) = self.shared().touched.get(usize::from(view)) {
             word.fetch_max(self.current(view), Ordering::AcqRel);
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Completes when every view shows the newest generation, and when its watchers were told so, if
+    /// that does not take long: two generations at a time would be one event.
+    async fn told(&self) {
+        self.until(|| self.is_settled()).await;
+        if self.rotator.get().is_some() {
+            let told = self.until(|| !self.wants_rotation());
+            tokio::time::timeout(TOLD_WITHIN, told).await.ok();
         }
     }
 
@@ -391,7 +407,7 @@ impl Store for State {
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.until(|| self.is_settled()))
+        Box::pin(self.told())
     }
 
     fn load(&self) -> Saved {

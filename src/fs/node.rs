@@ -190,6 +190,11 @@ impl Tree {
         Some((*parent, names.iter().map(|(name, node)| (*name, *node))))
     }
 
+    /// The numbers of all directories.
+    pub fn directories(&self) -> impl Iterator<Item = u64> {
+        self.directories.keys().copied()
+    }
+
     /// How many directories lie in a directory; `stat` counts them in `nlink`.
     #[must_use]
     pub fn subdirectories(&self, directory: u64) -> u32 {

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
@@ -160,6 +161,19 @@ pub fn check(section: &mut Section) {
                 assert!(times() > before);
                 assert!(view.created().is_err());
             }
+            // Also where the supervisor, which renames at each rotation, is late.
+            let times = [".", "gh"].map(|directory| mount.path(directory));
+            let times =
+                || times.each_ref().map(|path| fs::metadata(path).unwrap().modified().unwrap());
+            let before = times();
+            let supervisor = mount.daemon.pid();
+            kill(supervisor, Signal::SIGSTOP).unwrap();
+            mount.rotate();
+            let after = times();
+            kill(supervisor, Signal::SIGCONT).unwrap();
+            let view = fs::metadata(&path).unwrap().modified().unwrap();
+            assert_eq!(after, [view, view]);
+            assert_ne!(after, before);
         },
     );
     section.says(

@@ -28,12 +28,14 @@ mod who;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::{Demo, Setup};
 use molecule_tokenfs::secret::Fingerprint;
+use molecule_tokenfs::view::{self, View};
 use nix::errno::Errno;
 use support::daemon::{Builder, Daemon};
 use support::dir::TestDir;
@@ -140,14 +142,15 @@ impl Mount {
     /// Has another token fetched, as a consumer that got 401 does, and waits for it.
     fn rotate(&self) {
         let token = fs::read(self.path("token")).unwrap();
+        let number = |view: &&dyn View| fs::metadata(self.path(view.path())).unwrap().ino();
+        let before: Vec<_> = view::ALL.iter().map(number).collect();
         fs::write(self.path("refresh"), Fingerprint::of(&token).to_string()).unwrap();
         eventually("another token has come", secs(5), || {
             (fs::read(self.path("live/token")).ok()? != token).then_some(())
         });
         eventually("every view shows it", secs(5), || {
-            let current = fs::read(self.path("token")).ok()? != token;
-            let last = fs::metadata(self.path("env")).ok()?.len();
-            (current && last == fs::read(self.path("live/env")).ok()?.len() as u64).then_some(())
+            let mut views = view::ALL.iter().map(number).zip(&before);
+            views.all(|(now, before)| now != *before).then_some(())
         });
     }
 
