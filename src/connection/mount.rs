@@ -27,6 +27,7 @@ use crate::spawn;
 mod error;
 mod place;
 mod probe;
+mod renew;
 
 pub use error::MountError;
 use place::Made;
@@ -35,8 +36,6 @@ pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
-/// The kernel's control file system for connections (`fuse(4)`), where somebody has mounted it.
-const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 /// Who rotates holds the root for some milliseconds; whoever is still there half a second later is
 /// somebody else.
 const LOOKS_AT_A_BUSY_MOUNT: u32 = 25;
@@ -77,6 +76,8 @@ pub struct Mount {
     allow_other: bool,
     device: Option<OwnedFd>,
     way: Way,
+    /// Its number for the kernel, once it is visible (`proc_pid_mountinfo(5)`).
+    id: u64,
     attached: bool,
     /// Dropped after the unmount.
     _made: Made,
@@ -101,58 +102,11 @@ impl Mount {
         // Another start may have mounted between the first look and the lock.
         clear(&target)?;
         let (device, way) = connect(&target, &pinned, layout, allow_other)?;
-        let attached = !matches!(way, Way::Detached(_));
-        let device = Some(device);
-        Ok(Self { target, pinned, layout, allow_other, device, way, attached, _made: made })
-    }
-
-    /// Ends the connection, though others have it open: whoever waits for an answer gets an error, and
-    /// so does everybody after them. The mount stays where it is, dead.
-    ///
-    /// # Errors
-    /// Where the kernel does not let us: an ordinary user's needs `/sys/fs/fuse/connections`.
-    pub fn abort(&self) -> Result<(), MountError> {
-        let mount = topmost_of_ours(&self.target).filter(|_| self.attached);
-        let Some(mount) = mount else { return Ok(()) };
-        // Held open, so that it is not unmounted as well.
-        let held = self.root();
-        let _held =
-            held.map_err(|error| MountError::system("hold the mount", from_rustix(error)))?;
-        match umount2(&self.target, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(Errno::EBUSY) => Ok(()),
-            Err(refused) => {
-                let control = format!("{CONNECTIONS}/{}/abort", mount.minor);
-                std::fs::write(&control, "1").map_err(|error| {
-                    let what = format!("abort the connection ({refused}), nor through {control}");
-                    MountError::system(what, errno(&error))
-                })
-            }
-        }
-    }
-
-    /// Aborts the connection, and prepares another mount of the same kind at the same place, which
-    /// [`Mount::attach`] puts into the place of the dead one.
-    ///
-    /// # Errors
-    /// As [`Mount::abort`] and [`Mount::open`]. It can be tried again.
-    pub fn renew(&mut self) -> Result<(), MountError> {
-        let again =
-            |mount: &Self| connect(&mount.target, &mount.pinned, mount.layout, mount.allow_other);
-        let (device, way) = if matches!(self.way, Way::Classic | Way::Helper) {
-            self.abort()?;
-            // The new one would come to lie over it.
-            self.detach();
-            let new = again(self)?;
-            self.attached = true;
-            new
-        } else {
-            // What can fail comes before anything is lost.
-            let new = again(self)?;
-            self.abort()?;
-            new
-        };
-        (self.device, self.way) = (Some(device), way);
-        Ok(())
+        let (device, id, attached) = (Some(device), 0, false);
+        let mut mount =
+            Self { target, pinned, layout, allow_other, device, way, id, attached, _made: made };
+        mount.find_itself();
+        Ok(mount)
     }
 
     /// The connection to the kernel, for whoever serves it. It can be taken once.
@@ -179,11 +133,11 @@ impl Mount {
     /// [`MountError::Forbidden`], [`MountError::System`].
     pub fn attach(&mut self) -> Result<(), MountError> {
         let Way::Detached(tree) = &self.way else { return Ok(()) };
-        // Beneath the dead one (Linux 6.5), so that there is a mount at any moment.
-        let dead = self.attached.then(|| self.root().ok()).flatten();
-        let is_beneath =
-            dead.is_some_and(|dead| put(tree, &dead, MoveMountFlags::MOVE_MOUNT_BENEATH).is_ok());
-        self.detach();
+        let id = id_of(tree);
+        let is_beneath = self.is_put_beneath(tree);
+        if let Err(error) = self.detach() {
+            tracing::warn!("the dead mount stays beneath: {error}");
+        }
         if let Way::Detached(tree) = &self.way
             && !is_beneath
         {
@@ -197,47 +151,47 @@ impl Mount {
                 },
             )?;
         }
-        self.way = Way::Kernel;
-        self.attached = true;
+        (self.way, self.id, self.attached) = (Way::Kernel, id, true);
         Ok(())
     }
 
-    /// The root of what is mounted at the target, found without asking whoever serves it.
-    fn root(&self) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(&self.target, flags, Mode::empty())
-    }
-
-    /// Whether the mount is still where it was put: somebody else may have unmounted it. Where nobody
-    /// can tell, for want of a descriptor, it is.
+    /// Whether the mount is still there: somebody else may have unmounted it. Where nobody can tell, for
+    /// want of a descriptor, it is.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        let is_there = |mount: Option<MountEntry>| mount.is_some_and(|mount| mount.is_ours());
-        self.attached && mountinfo::topmost(&self.target).map_or(true, is_there)
+        let is_there = || mountinfo::by_id(self.id).map_or(true, |mount| mount.is_some());
+        self.attached && (self.id == 0 || is_there())
+    }
+
+    /// One that is visible from the beginning notes which it is.
+    fn find_itself(&mut self) {
+        if !matches!(self.way, Way::Detached(_)) {
+            self.id = topmost_of_ours(&self.target).map_or(0, |mount| mount.id);
+            self.attached = true;
+        }
     }
 
     /// Unmounts, at once even if somebody still has files open: these then read errors.
-    fn detach(&mut self) {
-        if !std::mem::replace(&mut self.attached, false) || topmost_of_ours(&self.target).is_none()
-        {
-            return;
-        }
-        let result = match self.way {
-            Way::Helper => unmount_by_helper(&self.target, true),
-            Way::Kernel | Way::Classic | Way::Detached(_) => {
-                umount2(&self.target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-                    .map_err(|errno| MountError::system("unmount", errno))
+    fn detach(&mut self) -> Result<(), MountError> {
+        if self.attached && topmost_of_ours(&self.target).is_some() {
+            match self.way {
+                Way::Helper => unmount_by_helper(&self.target, true)?,
+                Way::Kernel | Way::Classic | Way::Detached(_) => {
+                    umount2(&self.target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                        .map_err(|errno| MountError::system("unmount", errno))?;
+                }
             }
-        };
-        if let Err(error) = result {
-            tracing::warn!("{} stays mounted: {error}", self.target.display());
         }
+        self.attached = false;
+        Ok(())
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        self.detach();
+        if let Err(error) = self.detach() {
+            tracing::warn!("{} stays mounted: {error}", self.target.display());
+        }
     }
 }
 
@@ -449,6 +403,11 @@ fn detached(device: &OwnedFd, layout: Layout, allow_other: bool) -> rustix::io::
             | kernel::MountAttrFlags::MOUNT_ATTR_NODEV
             | kernel::MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
+}
+
+/// The number of a mount; 0, which none has, where it cannot be told.
+fn id_of(mount: &OwnedFd) -> u64 {
+    mountinfo::id_of(mount).ok().flatten().unwrap_or_default()
 }
 
 /// Puts a detached mount on a place.

@@ -1,6 +1,8 @@
 //! What is mounted where: `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -48,10 +50,30 @@ pub enum Health {
 }
 
 /// The topmost mount whose root is exactly `target` (a path without symlinks).
-pub fn topmost(target: &Path) -> std::io::Result<Option<MountEntry>> {
+pub fn topmost(target: &Path) -> io::Result<Option<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?)
         .into_iter()
         .rfind(|mount| mount.target == target))
+}
+
+/// The mount of ours with this number, wherever it is.
+///
+/// # Errors
+/// What the system says.
+pub fn by_id(id: u64) -> io::Result<Option<MountEntry>> {
+    let mounts = parse(&std::fs::read("/proc/self/mountinfo")?);
+    Ok(mounts.into_iter().find(|mount| mount.id == id && mount.is_ours()))
+}
+
+/// The number of the mount in which a file is open, also where whoever serves it does not answer.
+///
+/// # Errors
+/// What the system says.
+pub fn id_of(file: impl AsFd) -> io::Result<Option<u64>> {
+    let descriptor = file.as_fd().as_raw_fd();
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(id.and_then(|id| id.trim().parse().ok()))
 }
 
 fn parse(text: &[u8]) -> Vec<MountEntry> {
@@ -137,7 +159,9 @@ mod tests {
 
     #[test]
     fn the_root_of_this_machine_is_a_mount() {
-        assert!(topmost(Path::new("/")).unwrap().is_some());
+        let root = topmost(Path::new("/")).unwrap().unwrap();
+        assert_eq!(id_of(std::fs::File::open("/").unwrap()).unwrap(), Some(root.id));
+        assert_eq!(by_id(root.id).unwrap(), None, "it is none of ours");
         assert_eq!(topmost(Path::new("/no/such/mount")).unwrap(), None);
     }
 }

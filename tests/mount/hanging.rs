@@ -14,13 +14,15 @@ use molecule_tokenfs::demo::{Demo, Setup};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
+use rustix::process::Resource;
 
 use crate::status;
 use crate::support::daemon::Daemon;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::hung::Hung;
+use crate::support::limited::Limited;
 use crate::support::namespace::{open_fuse_device, sandboxed};
-use crate::support::opens::become_user;
+use crate::support::opens::as_user;
 use crate::support::process::{ORDINARY, User, errno};
 use crate::support::{eventually, millis, secs};
 
@@ -248,44 +250,63 @@ fn a_daemon_whose_worker_hangs_ends_when_it_is_told_to_and_leaves_no_reader_wait
     });
 }
 
-/// Reads as an ordinary user.
-fn read_as_user(path: &Path) -> JoinHandle<std::io::Result<Vec<u8>>> {
-    let path = path.to_owned();
-    spawn(move || {
-        become_user(ORDINARY);
-        fs::read(path)
-    })
+/// An ordinary user's daemon whose worker hangs at the second open; with the kernel's control file system
+/// for connections, through which alone such a user can abort one, or without.
+fn of_a_user(dir: &TestDir, is_controlled: bool) -> (Hung, Daemon) {
+    open_fuse_device(dir);
+    dir.give_to(ORDINARY);
+    let hung = Hung::new(dir);
+    let (none, kind) = (None::<&str>, if is_controlled { "fusectl" } else { "tmpfs" });
+    let connections = Path::new("/sys/fs/fuse/connections");
+    mount(none, connections, Some(kind), MsFlags::empty(), none).expect(kind);
+    let fault = format!("open:open:3:{}", hung.file().display());
+    let daemon = Daemon::of(dir, User::Number(ORDINARY))
+        .log_level("info")
+        .args(["--made-up", "1h", "--open-timeout", "3s", "--fault", &fault])
+        .start();
+    (hung, daemon)
 }
 
-/// An ordinary user may abort its connections through the kernel's control file system alone.
+fn read_as_user(daemon: &Daemon, name: &str) -> Result<Vec<u8>, Errno> {
+    as_user(|| read(&daemon.path(name), &HANGING))
+}
+
 #[test]
 fn what_hangs_costs_the_connection_where_the_user_may_abort_it_through_the_helper() {
     for is_controlled in [true, false] {
         sandboxed(secs(60), move || {
             let dir = TestDir::new();
-            open_fuse_device(&dir);
-            dir.give_to(ORDINARY);
-            let hung = Hung::new(&dir);
-            let connections = Path::new("/sys/fs/fuse/connections");
-            let none = None::<&str>;
-            let kind = if is_controlled { "fusectl" } else { "tmpfs" };
-            mount(none, connections, Some(kind), MsFlags::empty(), none).expect(kind);
-            let fault = format!("open:open:3:{}", hung.file().display());
-            let daemon = Daemon::of(&dir, User::Number(ORDINARY))
-                .log_level("info")
-                .args(["--made-up", "1h", "--open-timeout", "3s", "--fault", &fault])
-                .start();
-            let read = |name| read_as_user(&daemon.path(name)).join().expect("a reader");
-            let token = read("token").unwrap();
-            assert_eq!(read("token").unwrap(), token);
+            let (hung, daemon) = of_a_user(&dir, is_controlled);
+            let token = read_as_user(&daemon, "token").unwrap();
+            assert_eq!(read_as_user(&daemon, "token").as_deref(), Ok(&token[..]));
             let said = if is_controlled { "is made anew" } else { "stays as it is" };
             eventually(said, secs(20), || daemon.log().contains(said).then_some(()));
-            assert_eq!(read("live/token").unwrap(), token, "{}", daemon.log());
+            assert_eq!(read_as_user(&daemon, "live/token").as_deref(), Ok(&token[..]));
             assert_eq!((hung.waiting(), workers(daemon.pid())), (1, 2));
             assert_eq!(mounts_below(daemon.mountpoint()).len(), 1);
             hung.let_go();
             eventually("it ends", secs(5), || (workers(daemon.pid()) == 1).then_some(()));
-            assert_eq!(read("token").unwrap(), token);
+            assert_eq!(read_as_user(&daemon, "token").as_deref(), Ok(&token[..]));
         });
     }
+}
+
+/// The mount helper is a process, too.
+#[test]
+fn a_mount_that_cannot_be_made_anew_yet_is_tried_again_through_the_helper() {
+    sandboxed(secs(90), || {
+        let dir = TestDir::new();
+        let (hung, daemon) = of_a_user(&dir, true);
+        let token = read_as_user(&daemon, "token").unwrap();
+        assert_eq!(read_as_user(&daemon, "token").as_deref(), Ok(&token[..]));
+        let limited = as_user(|| Limited::to(&daemon, Resource::Nproc, 1));
+        let said = "cannot be made anew";
+        eventually(said, secs(20), || daemon.log().contains(said).then_some(()));
+        assert_eq!(read_as_user(&daemon, "token"), Err(Errno::ENOTCONN));
+        as_user(move || drop(limited));
+        let again = || read_as_user(&daemon, "token").ok();
+        assert_eq!(eventually("a token again", secs(40), again), token);
+        assert_eq!(mounts_below(daemon.mountpoint()).len(), 1);
+        hung.let_go();
+    });
 }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::Resource;
 
 use crate::support::daemon::{Builder, Daemon, tokenfs_run};
 use crate::support::dir::TestDir;
+use crate::support::limited::Limited;
 use crate::support::namespace::{open_fuse_device, sandboxed};
-use crate::support::opens::become_user;
+use crate::support::opens::as_user;
 use crate::support::process::{ORDINARY, User, errno};
 use crate::support::{eventually, millis, secs};
 
@@ -102,42 +103,6 @@ fn the_commands_say_what_is_wrong_while_nobody_serves() {
     });
 }
 
-/// As `/proc/PID/limits` calls it.
-fn name(resource: Resource) -> &'static str {
-    match resource {
-        Resource::As => "Max address space",
-        Resource::Nofile => "Max open files",
-        _ => "Max processes",
-    }
-}
-
-/// Limits the supervisor, as an administrator or a control group may, until dropped.
-struct Limited {
-    process: Pid,
-    resource: Resource,
-    before: Rlimit,
-}
-
-impl Limited {
-    fn to(daemon: &Daemon, resource: Resource, limit: u64) -> Self {
-        let process = Pid::from_raw(daemon.pid().as_raw()).expect("a process");
-        // Only the soft limit, so that it can be raised again.
-        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
-        let (name, maximum) = (name(resource), |word: &str| word.parse().ok());
-        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
-        let maximum = maximum(line.split_whitespace().nth(1).expect("the hard limit"));
-        let limit = Rlimit { current: Some(limit), maximum };
-        let before = prlimit(Some(process), resource, limit).expect("a limit");
-        Self { process, resource, before }
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        prlimit(Some(self.process), self.resource, self.before).expect("the limit from before");
-    }
-}
-
 #[test]
 fn a_supervisor_without_memory_or_descriptors_for_a_worker_waits_for_them() {
     sandboxed(secs(150), || {
@@ -152,17 +117,6 @@ fn a_supervisor_without_memory_or_descriptors_for_a_worker_waits_for_them() {
             is_served_again(&daemon, &token);
         }
     });
-}
-
-/// Does something on a thread of an ordinary user.
-fn as_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let act = || {
-            become_user(ORDINARY);
-            act()
-        };
-        scope.spawn(act).join().expect("it succeeds")
-    })
 }
 
 /// A limit on processes binds an ordinary user only.

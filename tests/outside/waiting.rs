@@ -1,7 +1,9 @@
-//! Readers that wait for a token that does not come: each can be killed at once, and a thousand of
-//! them cost next to nothing.
+//! Readers that wait for a token that does not come: each can be killed at once, a thousand of them cost
+//! next to nothing, and thousands keep their deadline though the worker dies.
 
-use std::thread::sleep;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
@@ -14,7 +16,7 @@ use crate::report;
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
-use crate::support::process::{Process, User, command};
+use crate::support::process::{Process, User, command, errno};
 use crate::support::processes::cpu_time;
 use crate::support::{eventually, millis, secs};
 
@@ -23,6 +25,12 @@ const CLAIMS: [(usize, Duration); 3] = [(1, millis(100)), (50, millis(100)), (10
 
 /// How many are killed one by one, with the worker alive, and again with it killed just before.
 const VICTIMS: usize = 20;
+
+/// So many opens wait with a deadline, and the worker is killed meanwhile; how much later than that the
+/// last of them may be answered.
+const MANY: usize = 4000;
+const DEADLINE: Duration = secs(10);
+const AFTER_THE_DEADLINE: Duration = millis(1500);
 
 /// How long the processor time is measured.
 const MEASURED: Duration = secs(10);
@@ -70,9 +78,14 @@ fn milliseconds(duration: Duration) -> f64 {
 #[test]
 #[ignore = "scripts/evidence waiting runs it: it measures"]
 fn a_waiting_reader_that_is_killed_is_gone_soon_however_many_wait() {
-    sandboxed(secs(280), || {
+    sandboxed(secs(320), || {
         let figures: Vec<_> = CLAIMS.iter().map(|(number, _)| with_waiting(*number)).collect();
-        report(&json!({ "waiting": figures }));
+        let deadline = many_with_a_deadline();
+        report(&json!({ "waiting": figures, "deadline": deadline }));
+        let late = deadline["last_after_the_deadline_ms"].as_f64().expect("a time");
+        assert!(late <= milliseconds(AFTER_THE_DEADLINE), "{deadline}");
+        assert_eq!(deadline["errors"], json!({ "ETIMEDOUT": MANY }), "{deadline}");
+        assert_eq!(deadline["workers_killed_by_the_watchdog"], 0, "{deadline}");
         for (figures, (number, limit)) in figures.iter().zip(CLAIMS) {
             for key in ["worst_ms", "worst_after_a_worker_was_killed_ms", "all_killed_together_ms"]
             {
@@ -84,6 +97,50 @@ fn a_waiting_reader_that_is_killed_is_gone_soon_however_many_wait() {
             assert_eq!(figures["uninterruptible_afterwards"], 0);
         }
     });
+}
+
+/// Opens that wait for a token that does not come, until their deadline; half-way the worker is killed.
+#[expect(clippy::disallowed_methods, reason = "a test measures real time")]
+fn many_with_a_deadline() -> serde_json::Value {
+    let dir = TestDir::new();
+    let demo = Demo::start(Setup::default()).expect("the demo platform starts");
+    demo.faults().stick(Service::Platform, Some(Fault::Hang));
+    demo.register(&dir.join("configs")).expect("the workspace registers");
+    let deadline = format!("{}s", DEADLINE.as_secs());
+    let daemon = Daemon::at(&dir)
+        .log_level("warn")
+        .env("PLATFORM_URL", demo.url())
+        .env("WORKSPACE_ID", &demo.address().workspace_id)
+        .args(["--open-timeout", &deadline, "--request-timeout", "5m"])
+        .start();
+    let together = Arc::new(Barrier::new(MANY));
+    let reader = |number: usize| {
+        let path = daemon.path(if number.is_multiple_of(2) { "token" } else { "live/token" });
+        let together = Arc::clone(&together);
+        let read = move || {
+            together.wait();
+            let start = Instant::now();
+            let error = std::fs::read(path).expect_err("no token comes");
+            (start.elapsed(), errno(&error).map_or_else(String::new, |errno| format!("{errno:?}")))
+        };
+        thread::Builder::new().stack_size(64 * 1024).spawn(read).expect("a thread")
+    };
+    let readers: Vec<_> = (0..MANY).map(reader).collect();
+    sleep(DEADLINE / 2);
+    kill(daemon.worker().expect("a worker"), Signal::SIGKILL).expect("the worker is killed");
+    let (mut errors, mut last) = (BTreeMap::<String, usize>::new(), Duration::ZERO);
+    for reader in readers {
+        let (took, error) = reader.join().expect("a reader");
+        *errors.entry(error).or_default() += 1;
+        last = last.max(took);
+    }
+    json!({
+        "waiting": MANY,
+        "deadline_ms": milliseconds(DEADLINE),
+        "last_after_the_deadline_ms": milliseconds(last.saturating_sub(DEADLINE)),
+        "errors": errors,
+        "workers_killed_by_the_watchdog": daemon.log().matches("does not answer").count(),
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test measures real time")]

@@ -28,6 +28,7 @@ pub mod docker;
 pub mod hung;
 pub mod leak;
 pub mod limit;
+pub mod limited;
 pub mod namespace;
 pub mod opens;
 pub mod picture;

@@ -99,6 +99,17 @@ pub fn become_user(id: u32) {
     rustix::thread::set_thread_res_uid(user, user, user).expect("the user");
 }
 
+/// Does something on a thread of an ordinary user.
+pub fn as_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let act = || {
+            become_user(super::process::ORDINARY);
+            act()
+        };
+        scope.spawn(act).join().expect("it succeeds")
+    })
+}
+
 /// Readers at work; half of them read `token`, half `live/token`.
 pub struct Opens {
     stop: Arc<AtomicBool>,
