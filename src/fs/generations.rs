@@ -46,7 +46,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 5;
+const LAYOUT: u64 = 6;
 
 /// Watchers that were not told of a generation within this, after its views show it, may miss it.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
