@@ -207,3 +207,23 @@ fn a_worker_that_takes_over_slowly_is_left_to_it() {
         assert!(seen.longest_open_ms > 4000.0, "{seen:?}");
     });
 }
+
+/// Each step of its start takes a while, and all of them longer than a worker may take for one.
+#[test]
+fn a_worker_that_starts_slowly_is_left_to_it() {
+    sandboxed(secs(90), || {
+        let dir = TestDir::new();
+        // The first worker has passed four times.
+        let slow = ["--open-timeout", "60s", "--fault", "sleep:step:5-7:3s"];
+        let daemon = Daemon::at(&dir).args(["--made-up", "1h"]).args(slow).start();
+        let token = read(&daemon.path("token")).unwrap().bytes;
+        let old = daemon.worker();
+        daemon.kill_worker(Signal::SIGKILL);
+        let next = eventually("the next one", secs(5), || {
+            daemon.worker().filter(|next| Some(*next) != old)
+        });
+        assert_eq!(read(&daemon.path("live/token")).unwrap().bytes, token);
+        assert_eq!(daemon.worker(), Some(next), "{}", daemon.log());
+        assert!(!daemon.log().contains("has not gone on"), "{}", daemon.log());
+    });
+}

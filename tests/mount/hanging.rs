@@ -283,6 +283,7 @@ fn what_hangs_costs_the_connection_where_the_user_may_abort_it_through_the_helpe
             eventually(said, secs(20), || daemon.log().contains(said).then_some(()));
             assert_eq!(read_as_user(&daemon, "live/token").as_deref(), Ok(&token[..]));
             assert_eq!((hung.waiting(), workers(daemon.pid())), (1, 2));
+            assert_eq!(as_user(|| remounts(&daemon)).is_some(), is_controlled);
             assert_eq!(mounts_below(daemon.mountpoint()).len(), 1);
             hung.let_go();
             eventually("it ends", secs(5), || (workers(daemon.pid()) == 1).then_some(()));

@@ -182,16 +182,20 @@ fn a_watcher_of_a_mounted_file_sees_each_generation_once() {
         let watched = Watched::start(&[(file.to_owned(), AddWatchFlags::IN_ATTRIB)]);
         read(file).unwrap();
         eventually("a second token", secs(5), || (generation(file) > 1).then_some(()));
-        for _ in 0..6 {
+        let kills = 6;
+        for _ in 0..kills {
             std::thread::sleep(millis(300));
             daemon.kill_worker(Signal::SIGKILL);
         }
+        // A worker that dies between taking a number and publishing what is to have it leaves a number
+        // that was never a generation.
         let events = eventually("as many events as generations", secs(10), || {
             let before = generation(file);
             let events = watched.counts().values().sum::<u64>();
-            (events == before && generation(file) == before).then_some(events)
+            let is_all = events <= before && before <= events + kills;
+            (is_all && generation(file) == before).then_some(events)
         });
-        assert!(events >= 10, "{events} generations");
+        assert!(events >= 6, "{events} generations");
     });
 }
 

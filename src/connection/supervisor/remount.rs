@@ -1,6 +1,7 @@
 //! The last resort against a worker that was killed and does not end: the connection that it has open is
 //! aborted, and the mount made anew, with the same state. Whatever waits for an answer on the old
-//! connection gets an error, the worker itself too, if it waits for its own mount.
+//! connection gets an error, the worker itself too, if it waits for its own mount. One that hangs
+//! elsewhere goes on doing so, but has nothing open that anybody still uses.
 
 use super::{Supervisor, SupervisorError, cannot, is_disconnected, read_init};
 use crate::connection::wire::{REQUEST_HEADER, RequestHeader};
@@ -21,7 +22,6 @@ impl Supervisor {
             "{WHY}: a system call holds it; the connection that it has open is aborted, and the mount \
              made anew"
         );
-        self.setup.state.set_last_remount(SystemClock.now().wall, WHY);
         match self.remount() {
             Ok(()) => Ok(()),
             Err(error) if self.connection_is_lost => {
@@ -43,7 +43,10 @@ impl Supervisor {
         }
         let now = SystemClock.now().boot;
         self.nobody_serves(now);
-        self.drop_candidate();
+        if self.candidate.is_some() {
+            self.drop_candidate();
+            self.upgraded(Err("the mount had to be made anew meanwhile".to_owned()));
+        }
         if let Some(worker) = self.worker.take() {
             self.end(worker, now);
         }
@@ -52,6 +55,7 @@ impl Supervisor {
         self.setup.state.forget_connection();
         self.connection_is_lost = false;
         self.stand_in.connection_is_new();
+        self.setup.state.set_last_remount(SystemClock.now().wall, WHY);
         tracing::info!("the mount is made anew; what was open, bound or watched before stays dead");
         Ok(())
     }
