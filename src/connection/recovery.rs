@@ -30,8 +30,8 @@ const UNKNOWN: u64 = 1024;
 const STEP: u64 = 2;
 /// The number of INIT, the first request.
 const FIRST: u64 = 2;
-/// For so long a reader may be on the way that the kernel walks anew: it would not do so twice.
-const SECOND_WALK: Duration = Duration::from_millis(300);
+/// The longest that the kernel's second path walk is taken to last: it does not walk a third time.
+const SECOND_WALK: Duration = Duration::from_secs(2);
 /// A number that the kernel gives to no request: the answer to it says that all before are in hand.
 const MARK: u64 = 1;
 /// In the number of a request that is delivered again (`FUSE_UNIQUE_RESEND`).

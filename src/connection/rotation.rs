@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "gives up the descriptors that it shares with the other threads")]
 
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -132,6 +132,7 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
     for view in view::ALL.iter().filter(|view| state.current(view.id()) < newest) {
         let _renaming = state.renaming();
         let path = view.path();
+        let replaced = needs_a_look_at_the_links().then(|| hold(&root, path));
         if let Err(error) = rustix::fs::renameat(&root, next(path), &root, path) {
             tracing::debug!("rename onto {path}: {error}");
             if error == rustix::io::Errno::IO {
@@ -139,11 +140,29 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
                 return Err(error.into());
             }
         }
+        if let Some(Ok(replaced)) = replaced {
+            rustix::fs::fstat(&replaced).ok();
+        }
     }
     for view in view::ALL.iter().filter(|view| state.touched(view.id()) < newest) {
         touch(&root, &Path::new("live").join(view.path()))?;
     }
     Ok(())
+}
+
+/// Whether the kernel keeps the old number of links of a file that a rename replaced (before Linux 5.16).
+/// Watchers are told that a file was deleted only when the number is 0, so the helper asks for it anew.
+fn needs_a_look_at_the_links() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 16)
+}
+
+/// Keeps a file for a look at its attributes after its name has gone to another.
+fn hold(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(root, path, flags, Mode::empty())
 }
 
 /// Touches a mounted file, if it shows an older generation or has not told watchers of the newest:

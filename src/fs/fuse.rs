@@ -241,20 +241,6 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(
-        &self,
-        request: &fuser::Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        let Some((_, reply)) = self.enter(request, Call::other("flush", ino.0), reply) else {
-            return;
-        };
-        reply.answer(ReplyEmpty::ok);
-    }
-
     fn release(
         &self,
         request: &fuser::Request,
@@ -403,6 +389,8 @@ impl Filesystem for Adapter {
     }
 
     leave_to_the_kernel! {
+        // Before Linux 5.16 there is no FOPEN_NOFLUSH: without this a `close` would need a worker.
+        flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty;
         fsync(INodeNo, FileHandle, bool) -> ReplyEmpty;
         fsyncdir(INodeNo, FileHandle, bool) -> ReplyEmpty;
         lseek(INodeNo, FileHandle, i64, i32) -> ReplyLseek;

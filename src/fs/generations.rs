@@ -78,9 +78,8 @@ pub(super) struct Shared {
     pub(super) marks: Marks,
     pub(super) handed: Handed,
     pub(super) journal: Journal,
-    /// Until then no open of a generation from this one on is answered ESTALE.
+    /// Until then (boot clock, nanoseconds) no open is answered ESTALE.
     spare_until: AtomicU64,
-    spare_from: AtomicU64,
     /// How often the place of the fault on demand was passed.
     passes: AtomicU64,
     slots: [Slot; SLOTS],
@@ -383,6 +382,22 @@ impl State {
     #[must_use]
     pub fn keeps(&self, generation: u64) -> bool {
         self.slot(generation).is_some_and(|slot| slot.holds(generation))
+    }
+
+    /// Since when there is a newer generation (boot clock), while there is one. Zero for a generation
+    /// that more than [`SLOTS`] newer ones have followed.
+    pub(super) fn passed_at(&self, generation: u64) -> Option<Duration> {
+        let newest = self.prepared();
+        let mut newer = generation.max(newest.saturating_sub(SLOTS as u64)) + 1..=newest;
+        if newer.is_empty() {
+            return None;
+        }
+        // Numbers are reserved before a fetch, so one without a token is possible.
+        let next = newer.find_map(|newer| self.slot(newer).filter(|slot| slot.holds(newer)));
+        Some(
+            next.filter(|_| newest - generation <= SLOTS as u64)
+                .map_or(Duration::ZERO, Slot::published_boot),
+        )
     }
 
     /// A generation, while it is one of the last [`SLOTS`].

@@ -20,6 +20,10 @@ const LAST_MOMENT: Duration = Duration::from_millis(75);
 /// An open that waits this much longer than it may was answered without our hearing of it.
 const GIVEN_UP: Duration = Duration::from_mins(1);
 
+/// A name leads to a generation for [`NAME_TTL`](super::NAME_TTL) at most. This long after that
+/// generation has passed, no path walk can still be on its way to it.
+const PASSED_LONG_AGO: Duration = Duration::from_secs(5);
+
 impl Fs {
     pub(super) fn open_generation(
         self: &Arc<Self>,
@@ -50,11 +54,12 @@ impl Fs {
             let is_current = self.state.current(view) == generation;
             let is_the_second_look =
                 mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
-            if is_current || is_the_second_look || self.is_spared(generation) {
+            if is_current || is_the_second_look || self.is_spared() {
                 return Open::Now(Ok(keep));
             }
         }
-        let may_look_again = mark.is_none() && !self.is_spared(generation);
+        let may_look_again =
+            mark.is_none() && !self.is_spared() && !self.passed_long_ago(generation);
         if let Some(fresh) = fresh
             && (!may_look_again || self.shows(view, &fresh))
         {
@@ -85,9 +90,17 @@ impl Fs {
         if patient { self.token.usable_and_lasting() } else { self.token.usable() }
     }
 
-    /// Whether the reader may be looking again already, unknown to us: then it is served what it found.
-    fn is_spared(&self, generation: u64) -> bool {
-        self.state.is_spared(generation, self.clock.now().boot)
+    /// Whether the reader may already be on its second path walk, unknown to us: then it is served what
+    /// it found.
+    fn is_spared(&self) -> bool {
+        self.state.is_spared(self.clock.now().boot)
+    }
+
+    /// Whether no path can have led to this generation any more: its inode is bound, or held by a file
+    /// system above or by a listener (`fanotify(7)`). To these the kernel would pass ESTALE on.
+    fn passed_long_ago(&self, generation: u64) -> bool {
+        let passed_at = self.state.passed_at(generation);
+        passed_at.is_some_and(|at| self.clock.now().boot.saturating_sub(at) >= PASSED_LONG_AGO)
     }
 
     /// Whether a view already shows the generation of a token.

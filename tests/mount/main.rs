@@ -2,7 +2,7 @@
 //! needs: root, fuse, fusermount3, busybox
 //! tests `git_and_gh_take_a_mounted_file`, `status_and_refresh_are_attributes` need: setfattr
 //! tests `system_call`, `a_call_that_a_mount_cannot_do_without` need: python3
-//! tests `through_the_helper` need: host-root
+//! tests `through_the_helper`, `a_fanotify_listener` need: host-root
 
 #![expect(
     clippy::unwrap_used,
@@ -24,6 +24,7 @@ mod hanging;
 mod interrupt;
 mod layout;
 mod lifecycle;
+mod listeners;
 mod many;
 mod outcome;
 mod patience;

@@ -97,18 +97,15 @@ impl State {
         self.shared().journal.left()
     }
 
-    /// Until then (boot clock) no open is told to look again whose reader may already do so.
+    /// Until then (boot clock) no open is answered ESTALE: the worker that died may have read a request
+    /// that nobody knows of, so any reader may already be on its second path walk.
     pub fn spare_until(&self, end: Duration) {
-        let shown = self.views.iter().map(|view| self.current(*view)).min().unwrap_or_default();
-        self.shared().spare_from.store(shown, Ordering::Relaxed);
         self.shared().spare_until.store(nanos(end), Ordering::Release);
     }
 
-    /// Whether an open of this generation may be a second look. One that found an older generation
-    /// than a look could find was no look at all.
-    pub(in crate::fs) fn is_spared(&self, generation: u64, now: Duration) -> bool {
+    /// Whether an open must not be answered ESTALE now.
+    pub(in crate::fs) fn is_spared(&self, now: Duration) -> bool {
         nanos(now) < self.shared().spare_until.load(Ordering::Acquire)
-            && generation >= self.shared().spare_from.load(Ordering::Relaxed)
     }
 
     /// A worker crashed or hung: what it had in hand is to blame. Whether it had anything in hand.

@@ -26,6 +26,8 @@ pub(super) struct Slot {
     life_is_known: AtomicU64,
     /// Nanoseconds of wall time; what `mtime` shows.
     published: AtomicU64,
+    /// The same moment by the boot clock.
+    published_boot: AtomicU64,
     /// Seconds since the epoch, as shown in views; [`u64::MAX`] where nobody knows.
     expires_at: AtomicU64,
     source: AtomicU64,
@@ -69,6 +71,7 @@ impl Slot {
         write(&self.life, nanos(token.life.duration()));
         write(&self.life_is_known, u64::from(matches!(token.life, Life::Known(_))));
         write(&self.published, nanos(now.wall));
+        write(&self.published_boot, nanos(now.boot));
         let expiry = published.expires_at.and_then(|at| u64::try_from(at.as_second()).ok());
         write(&self.expires_at, expiry.unwrap_or(NEVER));
         write(&self.source, source.map_or(NEVER, |index| index as u64));
@@ -132,6 +135,11 @@ impl Slot {
         })
     }
 
+    /// When its generation was published (boot clock).
+    pub(super) fn published_boot(&self) -> Duration {
+        Duration::from_nanos(self.published_boot.load(Ordering::Relaxed))
+    }
+
     /// How many words its bytes fill.
     fn words(&self) -> usize {
         usize::try_from(self.length.load(Ordering::Relaxed))
@@ -147,6 +155,7 @@ impl Slot {
             &self.life,
             &self.life_is_known,
             &self.published,
+            &self.published_boot,
             &self.expires_at,
             &self.source,
             &self.length,
