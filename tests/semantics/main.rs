@@ -25,10 +25,11 @@ mod the_end;
 mod watching;
 mod who;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use molecule_tokenfs::demo::{Demo, Setup};
 use molecule_tokenfs::secret::Fingerprint;
 use molecule_tokenfs::view::{self, View};
 use nix::errno::Errno;
+use serde_json::json;
 use support::daemon::{Builder, Daemon};
 use support::dir::TestDir;
 use support::namespace::sandboxed;
@@ -96,14 +98,32 @@ fn items(title: &str) -> Vec<String> {
     items
 }
 
+/// The file for what holds, where `scripts/evidence kernels` asks for all of it and not for the first
+/// sentence that does not.
+#[expect(clippy::disallowed_methods, reason = "how scripts/evidence asks for it")]
+fn evidence() -> Option<PathBuf> {
+    Some(std::env::var_os("MOLECULE_SEMANTICS_JSON")?.into())
+}
+
 /// A section under test: what has been said of it, in order.
 struct Section {
     said: Vec<String>,
+    /// Sentences that do not hold, and why.
+    untrue: BTreeMap<String, String>,
 }
 
 impl Section {
     fn check(title: &str, body: impl FnOnce(&mut Self)) {
-        let mut section = Self { said: Vec::new() };
+        let mut section = Self { said: Vec::new(), untrue: BTreeMap::new() };
+        if let Some(file) = evidence() {
+            // What a section prepares between its sentences can fail, too.
+            if let Err(why) = catch_unwind(AssertUnwindSafe(|| body(&mut section))) {
+                section.untrue.insert("(the rest of the section)".to_owned(), words(&*why));
+            }
+            let found = json!({ "section": title, "checked": section.said.len(), "untrue": section.untrue });
+            let file = format!("{}-{}", file.display(), title.replace([' ', ','], "-"));
+            return fs::write(file, format!("{found:#}\n")).expect("the findings are kept");
+        }
         body(&mut section);
         assert_eq!(section.said, items(title), "the document, and what is checked of it");
     }
@@ -112,9 +132,19 @@ impl Section {
     #[expect(clippy::print_stderr, reason = "what a panic is about")]
     fn says(&mut self, sentence: &str, check: impl FnOnce()) {
         eprintln!("{sentence}");
-        check();
+        if evidence().is_none() {
+            check();
+        } else if let Err(why) = catch_unwind(AssertUnwindSafe(check)) {
+            self.untrue.insert(sentence.to_owned(), words(&*why));
+        }
         self.said.push(sentence.to_owned());
     }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
 /// A mount over made-up tokens that live for an hour: it rotates when it is told to.

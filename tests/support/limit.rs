@@ -113,6 +113,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// detached. That wakes whatever the body waits for, so that the test fails in good order, by its
 /// name. A body that hangs even then ends the test process: a thread cannot be killed.
 pub fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
+    let limit = super::patience(limit);
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let (tell_started, started) = mpsc::channel();
     let (tell_done, done) = mpsc::channel();

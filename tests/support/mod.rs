@@ -50,10 +50,19 @@ pub const fn millis(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// A time limit as it counts on this machine: an emulated one is many times slower
+/// (`MOLECULE_TEST_PATIENCE` says how many).
+#[expect(clippy::disallowed_methods, reason = "how scripts/evidence kernels says where tests run")]
+pub fn patience(limit: Duration) -> Duration {
+    let factor =
+        std::env::var("MOLECULE_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// Waits until something is there, looking every 10 ms; panics with `what` when it takes too long.
 #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
 pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + patience(limit);
     loop {
         if let Some(found) = look() {
             return found;
