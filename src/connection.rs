@@ -3,6 +3,7 @@
 pub mod companion;
 pub mod control;
 pub mod handover;
+pub mod kernel;
 pub mod manager;
 pub mod mount;
 pub mod mountinfo;

@@ -18,6 +18,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
+use crate::connection::kernel::Kernel;
 use crate::fs::access::Access;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
@@ -128,11 +129,13 @@ fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
 fn rotate(target: &Path, state: &State) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(target, flags, Mode::empty())?;
-    let newest = state.prepared();
+    let (newest, kernel) = (state.prepared(), Kernel::running());
     for view in view::ALL.iter().filter(|view| state.current(view.id()) < newest) {
         let _renaming = state.renaming();
         let path = view.path();
-        let replaced = needs_a_look_at_the_links().then(|| hold(&root, path));
+        // Where the kernel keeps the old number of links of the file that is replaced, its watchers hear
+        // of the end only when somebody asks for that number anew.
+        let replaced = (!kernel.drops_links()).then(|| hold(&root, path));
         if let Err(error) = rustix::fs::renameat(&root, next(path), &root, path) {
             tracing::debug!("rename onto {path}: {error}");
             if error == rustix::io::Errno::IO {
@@ -148,15 +151,6 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
         touch(&root, &Path::new("live").join(view.path()))?;
     }
     Ok(())
-}
-
-/// Whether the kernel keeps the old number of links of a file that a rename replaced (before Linux 5.16).
-/// Watchers are told that a file was deleted only when the number is 0, so the helper asks for it anew.
-fn needs_a_look_at_the_links() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 16)
 }
 
 /// Keeps a file for a look at its attributes after its name has gone to another.

@@ -283,9 +283,11 @@ fn the_end(section: &mut Section, mount: &mut Mount, file: &Path) {
             });
             let file = mount.daemon.mountpoint().to_owned();
             let events = counted(watch(&file, AddWatchFlags::IN_ATTRIB));
-            let path = file.clone();
+            let (path, served) = (file.clone(), Arc::new(AtomicU64::new(0)));
+            let count = Arc::clone(&served);
             let reader = std::thread::spawn(move || {
-                for _ in 0..3000 {
+                // Until nobody else counts.
+                while Arc::strong_count(&count) > 1 {
                     let mut bytes = Vec::new();
                     let mut file = File::open(&path).expect("an open never fails");
                     match file.read_to_end(&mut bytes) {
@@ -296,11 +298,18 @@ fn the_end(section: &mut Section, mount: &mut Mount, file: &Path) {
                             assert!(!kernel_resends(), "{error}");
                         }
                     }
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
             for _ in 0..4 {
+                // Where a lost open is made anew, the second death must not hit that one, too.
+                let before = served.load(Ordering::Relaxed);
+                eventually("the reader is served", secs(10), || {
+                    (served.load(Ordering::Relaxed) > before + 1).then_some(())
+                });
                 break_worker(&file, Signal::SIGKILL);
             }
+            drop(served);
             reader.join().unwrap();
             is_told(&events, &file, 4, 4);
         },

@@ -40,6 +40,8 @@ pub mod wall_clock;
 
 use std::time::{Duration, Instant};
 
+use molecule_tokenfs::connection::kernel::Kernel;
+
 /// So many seconds.
 pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -74,8 +76,5 @@ pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opti
 
 /// Whether the kernel delivers requests again that a dead worker had read (`FUSE_NOTIFY_RESEND`).
 pub fn kernel_resends() -> bool {
-    let system = nix::sys::utsname::uname().expect("uname");
-    let release = system.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 9)
+    Kernel::running().resends()
 }
