@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "documents/security.rs"]
+mod security;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
