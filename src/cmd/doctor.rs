@@ -103,7 +103,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let subject = Subject::find(args.user.as_deref())?;
     let settings = Settings::load(&SettingsArgs::default())?;
     let (served, mut findings) = mount::look(args.mountpoint.clone(), &settings, &subject);
-    findings.splice(0..0, fuse::look(served.backend).into_iter().chain(kernel::look(served.backend)));
+    findings
+        .splice(0..0, fuse::look(served.backend).into_iter().chain(kernel::look(served.backend)));
     let gh = gh::look(&subject, served.mountpoint.as_deref());
     findings.extend(git::look(&subject, &settings.hosts.value));
     findings.extend(environment::look(&served, gh.has_shim));
