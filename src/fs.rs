@@ -245,7 +245,7 @@ impl Fs {
         done
     }
 
-    /// A place where a [`fault::Fault`] may have been asked for.
+    /// A place where tests may have asked for a fault.
     pub fn pass(&self, place: &str) {
         self.state.pass(place);
     }

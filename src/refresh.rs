@@ -17,6 +17,7 @@ use crate::token::{FreshToken, Token};
 mod engine;
 mod handle;
 pub mod policy;
+#[cfg(feature = "testing")]
 pub mod simulated;
 pub mod store;
 #[cfg(test)]

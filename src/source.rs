@@ -30,13 +30,14 @@ pub struct Surroundings {
 /// Declares every source: its module, its type, and the type that it is configured with. Each has a
 /// `new`, which takes the configuration and what it needs of the [`Surroundings`].
 macro_rules! sources {
-    ($($module:ident::$source:ident($config:ident) needs $($need:ident),+;)*) => {
-        $(pub mod $module;)*
+    ($($(#[$when:meta])* $module:ident::$source:ident($config:ident) needs $($need:ident),+;)*) => {
+        $($(#[$when])* pub mod $module;)*
 
         /// The configuration of any source.
         #[derive(Debug, Clone, Serialize, Deserialize)]
         pub enum SourceConfig {
             $(
+                $(#[$when])*
                 #[doc = concat!("See [`", stringify!($module), "`].")]
                 $source($module::$config),
             )*
@@ -47,7 +48,7 @@ macro_rules! sources {
             #[must_use]
             pub fn build(self, surroundings: &Surroundings) -> Arc<dyn Source> {
                 match self {
-                    $(Self::$source(config) => Arc::new($module::$source::new(
+                    $($(#[$when])* Self::$source(config) => Arc::new($module::$source::new(
                         config,
                         $(Arc::clone(&surroundings.$need)),+
                     )),)*
@@ -60,6 +61,7 @@ macro_rules! sources {
 sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
     env::Env(EnvConfig) needs clock;
+    #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
 }
 

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nix::sys::prctl;
@@ -17,7 +16,6 @@ use nix::unistd::{Pid, Uid};
 
 use crate::cmd::{Advise, worker};
 use crate::config::parse::BackendChoice;
-use crate::config::settings::shown_span;
 use crate::config::{self, Origin, Settings, SettingsArgs};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
@@ -26,28 +24,19 @@ use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Setup, SupervisorError};
 use crate::files::{self, Directory};
 use crate::foreign::Launcher;
-use crate::fs::fault::Fault;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe::{self, LogLevel, Target};
 use crate::program::Program;
 
+mod testing;
+
+use testing::TestingArgs;
+
 /// What is served: the same for whoever serves it, `mount`, `run` and their worker.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ServeArgs {
-    /// Serve made-up tokens that live this long, for tests and benchmarks of the mount
-    #[arg(long, hide = true, value_name = "LIFE", value_parser = config::parse::span_argument)]
-    pub made_up: Option<Duration>,
-
-    /// Break the worker at a certain place, for tests of what readers then see
-    #[arg(long, hide = true, value_name = "ACTION:PLACE[:WHEN]")]
-    pub fault: Option<Fault>,
-
-    /// Do as on kernels before 6.9, which do not deliver again what a dead worker had read
-    #[arg(long, hide = true)]
-    pub without_resend: bool,
-
     /// Who may read the tokens where no setting says so: the user whom `run` runs its command as
     #[arg(long, hide = true, value_name = "UID")]
     pub default_owner: Option<u32>,
@@ -59,6 +48,10 @@ pub struct ServeArgs {
     /// What is logged where no setting says so
     #[arg(long, hide = true, value_name = "LEVEL", value_parser = parse_level)]
     pub default_log_level: Option<LogLevel>,
+
+    /// What only tests ask for.
+    #[command(flatten)]
+    pub testing: TestingArgs,
 
     /// The settings.
     #[command(flatten)]
@@ -94,14 +87,13 @@ impl ServeArgs {
 
     /// The same as arguments of a command line.
     fn arguments(&self) -> Vec<OsString> {
-        let life = self.made_up.map(|life| flag("made-up", shown_span(life).as_ref()));
-        let fault = self.fault.as_ref().map(|fault| flag("fault", fault.to_string().as_ref()));
         let owner = self.default_owner.map(|uid| flag("default-owner", uid.to_string().as_ref()));
         let log = self.default_log.as_deref().map(|place| flag("default-log", place));
         let level = self.default_log_level.as_ref();
         let level = level.map(|level| flag("default-log-level", level.to_string().as_ref()));
         let settings = self.settings.each().map(|(name, value)| flag(name, value));
-        [life, fault, owner, log, level].into_iter().flatten().chain(settings).collect()
+        let own = [owner, log, level].into_iter().flatten();
+        own.chain(self.testing.arguments()).chain(settings).collect()
     }
 }
 
@@ -311,7 +303,7 @@ fn serve_mount(
         program: executable.worker()?,
         open_timeout: settings.open_timeout.value,
         helper,
-        resend: !args.without_resend,
+        resend: args.testing.resends(),
     };
     drop(config);
     let (args, executable) = (args.clone(), executable.try_clone()?);

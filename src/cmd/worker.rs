@@ -25,8 +25,6 @@ use crate::fs::memory;
 use crate::fs::node::Root;
 use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe::{self, Target};
-use crate::source::SourceConfig;
-use crate::source::made_up::MadeUpConfig;
 use crate::time::{Clock, SystemClock};
 
 /// The arguments of `worker`.
@@ -130,10 +128,9 @@ pub(super) fn config(
     helper: u32,
     supervisor: i32,
 ) -> WorkerConfig {
-    let made_up = args.made_up.map(|life| vec![SourceConfig::MadeUp(MadeUpConfig { life })]);
     let supervisor_pid = u32::try_from(supervisor).unwrap_or_default();
     WorkerConfig {
-        sources: made_up.unwrap_or_else(|| settings.sources()),
+        sources: args.testing.sources().unwrap_or_else(|| settings.sources()),
         windows: settings.windows(),
         fs: FsConfig {
             root,
@@ -156,7 +153,8 @@ pub(super) fn config(
         },
         log_level: settings.log_level.value.to_string(),
         log: args.log(settings).into(),
-        fault: args.fault.clone(),
+        #[cfg(feature = "testing")]
+        fault: args.testing.fault.clone(),
     }
 }
 

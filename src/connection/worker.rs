@@ -22,7 +22,7 @@ use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
 use crate::foreign::Launcher;
 use crate::fs::counters::Counters;
-use crate::fs::fault::{self, Fault};
+use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
 use crate::fs::pages::Pages;
@@ -58,8 +58,9 @@ pub struct WorkerConfig {
     pub log_level: String,
     /// Where to, as an argument says it.
     pub log: OsString,
-    /// Where to break, for tests.
-    pub fault: Option<Fault>,
+    /// Where to break.
+    #[cfg(feature = "testing")]
+    pub fault: Option<fault::Fault>,
 }
 
 /// Why a worker ended.
@@ -95,6 +96,7 @@ pub fn serve(
     let names = sources.iter().map(|source| source.name()).collect();
     let views = config.fs.root.views();
     let state = Arc::new(State::adopt(handover.state, names, views)?);
+    #[cfg(feature = "testing")]
     if let Some(fault) = config.fault {
         state.break_at(fault);
     }

@@ -29,7 +29,7 @@ pub use self::slot::Generation;
 
 use self::saved::{Deed, SavedProgress};
 use self::slot::Slot;
-use crate::fs::fault::{self, Fault};
+use crate::fs::fault;
 use crate::fs::journal::Journal;
 use crate::fs::memory;
 use crate::fs::tables::{Handed, Marks};
@@ -114,7 +114,8 @@ pub struct State {
     rotator: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Changes whenever a generation is prepared or a view flipped.
     changes: watch::Sender<()>,
-    fault: OnceLock<Fault>,
+    #[cfg(feature = "testing")]
+    fault: OnceLock<fault::Fault>,
     /// Whether its pages are kept from being swapped out.
     locked: rustix::io::Result<()>,
 }
@@ -192,6 +193,7 @@ impl State {
             views,
             rotator: OnceLock::new(),
             changes: watch::Sender::new(()),
+            #[cfg(feature = "testing")]
             fault: OnceLock::new(),
             locked: Self::keep_in_memory(address),
         };

@@ -14,8 +14,12 @@ use super::dir::TestDir;
 use super::process::{Finished, Process, User, command, run};
 use super::{eventually, secs};
 
-/// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_molecule-tokenfs");
+/// The program under test: the one that Cargo built beside the tests, or the one that scripts/test names,
+/// which has nothing made for tests.
+pub const PROGRAM: &str = match option_env!("MOLECULE_TEST_PROGRAM") {
+    Some(program) => program,
+    None => env!("CARGO_BIN_EXE_molecule-tokenfs"),
+};
 
 /// A command of the program under test, with `HOME` in the test's directory.
 pub fn tokenfs(dir: &TestDir, user: User) -> Command {
