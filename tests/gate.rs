@@ -28,7 +28,7 @@ case \"$*\" in test*--lib*) echo 'test result: ok. 3 passed; 0 failed; 0 ignored
 /// What scripts/test uses besides the tools that it can leave out.
 const BASICS: &[&str] = &[
     "awk", "bash", "cat", "dirname", "env", "grep", "id", "mktemp", "rm", "sed", "sh", "tail",
-    "tee", "tr", "true", "unshare",
+    "tee", "tr", "true", "unshare", "wc",
 ];
 
 /// A PATH with the basics, stubs, and no other tool.
@@ -49,7 +49,8 @@ impl Gate {
             std::os::unix::fs::symlink(found, path.join(tool)).unwrap();
         }
         let gate = Self { dir };
-        gate.stub(&["cargo", "cargo-deny", "shellcheck", "cc"]);
+        gate.stub(&["cargo", "cargo-deny", "shellcheck", "cc", "readelf"]);
+        gate.dir.file("target/release/molecule-tokenfs", "as if it were built");
         gate
     }
 
@@ -155,6 +156,18 @@ fn every_target_runs_where_everything_is_there() {
             let name = path.file_stem().unwrap().to_str().unwrap();
             assert!(!is_target || run.contains(&format!("--test {name} ")), "{name}: {run}");
         }
+    });
+}
+
+#[test]
+fn a_program_that_holds_what_only_tests_need_fails_the_gate() {
+    sandboxed(secs(60), || {
+        let gate = Gate::new();
+        gate.dir.file("target/release/molecule-tokenfs", "takes --made-up");
+        let finished = gate.run(&["--no-install"]);
+        assert_eq!(finished.status.code(), Some(1));
+        let failed = "FAILED: the program as it is given away";
+        assert!(finished.stdout.contains(failed), "{}", finished.stdout);
     });
 }
 
