@@ -14,11 +14,18 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
-use crate::support::{eventually, secs};
+use crate::support::{eventually, patience, secs};
 use crate::{Section, Workspace, fails};
 
-/// A time limit that no test waits for: what comes before it comes by itself.
-const PATIENT: [&str; 2] = ["--open-timeout", "60s"];
+/// The deadline of opens, longer where the machine is slower.
+fn deadline(length: Duration) -> [String; 2] {
+    ["--open-timeout".to_owned(), format!("{}s", patience(length).as_secs())]
+}
+
+/// A deadline that no test waits for: what comes before it comes by itself.
+fn patient() -> [String; 2] {
+    deadline(secs(60))
+}
 
 #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
 fn now() -> Instant {
@@ -61,31 +68,31 @@ fn too_many(workspace: &Workspace) {
 pub fn check(section: &mut Section) {
     section.says("No source configured: `ENOKEY`, at once.", || {
         let dir = TestDir::new();
-        let unconfigured = Daemon::at(&dir).args(PATIENT).start();
+        let unconfigured = Daemon::at(&dir).args(patient()).start();
         assert_eq!(fails(fs::read(unconfigured.path("token"))), Errno::ENOKEY);
     });
     section.says(
         "A source that fails, and none that ever gave a token: `ENOKEY`, once no other try comes \
          before the deadline.",
         || {
-            let failing = Workspace::new(hour(), |builder| builder.args(["--open-timeout", "1s"]));
+            let failing = Workspace::new(hour(), |builder| builder.args(deadline(secs(1))));
             failing.stick(Fault::Status(500));
             assert_eq!(fails(fs::read(failing.mount.path("token"))), Errno::ENOKEY);
         },
     );
     section.says("A source that refuses us: `EKEYREJECTED`, at once.", || {
-        let refusing = Workspace::new(hour(), |builder| builder.args(PATIENT));
+        let refusing = Workspace::new(hour(), |builder| builder.args(patient()));
         refusing.stick(Fault::Status(403));
         assert_eq!(fails(fs::read(refusing.mount.path("token"))), Errno::EKEYREJECTED);
     });
     section.says(
         "A source that does not answer: `ETIMEDOUT`, at the deadline and not before it.",
         || {
-            let hanging = Workspace::new(hour(), |builder| builder.args(["--open-timeout", "1s"]));
+            let hanging = Workspace::new(hour(), |builder| builder.args(deadline(secs(1))));
             hanging.stick(Fault::Hang);
             let start = now();
             assert_eq!(fails(fs::read(hanging.mount.path("token"))), Errno::ETIMEDOUT);
-            assert!(now() - start >= secs(1));
+            assert!(now() - start >= patience(secs(1)));
         },
     );
     section.says(
@@ -93,7 +100,7 @@ pub fn check(section: &mut Section) {
          before the deadline.",
         || {
         let ending = Workspace::new(Setup::with_life(secs(2)), |builder| {
-            builder.args(["--open-timeout", "1s"])
+            builder.args(deadline(secs(1)))
         });
         fs::read(ending.mount.path("token")).unwrap();
         ending.stick(Fault::Status(500));
@@ -105,7 +112,7 @@ pub fn check(section: &mut Section) {
     });
     section.says(
         "An open that would wait with 4,096 others: `EAGAIN`, at once; these wait on.",
-        || too_many(&Workspace::new(hour(), |builder| builder.args(PATIENT))),
+        || too_many(&Workspace::new(hour(), |builder| builder.args(patient()))),
     );
     section.says("A failure takes no token away that is still fresh.", || {
         let workspace = Workspace::new(hour(), |builder| builder);
