@@ -17,9 +17,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::net::{RecvFlags, Shutdown};
+use zerocopy::{FromBytes as _, Immutable, IntoBytes};
 
 use crate::connection::handover;
-use crate::connection::wire::{self, ANSWER_HEADER, opcode};
+use crate::connection::wire::{
+    self, ANSWER_HEADER, AnswerHeader, REQUEST_HEADER, RequestHeader, opcode,
+};
 use crate::fs::generations::State;
 use crate::fs::journal::{Left, Opcode};
 use crate::time::{Clock, SystemClock};
@@ -89,7 +92,7 @@ pub(super) fn recover(
         rustix::io::write(&ours, &request(left))?;
         state.step();
     }
-    rustix::io::write(&ours, &header(40, opcode::STATFS, MARK, 1, [0; 3]))?;
+    rustix::io::write(&ours, bare(opcode::STATFS).as_bytes())?;
     if told.recv_timeout(PATIENCE).is_err() {
         tracing::warn!("what an earlier worker had in hand takes long to be taken over");
     }
@@ -129,16 +132,14 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
         if std::mem::take(&mut skip) {
             continue;
         }
-        let unique = unique_of(&answer);
-        if unique == MARK {
+        let Ok((header, _)) = AnswerHeader::mut_from_prefix(&mut answer) else { break };
+        if header.unique == MARK {
             marked = true;
             tell.send(()).ok();
             continue;
         }
         expected = expected.saturating_sub(1);
-        if let Some(place) = answer.get_mut(8..ANSWER_HEADER) {
-            place.copy_from_slice(&(unique & !AGAIN).to_ne_bytes());
-        }
+        header.unique &= !AGAIN;
         // One that was answered after all, or whose reader is gone, is nobody's.
         rustix::io::write(device, answer.get(..length).unwrap_or_default()).ok();
         answer.get_mut(..length).unwrap_or_default().fill(0);
@@ -146,64 +147,90 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
     tell.send(()).ok();
     // In good order: fuser takes the mere end of a socket for a broken request, and logs an error; and
     // another one where its last answer finds nobody.
-    if rustix::io::write(answers, &header(40, opcode::DESTROY, MARK, 1, [0; 3])).is_ok() {
+    if rustix::io::write(answers, bare(opcode::DESTROY).as_bytes()).is_ok() {
         rustix::net::recv(answers, answer.as_mut_slice(), RecvFlags::empty()).ok();
     }
     rustix::net::shutdown(answers.as_fd(), Shutdown::Both).ok();
 }
 
-fn unique_of(answer: &[u8]) -> u64 {
-    let bytes = answer.get(8..ANSWER_HEADER).and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, u64::from_ne_bytes)
+/// Of INIT's kind of request: nothing but a header.
+fn bare(opcode: u32) -> RequestHeader {
+    RequestHeader {
+        length: 40,
+        opcode,
+        unique: MARK,
+        node: 1,
+        uid: 0,
+        gid: 0,
+        thread: 0,
+        padding: 0,
+    }
 }
 
-/// `fuse_in_header`.
-fn header(length: u32, opcode: u32, unique: u64, ino: u64, caller: [u32; 3]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(80);
-    bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&opcode.to_ne_bytes());
-    bytes.extend_from_slice(&unique.to_ne_bytes());
-    bytes.extend_from_slice(&ino.to_ne_bytes());
-    for number in caller {
-        bytes.extend_from_slice(&number.to_ne_bytes());
-    }
-    bytes.extend_from_slice(&0_u32.to_ne_bytes());
-    bytes
+/// `struct fuse_open_in`
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct OpenIn {
+    flags: u32,
+    open_flags: u32,
+}
+
+/// `struct fuse_getattr_in`
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct GetattrIn {
+    /// `FUSE_GETATTR_FH`, 1, says that the handle counts.
+    flags: u32,
+    dummy: u32,
+    handle: u64,
+}
+
+/// `struct fuse_read_in`
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ReadIn {
+    handle: u64,
+    offset: u64,
+    size: u32,
+    read_flags: u32,
+    lock_owner: u64,
+    flags: u32,
+    padding: u32,
 }
 
 /// A request as the kernel would deliver it again.
 fn request(left: &Left) -> Vec<u8> {
     let call = &left.call;
-    let mut body = Vec::new();
-    let word = |body: &mut Vec<u8>, word: u64| body.extend_from_slice(&word.to_ne_bytes());
-    let half = |body: &mut Vec<u8>, half: u32| body.extend_from_slice(&half.to_ne_bytes());
-    match call.opcode {
-        // fuse_open_in
-        Opcode::Open => {
-            half(&mut body, call.flags);
-            half(&mut body, 0);
-        }
-        // fuse_getattr_in; FUSE_GETATTR_FH says that the handle counts.
+    let handle = (call.handle != u64::MAX).then_some(call.handle);
+    let body = match call.opcode {
+        Opcode::Open => OpenIn { flags: call.flags, open_flags: 0 }.as_bytes().to_vec(),
         Opcode::Getattr => {
-            half(&mut body, u32::from(call.handle != u64::MAX));
-            half(&mut body, 0);
-            word(&mut body, if call.handle == u64::MAX { 0 } else { call.handle });
+            let flags = u32::from(handle.is_some());
+            GetattrIn { flags, dummy: 0, handle: handle.unwrap_or(0) }.as_bytes().to_vec()
         }
-        // fuse_read_in
-        Opcode::Read | Opcode::Readdir => {
-            word(&mut body, if call.handle == u64::MAX { 0 } else { call.handle });
-            word(&mut body, call.offset);
+        Opcode::Read | Opcode::Readdir => ReadIn {
+            handle: handle.unwrap_or(0),
+            offset: call.offset,
             // A page fits into every directory buffer of the kernel's.
-            half(&mut body, if call.opcode == Opcode::Readdir { 4096 } else { call.size });
-            half(&mut body, 0);
-            word(&mut body, 0);
-            word(&mut body, 0);
+            size: if call.opcode == Opcode::Readdir { 4096 } else { call.size },
+            read_flags: 0,
+            lock_owner: 0,
+            flags: 0,
+            padding: 0,
         }
-        Opcode::Other => {}
-    }
-    let caller = [left.caller.uid, left.caller.gid, left.caller.thread];
-    let length = u32::try_from(40 + body.len()).unwrap_or_default();
-    let mut bytes = header(length, call.opcode as u32, left.unique | AGAIN, call.ino, caller);
-    bytes.extend_from_slice(&body);
-    bytes
+        .as_bytes()
+        .to_vec(),
+        Opcode::Other => Vec::new(),
+    };
+    let header = RequestHeader {
+        length: u32::try_from(REQUEST_HEADER + body.len()).unwrap_or_default(),
+        opcode: call.opcode as u32,
+        unique: left.unique | AGAIN,
+        node: call.ino,
+        uid: left.caller.uid,
+        gid: left.caller.gid,
+        thread: left.caller.thread,
+        padding: 0,
+    };
+    [header.as_bytes(), &body].concat()
 }

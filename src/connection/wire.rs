@@ -4,11 +4,12 @@
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// `sizeof(struct fuse_out_header)`
-pub(super) const ANSWER_HEADER: usize = 16;
-/// `sizeof(struct fuse_in_header)`
-pub(super) const REQUEST_HEADER: usize = 40;
+/// The length of the beginning of an answer.
+pub(super) const ANSWER_HEADER: usize = size_of::<AnswerHeader>();
+/// The length of the beginning of a request.
+pub(super) const REQUEST_HEADER: usize = size_of::<RequestHeader>();
 /// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
 pub(super) const READ_BUFFER: usize = 8192;
 
@@ -24,43 +25,59 @@ pub(super) mod opcode {
     pub(in crate::connection) const BATCH_FORGET: u32 = 42;
 }
 
-/// The beginning of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The beginning of a request (`struct fuse_in_header`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
 pub(super) struct RequestHeader {
+    /// Of the whole request.
+    pub(super) length: u32,
     pub(super) opcode: u32,
     pub(super) unique: u64,
+    pub(super) node: u64,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) thread: u32,
+    pub(super) padding: u32,
 }
 
 impl RequestHeader {
     /// Of a request as the kernel wrote it; nothing where it is cut.
     pub(super) fn of(request: &[u8]) -> Option<Self> {
-        let opcode = request.get(4..8)?.try_into().ok()?;
-        let unique = request.get(8..16)?.try_into().ok()?;
-        Some(Self { opcode: u32::from_ne_bytes(opcode), unique: u64::from_ne_bytes(unique) })
+        Some(Self::read_from_prefix(request).ok()?.0)
+    }
+}
+
+/// The beginning of an answer (`struct fuse_out_header`).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct AnswerHeader {
+    /// Of the whole answer.
+    pub(super) length: u32,
+    /// A negative errno, or 0; in a message without a request, its kind.
+    pub(super) error: i32,
+    pub(super) unique: u64,
+}
+
+impl AnswerHeader {
+    /// Of an answer without more than this.
+    fn alone(error: i32, unique: u64) -> Self {
+        // It is 16 bytes long.
+        Self { length: 16, error, unique }
     }
 }
 
 /// Answers a request with an error, or with nothing but success; whether there was such a request.
 pub(super) fn answer(device: impl AsFd, unique: u64, outcome: Result<(), Errno>) -> bool {
     let error = outcome.err().map_or(0, |errno| -(errno as i32));
-    rustix::io::write(device, &out(error, unique)).is_ok()
+    rustix::io::write(device, AnswerHeader::alone(error, unique).as_bytes()).is_ok()
 }
 
 /// Asks the kernel to deliver again what was read and not answered (`FUSE_NOTIFY_RESEND`, Linux 6.9).
 /// Whether it does; where the connection has ended it does not matter.
 pub(super) fn deliver_again(device: impl AsFd) -> bool {
     const RESEND: i32 = 7;
-    rustix::io::write(device, &out(RESEND, 0)) != Err(rustix::io::Errno::INVAL)
-}
-
-/// `struct fuse_out_header` alone.
-fn out(error: i32, unique: u64) -> [u8; ANSWER_HEADER] {
-    const LENGTH: u32 = 16;
-    let mut header = [0; ANSWER_HEADER];
-    let words = LENGTH.to_ne_bytes().into_iter().chain(error.to_ne_bytes());
-    let bytes = words.chain(unique.to_ne_bytes());
-    header.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-    header
+    rustix::io::write(device, AnswerHeader::alone(RESEND, 0).as_bytes())
+        != Err(rustix::io::Errno::INVAL)
 }
 
 #[cfg(test)]
@@ -84,12 +101,10 @@ mod tests {
     #[test]
     fn a_request_that_is_cut_is_none() {
         let mut request = [0; REQUEST_HEADER];
-        request[4] = 14;
-        request[8] = 6;
-        let header = RequestHeader { opcode: 14, unique: 6 };
-        if cfg!(target_endian = "little") {
-            assert_eq!(RequestHeader::of(&request), Some(header));
-        }
+        request[4..8].copy_from_slice(&14_u32.to_ne_bytes());
+        request[8..16].copy_from_slice(&6_u64.to_ne_bytes());
+        let header = RequestHeader::of(&request).unwrap();
+        assert_eq!((header.opcode, header.unique, header.node), (14, 6, 0));
         assert_eq!(RequestHeader::of(&request[..12]), None);
     }
 }

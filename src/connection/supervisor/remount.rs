@@ -80,8 +80,8 @@ impl Supervisor {
 
 /// Whether two connections begin alike. Which process mounted is no part of it.
 fn is_the_same(init: &[u8], other: &[u8]) -> bool {
-    RequestHeader::of(init) == RequestHeader::of(other)
-        && init.get(REQUEST_HEADER..) == other.get(REQUEST_HEADER..)
+    let begins = |init| RequestHeader::of(init).map(|header| (header.opcode, header.unique));
+    begins(init) == begins(other) && init.get(REQUEST_HEADER..) == other.get(REQUEST_HEADER..)
 }
 
 #[cfg(test)]

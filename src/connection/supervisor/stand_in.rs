@@ -126,7 +126,7 @@ fn refuse_what_came(device: &OwnedFd, errno: Errno, mut answered: impl FnMut(u64
         match rustix::io::read(device, &mut request) {
             Ok(length) => {
                 let request = request.get(..length).unwrap_or_default();
-                let Some(RequestHeader { opcode, unique }) = RequestHeader::of(request) else {
+                let Some(RequestHeader { opcode, unique, .. }) = RequestHeader::of(request) else {
                     continue;
                 };
                 if let Some(outcome) = outcome(opcode, errno) {
@@ -193,13 +193,13 @@ mod tests {
         assert_eq!(stand_in.begins(SECOND * 5, None), None);
     }
     use crate::connection::handover;
+    use zerocopy::FromBytes as _;
+
     use crate::connection::wire::REQUEST_HEADER;
 
     fn request(opcode: u32, unique: u64) -> [u8; REQUEST_HEADER] {
-        let mut request = [0; REQUEST_HEADER];
-        request[4..8].copy_from_slice(&opcode.to_ne_bytes());
-        request[8..16].copy_from_slice(&unique.to_ne_bytes());
-        request
+        let none = RequestHeader::read_from_bytes(&[0; REQUEST_HEADER]).unwrap();
+        zerocopy::transmute!(RequestHeader { opcode, unique, ..none })
     }
 
     #[test]

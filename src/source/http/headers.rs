@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 use crate::time::Now;
@@ -96,13 +95,7 @@ pub(super) fn rate_is_used_up(headers: &HeaderMap) -> bool {
 /// A time as HTTP writes it, in any of the three forms that a recipient must accept
 /// (RFC 9110 §5.6.7).
 fn parse_http_date(text: &str) -> Option<Timestamp> {
-    const OBSOLETE: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().or_else(|| {
-        OBSOLETE.into_iter().find_map(|format| {
-            let time = jiff::fmt::strtime::parse(format, text).ok()?.to_datetime().ok()?;
-            time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-        })
-    })
+    httpdate::parse_http_date(text).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
