@@ -116,7 +116,7 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
             let engine = tokio::spawn(engine.run());
             if !is_delayed {
                 // Somebody always asks: that is what files are there for.
-                drop(token.token(now.boot).await);
+                drop(token.token(None, now.boot).await);
             }
             keeper.run(&token, &*clock, &*timer, stopped).await;
             engine.abort();
@@ -219,7 +219,7 @@ impl Keeper {
 
     /// Brings the files into line, and tells when to look again though nothing changes.
     fn look(&mut self, snapshot: &Snapshot, now: &Now) -> Option<Duration> {
-        let fresh = snapshot.usable(now);
+        let fresh = snapshot.usable(None, now);
         let views = match &fresh {
             Some(fresh) if !self.shows(fresh) => self.show(fresh.clone(), now, snapshot.min_life),
             Some(_) => Ok(()),

@@ -388,17 +388,17 @@ impl Fs {
     ///
     /// # Errors
     /// EROFS for any other file, EINVAL for anything else, EAGAIN for a second fetch within a second.
-    pub fn write(&self, ino: u64, data: &[u8]) -> Result<(), Errno> {
+    pub fn write(&self, request: &Request, ino: u64, data: &[u8]) -> Result<(), Errno> {
         if self.node(ino)? != Node::Control {
             return Err(self.refuse(ReadErrorKind::ReadOnly));
         }
-        self.control(data)
+        self.control(request, data)
     }
 
     /// Does what somebody wrote to `refresh`, or to the attribute that stands for it.
-    fn control(&self, data: &[u8]) -> Result<(), Errno> {
+    fn control(&self, request: &Request, data: &[u8]) -> Result<(), Errno> {
         let wish = Wish::parse(data).ok_or(Errno::EINVAL)?;
-        self.token.fulfil(wish).map_err(|TooSoon| Errno::EAGAIN)
+        self.token.fulfil(wish, Some(request.caller.uid)).map_err(|TooSoon| Errno::EAGAIN)
     }
 
     /// Cuts a file, as `open` with `O_TRUNC` does: `refresh` has no bytes to lose.

@@ -118,16 +118,16 @@ impl fmt::Display for State {
 }
 
 impl Snapshot {
-    /// The token, if it may be served: enough of its life is left and it is not withheld.
+    /// The token, if it may be served to this user: enough of its life is left and it is not withheld.
     #[must_use]
-    pub fn usable(&self, now: &Now) -> Option<FreshToken> {
-        self.offered(now)?.usable(now, self.min_life)
+    pub fn usable(&self, user: Option<u32>, now: &Now) -> Option<FreshToken> {
+        self.offered(user, now)?.usable(now, self.min_life)
     }
 
-    /// Whether the token is of this generation, and may be served.
+    /// Whether the token is of this generation, and may be served to this user.
     #[must_use]
-    pub fn serves(&self, generation: u64, now: &Now) -> bool {
-        self.offered(now).is_some_and(|token| {
+    pub fn serves(&self, generation: u64, user: Option<u32>, now: &Now) -> bool {
+        self.offered(user, now).is_some_and(|token| {
             token.generation == generation && token.is_usable(now, self.min_life)
         })
     }
@@ -138,9 +138,9 @@ impl Snapshot {
         self.token.as_ref().is_some_and(|token| token.left(now) >= self.git_min_life)
     }
 
-    /// The token, if nobody has said that it was refused.
-    fn offered(&self, now: &Now) -> Option<&Token> {
-        let withheld = self.rejected.is_some_and(|rejection| now.boot < rejection.withheld_until);
+    /// The token, unless it is withheld from this user.
+    fn offered(&self, user: Option<u32>, now: &Now) -> Option<&Token> {
+        let withheld = self.rejected.is_some_and(|rejection| rejection.withholds_from(user, now));
         self.token.as_ref().filter(|_| !withheld)
     }
 
@@ -148,7 +148,7 @@ impl Snapshot {
     #[must_use]
     pub fn state(&self, now: &Now) -> State {
         let troubled = self.fallback || self.rejected.is_some() || !self.failures.is_empty();
-        let usable = self.usable(now).is_some();
+        let usable = self.usable(None, now).is_some();
         if self.idle || (!self.asked && !usable && !troubled) {
             State::Idle
         } else if !usable {
@@ -192,10 +192,16 @@ pub struct Rejection {
     pub fingerprint: Fingerprint,
     /// When.
     pub at: Now,
-    /// Withheld from readers until then (boot clock).
+    /// Withheld until then (boot clock): from everybody while the source has not been asked again, from
+    /// then on only from the user who rejected it last.
     pub withheld_until: Duration,
     /// How often it was said.
     pub count: u64,
+    /// The user who said so, where that is known.
+    pub user: Option<u32>,
+    /// The source was asked because of this rejection of the token, or an earlier one, and gave the
+    /// same token again.
+    pub is_denied: bool,
 }
 
 impl Rejection {
@@ -207,6 +213,7 @@ impl Rejection {
     pub fn of(
         earlier: Option<Self>,
         fingerprint: Fingerprint,
+        user: Option<u32>,
         is_final: bool,
         now: &Now,
     ) -> (Self, bool) {
@@ -221,9 +228,28 @@ impl Rejection {
             _ => {
                 let withheld_until =
                     if is_final { Duration::MAX } else { now.boot.saturating_add(WITHHELD) };
-                (Self { fingerprint, at: *now, withheld_until, count }, true)
+                let (at, is_denied) = (*now, earlier.is_some_and(|earlier| earlier.is_denied));
+                (Self { fingerprint, at, withheld_until, count, user, is_denied }, true)
             }
         }
+    }
+
+    /// Whether the token is withheld from this user now. Once the source has given the token again,
+    /// it is good by the source's word, and one user's mistake must not cost the others. The user who
+    /// rejected it still waits: a program that was refused would only be refused again. A user who is
+    /// not known is not held back either.
+    #[must_use]
+    pub fn withholds_from(&self, user: Option<u32>, now: &Now) -> bool {
+        let concerns = !self.is_denied || (user.is_some() && user == self.user);
+        concerns && now.boot < self.withheld_until
+    }
+
+    /// The source gave this token in answer to a request. A request that was sent before the rejection
+    /// says nothing about it, and a final rejection stays.
+    pub(crate) fn came_again(&mut self, token: Fingerprint, requested: &Now) {
+        self.is_denied |= token == self.fingerprint
+            && requested.boot >= self.at.boot
+            && self.withheld_until != Duration::MAX;
     }
 }
 

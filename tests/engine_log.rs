@@ -80,7 +80,7 @@ fn start(standing: Scripted) -> (SimulatedTime, ScriptedSource, Handle) {
 async fn three_identical_failures_are_warnings_the_rest_is_debug_and_the_recovery_one_line() {
     let (lines, _guard) = listen();
     let (time, source, handle) = start(Scripted::Fail(FetchErrorKind::ServerError));
-    let _ = handle.token(time.now().boot).await;
+    let _ = handle.token(None, time.now().boot).await;
     tokio::time::sleep(10 * MINUTE).await;
     assert_eq!(lines.count("WARN", "no token"), 3, "{}", lines.text());
     assert_eq!(lines.count("DEBUG", "no token"), source.requests().len() - 3);
@@ -97,8 +97,8 @@ async fn three_identical_failures_are_warnings_the_rest_is_debug_and_the_recover
 async fn a_rotation_is_logged_with_fingerprint_generation_source_and_plan_but_never_the_token() {
     let (lines, _guard) = listen();
     let (time, _, handle) = start(Scripted::NewToken(HOUR));
-    let fresh = handle.token(time.now().boot + MINUTE).await.expect("a token");
-    handle.reject(fresh.token().fingerprint());
+    let fresh = handle.token(None, time.now().boot + MINUTE).await.expect("a token");
+    handle.reject(fresh.token().fingerprint(), None);
     tokio::time::sleep(2 * HOUR).await;
     let text = lines.text();
     let first = text.lines().find(|line| line.contains("a new token")).expect("a rotation");

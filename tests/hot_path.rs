@@ -45,13 +45,13 @@ async fn an_open_of_a_usable_token_allocates_nothing() {
     let (handle, engine) =
         Engine::new(vec![source], Windows::default(), store, clock, Arc::new(time.clone()), 1);
     let engine = tokio::spawn(engine.run());
-    handle.token(time.now().boot + Duration::from_secs(5)).await.expect("a token");
+    handle.token(None, time.now().boot + Duration::from_secs(5)).await.expect("a token");
 
     let before = ALLOCATIONS.get();
     for _ in 0..1000 {
-        let fresh = handle.usable().expect("fresh");
+        let fresh = handle.usable(None).expect("fresh");
         assert_eq!(fresh.token().generation, 1);
-        assert!(handle.serves(1) && !handle.serves(2));
+        assert!(handle.serves(1, None) && !handle.serves(2, None));
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
     // The counter counts.

@@ -418,6 +418,8 @@ mod tests {
             at: ago(2),
             withheld_until: ago(1).boot,
             count: 4,
+            user: None,
+            is_denied: true,
         });
         scene.snapshot.failures = vec![failing("platform", FetchErrorKind::Rejected)];
         scene.snapshot.history.push_back(event(2, EventKind::Reject, "a consumer was refused"));

@@ -76,7 +76,7 @@ impl Wishes {
         for line in text.get(..length).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             match Wish::parse(line) {
                 Some(Wish::Fetch) => self.fetch(),
-                Some(wish @ Wish::Another(_)) => drop(self.token.fulfil(wish)),
+                Some(wish @ Wish::Another(_)) => drop(self.token.fulfil(wish, None)),
                 // Not what it is: it may be a token.
                 None => tracing::warn!("what was written into {REFRESH} is no fingerprint"),
             }

@@ -72,7 +72,7 @@ impl Fs {
     /// Writes an attribute.
     ///
     /// # Errors
-    /// EROFS for any but [`REFRESH`]; EACCES where the caller is neither the owner nor root; else as
+    /// EROFS for any but [`REFRESH`]; EACCES where the mode of `refresh` does not allow it; else as
     /// [`Fs::write`], with EBUSY in the place of EAGAIN.
     pub fn set_attribute(
         &self,
@@ -89,7 +89,7 @@ impl Fs {
             return Err(self.refuse(ReadErrorKind::Denied));
         }
         // The kernel itself uses EAGAIN here, and would tell the caller that there is no such attribute.
-        self.control(value).map_err(|errno| match errno {
+        self.control(request, value).map_err(|errno| match errno {
             Errno::EAGAIN => Errno::EBUSY,
             errno => errno,
         })

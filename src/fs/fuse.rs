@@ -231,10 +231,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some((_, reply)) = self.enter(request, Call::other("write", ino.0), reply) else {
+        let Some((request, reply)) = self.enter(request, Call::other("write", ino.0), reply) else {
             return;
         };
-        let written = self.fs.write(ino.0, data);
+        let written = self.fs.write(&request, ino.0, data);
         reply.answer(|reply| match written {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(error(errno)),

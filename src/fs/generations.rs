@@ -46,7 +46,7 @@ pub const VIEWS: usize = 256;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of [`Shared`]: a process of another layout starts with a state of its
 /// own.
-const LAYOUT: u64 = 6;
+const LAYOUT: u64 = 7;
 
 /// Watchers that were not told of a generation within this, after its views show it, may miss it.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
@@ -451,6 +451,7 @@ impl Drop for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refresh::Rejection;
     use crate::refresh::policy::Clocks;
     use crate::refresh::policy::clocks::Seen;
     use crate::secret::{Fingerprint, Secret};
@@ -555,7 +556,14 @@ mod tests {
             strikes: 3,
             not_before: SECOND * 7,
             next_refresh: Some(SECOND * 9),
-            rejected: Some((Fingerprint::of(b"ghs_b"), now(), SECOND * 115)),
+            rejected: Some(Rejection {
+                fingerprint: Fingerprint::of(b"ghs_b"),
+                at: now(),
+                withheld_until: SECOND * 115,
+                count: 2,
+                user: Some(0),
+                is_denied: true,
+            }),
             clocks: learnt_clocks(),
             repeats: true,
             last_open: Some(SECOND),

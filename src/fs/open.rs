@@ -37,17 +37,18 @@ impl Fs {
         let keep = Opened { handle: generation, cache: Cache::Keep };
         // The open before a second look has waited already.
         let patient = mark.is_none() && self.is_patient(request, view);
+        let user = Some(request.caller.uid);
         // Nearly every open.
-        if self.state.current(view) == generation && self.serves(generation, patient) {
+        if self.state.current(view) == generation && self.serves(generation, user, patient) {
             return Open::Now(Ok(keep));
         }
-        let fresh = self.usable(patient);
+        let fresh = self.usable(user, patient);
         // A patient open does not take an older token, though others may.
         let may_serve = |fresh: &FreshToken| {
             if patient {
                 fresh.token().generation == generation
             } else {
-                self.may_serve(generation, fresh)
+                self.may_serve(generation, user, fresh)
             }
         };
         if generation != 0 && fresh.as_ref().is_some_and(may_serve) {
@@ -81,13 +82,17 @@ impl Fs {
     }
 
     /// Whether a generation may be served at once.
-    fn serves(&self, generation: u64, patient: bool) -> bool {
-        if patient { self.token.serves_lasting(generation) } else { self.token.serves(generation) }
+    fn serves(&self, generation: u64, user: Option<u32>, patient: bool) -> bool {
+        if patient {
+            self.token.serves_lasting(generation, user)
+        } else {
+            self.token.serves(generation, user)
+        }
     }
 
     /// The token that may be served at once.
-    fn usable(&self, patient: bool) -> Option<FreshToken> {
-        if patient { self.token.usable_and_lasting() } else { self.token.usable() }
+    fn usable(&self, user: Option<u32>, patient: bool) -> Option<FreshToken> {
+        if patient { self.token.usable_and_lasting(user) } else { self.token.usable(user) }
     }
 
     /// Whether the reader may already be on its second path walk, unknown to us: then it is served what
@@ -109,12 +114,12 @@ impl Fs {
     }
 
     /// Whether a generation's own token may be served. It nearly always is the one just judged.
-    fn may_serve(&self, generation: u64, fresh: &FreshToken) -> bool {
+    fn may_serve(&self, generation: u64, user: Option<u32>, fresh: &FreshToken) -> bool {
         fresh.token().generation == generation
             || self
                 .state
                 .generation(generation)
-                .is_some_and(|generation| self.token.accepts(&generation.token))
+                .is_some_and(|generation| self.token.accepts(&generation.token, user))
     }
 
     /// The inode is not what its view shows: let the kernel look the name up again, if this thread
@@ -148,7 +153,7 @@ impl Fs {
             opened
         };
         let patient = self.is_patient(request, view);
-        match self.usable(patient) {
+        match self.usable(Some(request.caller.uid), patient) {
             Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
             None => self.wait(request, call, view, patient, move |fs, request, fresh| {
                 Some(Ok(hand(fs, request, fresh)))
@@ -175,14 +180,15 @@ impl Fs {
         let Some(first_seen) = journal.wait(request.unique, call, &request.caller, waits) else {
             return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
         };
+        let user = Some(request.caller.uid);
         Open::Wait(Box::pin(async move {
             let deadline = first_seen.saturating_add(fs.config.open_timeout);
             if patient {
                 let until = first_seen.saturating_add(fs.config.open_timeout / 2);
-                fs.token.await_lasting(until, deadline).await;
+                fs.token.await_lasting(user, until, deadline).await;
             }
             let opened = loop {
-                match fs.token.token(deadline).await {
+                match fs.token.token(user, deadline).await {
                     Ok(fresh) => {
                         if let Some(opened) = settle(&fs, &request, &fresh) {
                             break opened;
@@ -190,7 +196,7 @@ impl Fs {
                         fs.shown(view, fresh.token().generation, deadline).await;
                         // Else judged anew: somebody may have stopped us meanwhile.
                         if fs.clock.now().boot >= deadline
-                            && let Some(fresh) = fs.token.usable()
+                            && let Some(fresh) = fs.token.usable(user)
                         {
                             let settled = settle(&fs, &request, &fresh);
                             break settled.unwrap_or_else(|| Ok(fs.newest(&fresh)));

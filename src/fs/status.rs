@@ -226,7 +226,7 @@ pub struct RejectedStatus {
     pub at: Timestamp,
     /// How often.
     pub count: u64,
-    /// Whether opens wait for another one now.
+    /// Whether all opens wait for another one now. Those of the user who said it may wait for longer.
     pub withheld: bool,
 }
 

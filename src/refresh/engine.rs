@@ -384,7 +384,7 @@ impl Engine {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         for waiter in std::mem::take(&mut self.waiters) {
-            let answer = match self.policy.verdict(&now, waiter.deadline) {
+            let answer = match self.policy.verdict(waiter.user, &now, waiter.deadline) {
                 Verdict::Serve
                     if waiter
                         .patience
@@ -393,7 +393,7 @@ impl Engine {
                     None
                 }
                 // A rejection that is still in the inbox already withholds the token.
-                Verdict::Serve => snapshot.usable(&now).map(Ok),
+                Verdict::Serve => snapshot.usable(waiter.user, &now).map(Ok),
                 Verdict::Wait => None,
                 Verdict::Fail(kind) => {
                     let cause = snapshot.telling_failure().map(|failure| failure.error.clone());
@@ -479,7 +479,15 @@ impl Engine {
     fn show(&self, now: &Now) {
         let policy = &self.policy;
         let clock_ahead = self.places.iter().find_map(|place| place.source.clock_ahead());
+        let denied = policy.rejection().filter(|rejection| rejection.is_denied);
         self.shared.snapshot.send_modify(|snapshot| {
+            let rejections = [&mut snapshot.rejected, &mut snapshot.last_rejected];
+            for rejection in rejections.into_iter().flatten() {
+                // It may be a later one, which is still in the inbox.
+                rejection.is_denied |= denied.is_some_and(|denied| {
+                    (denied.fingerprint, denied.at) == (rejection.fingerprint, rejection.at)
+                });
+            }
             snapshot.next = policy.next(now);
             snapshot.fetching = policy.fetching();
             snapshot.skew = policy.skew();

@@ -60,6 +60,8 @@ pub(super) enum Message {
 
 /// An open that waits.
 pub(super) struct Waiter {
+    /// Who opens, where that is known.
+    pub(super) user: Option<u32>,
     /// Until when an earlier source may hold it up (boot clock).
     pub(super) hold: Duration,
     /// Until when it waits (boot clock).
@@ -116,44 +118,45 @@ impl Wish {
 }
 
 impl Handle {
-    /// Does what somebody wrote into `refresh`.
+    /// Does what this user wrote into `refresh`.
     ///
     /// # Errors
     /// See [`Handle::refresh`].
-    pub fn fulfil(&self, wish: Wish) -> Result<(), TooSoon> {
+    pub fn fulfil(&self, wish: Wish, user: Option<u32>) -> Result<(), TooSoon> {
         match wish {
             Wish::Fetch => self.refresh(),
             Wish::Another(than) => {
-                self.reject(than);
+                self.reject(than, user);
                 Ok(())
             }
         }
     }
 
-    /// The token, if it may be served now. No task switch, no allocation. Also notes that somebody
-    /// asked, so that a token in its last fifth is refreshed in the background.
+    /// The token, if it may be served to this user now (`None`: somebody). No task switch, no
+    /// allocation. Also notes that somebody asked, so that a token in its last fifth is refreshed in
+    /// the background.
     #[must_use]
-    pub fn usable(&self) -> Option<FreshToken> {
-        self.asked(Snapshot::usable)
+    pub fn usable(&self, user: Option<u32>) -> Option<FreshToken> {
+        self.asked(|snapshot, now| snapshot.usable(user, now))
     }
 
     /// Whether the token at hand is of this generation, and may be served now. As [`Handle::usable`].
     #[must_use]
-    pub fn serves(&self, generation: u64) -> bool {
-        self.asked(|snapshot, now| snapshot.serves(generation, now).then_some(())).is_some()
+    pub fn serves(&self, generation: u64, user: Option<u32>) -> bool {
+        self.asked(|snapshot, now| snapshot.serves(generation, user, now).then_some(())).is_some()
     }
 
     /// The same, but only if the token also lasts long enough for git; see [`Handle::await_lasting`].
     #[must_use]
-    pub fn usable_and_lasting(&self) -> Option<FreshToken> {
-        self.asked(|snapshot, now| snapshot.usable(now).filter(|_| snapshot.lasts(now)))
+    pub fn usable_and_lasting(&self, user: Option<u32>) -> Option<FreshToken> {
+        self.asked(|snapshot, now| snapshot.usable(user, now).filter(|_| snapshot.lasts(now)))
     }
 
     /// As [`Handle::serves`], but only if the token also lasts long enough for git.
     #[must_use]
-    pub fn serves_lasting(&self, generation: u64) -> bool {
+    pub fn serves_lasting(&self, generation: u64, user: Option<u32>) -> bool {
         let lasting = |snapshot: &Snapshot, now: &Now| {
-            (snapshot.serves(generation, now) && snapshot.lasts(now)).then_some(())
+            (snapshot.serves(generation, user, now) && snapshot.lasts(now)).then_some(())
         };
         self.asked(lasting).is_some()
     }
@@ -178,38 +181,42 @@ impl Handle {
         Some(answer)
     }
 
-    /// Whether this token, of whatever generation, may be served now.
+    /// Whether this token, of whatever generation, may be served to this user now.
     #[must_use]
-    pub fn accepts(&self, token: &Token) -> bool {
+    pub fn accepts(&self, token: &Token, user: Option<u32>) -> bool {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         let least = self.shared.windows.min_life_of(token.life.duration(), snapshot.repeats);
         let is_withheld =
             snapshot.rejected.iter().chain(&snapshot.last_rejected).any(|rejection| {
-                rejection.fingerprint == token.fingerprint() && now.boot < rejection.withheld_until
+                rejection.fingerprint == token.fingerprint() && rejection.withholds_from(user, &now)
             });
         !is_withheld && token.usable(&now, least).is_some()
     }
 
-    /// The token, waiting for a fetch where that is needed, until `deadline` (boot clock). It can be
-    /// dropped at any time; the fetch goes on.
+    /// The token for this user (`None`: somebody), waiting for a fetch where that is needed, until
+    /// `deadline` (boot clock). It can be dropped at any time; the fetch goes on.
     ///
     /// # Errors
     /// [`ReadError`], at once where waiting is no use: the sources refuse us, or their next try lies
     /// beyond the deadline.
-    pub async fn token(&self, deadline: Duration) -> Result<FreshToken, ReadError> {
+    pub async fn token(
+        &self,
+        user: Option<u32>,
+        deadline: Duration,
+    ) -> Result<FreshToken, ReadError> {
         loop {
-            if let Some(fresh) = self.usable() {
+            if let Some(fresh) = self.usable(user) {
                 return Ok(fresh);
             }
-            match self.wait(deadline, None).await {
+            match self.wait(user, deadline, None).await {
                 None => return Err(self.engine_ended()),
                 Some(Err(error)) => return Err(error),
                 // The process may have been stopped since, or another reader may have rejected it:
                 // what was fresh then is judged again. It is no second open.
                 Some(Ok(_)) => {
                     let now = self.shared.clock.now();
-                    let fresh = self.shared.snapshot.borrow().usable(&now);
+                    let fresh = self.shared.snapshot.borrow().usable(user, &now);
                     if let Some(fresh) = fresh {
                         return Ok(fresh);
                     }
@@ -221,39 +228,41 @@ impl Handle {
     /// Waits for the next token, until `until` at the latest (boot clock), if the current one has less
     /// life left than [`Windows::git_min_life_of`] and the next one may come in time. git needs this
     /// because it keeps a token for a whole command. Call [`Handle::token`] afterwards in any case.
-    pub async fn await_lasting(&self, until: Duration, deadline: Duration) {
-        if let Some(until) = self.patience(until) {
-            self.wait(deadline, Some(until)).await;
+    pub async fn await_lasting(&self, user: Option<u32>, until: Duration, deadline: Duration) {
+        if let Some(until) = self.patience(user, until) {
+            self.wait(user, deadline, Some(until)).await;
         }
     }
 
     /// Until when an open should wait although it could be served now; `None` if it should not. It never
     /// waits so long that the current token becomes too old to serve.
-    fn patience(&self, until: Duration) -> Option<Duration> {
+    fn patience(&self, user: Option<u32>, until: Duration) -> Option<Duration> {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         let token = snapshot.token.as_ref().filter(|_| !snapshot.lasts(&now))?;
         let spare = token.left(&now).checked_sub(snapshot.min_life)?;
         let until = until.min(now.boot.saturating_add(spare / 2));
-        (until > now.boot && snapshot.usable(&now).is_some()).then_some(until)
+        (until > now.boot && snapshot.usable(user, &now).is_some()).then_some(until)
     }
 
     /// Waits for the engine's answer; `None` if the engine has ended.
     async fn wait(
         &self,
+        user: Option<u32>,
         deadline: Duration,
         patience: Option<Duration>,
     ) -> Option<Result<FreshToken, ReadError>> {
         let hold = super::policy::windows::hold(self.shared.clock.now().boot, deadline);
         let (answer, answered) = oneshot::channel();
-        self.inbox.send(Message::Wait(Waiter { hold, deadline, patience, answer })).ok()?;
+        self.inbox.send(Message::Wait(Waiter { user, hold, deadline, patience, answer })).ok()?;
         answered.await.ok()
     }
 
-    /// A consumer says that the token with this fingerprint was refused. Synchronous: no reader gets
-    /// it from now on, until the source has given another or insisted on it. An unknown fingerprint
-    /// is none of our business and changes nothing.
-    pub fn reject(&self, fingerprint: Fingerprint) {
+    /// A consumer, where possible one whose user is known, says that the token with this fingerprint
+    /// was refused. Synchronous: no reader gets it from now on, until the source has given another or
+    /// the same again; see [`Rejection::withholds_from`]. An unknown fingerprint is none of our
+    /// business and changes nothing.
+    pub fn reject(&self, fingerprint: Fingerprint, user: Option<u32>) {
         let now = self.shared.clock.now();
         let mut news = None;
         self.shared.snapshot.send_if_modified(|snapshot| {
@@ -263,7 +272,7 @@ impl Handle {
             };
             let is_final = self.shared.final_sources.contains(&token.source);
             let (rejection, is_news) =
-                Rejection::of(snapshot.rejected, fingerprint, is_final, &now);
+                Rejection::of(snapshot.rejected, fingerprint, user, is_final, &now);
             let concerned = Some((token.generation, fingerprint));
             snapshot.rejected = Some(rejection);
             snapshot.last_rejected = Some(rejection);

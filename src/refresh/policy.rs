@@ -149,17 +149,16 @@ impl Policy {
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
         }
-        if let Some((fingerprint, at, withheld_until)) = saved.rejected {
-            let of_held = held.filter(|held| held.fingerprint == fingerprint);
-            let is_final = withheld_until == Duration::MAX;
+        if let Some(rejection) = saved.rejected {
+            let of_held = held.filter(|held| held.fingerprint == rejection.fingerprint);
+            let is_final = rejection.withheld_until == Duration::MAX;
             let source = of_held.map(|held| held.source).or_else(|| {
                 policy.rules.sources.iter().position(|rules| rules.rejection_is_final == is_final)
             });
             if let Some(source) = source
                 && let Some(state) = policy.sources.get_mut(source)
             {
-                state.rejection =
-                    Some(Box::new(Rejection { fingerprint, at, withheld_until, count: 1 }));
+                state.rejection = Some(Box::new(rejection));
             }
         }
         policy
@@ -177,7 +176,7 @@ impl Policy {
             rejected: self
                 .rejection()
                 .or_else(|| self.sources.iter().find_map(|state| state.rejection.as_deref()))
-                .map(|r| (r.fingerprint, r.at, r.withheld_until)),
+                .copied(),
             clocks: self.clocks,
             repeats: self.repeats,
             last_open: self.last_open.filter(|_| self.asked),
@@ -320,6 +319,7 @@ impl Policy {
             if !self.usable(now) && !self.rejection_is_final(source) {
                 let withheld = rejection.at.boot.saturating_add(windows::WITHHELD);
                 rejection.withheld_until = rejection.withheld_until.min(withheld);
+                rejection.came_again(offer.fingerprint, &offer.issued);
                 if let Some(state) = self.sources.get_mut(source) {
                     state.rejection = Some(Box::new(rejection));
                 }
@@ -348,6 +348,11 @@ impl Policy {
         let source = offer.source;
         let is_renewed = held.source == source && matches!(offer.life, Life::Assumed(_));
         let rejected = self.rejection_of(&offer).is_some();
+        if let Some(state) = self.sources.get_mut(source)
+            && let Some(rejection) = &mut state.rejection
+        {
+            rejection.came_again(offer.fingerprint, &offer.issued);
+        }
         let is_judged_anew = self.reading.as_ref().is_some_and(|reading| reading.lifts_doubt);
         let known = if (is_renewed && !rejected) || (is_judged_anew && held.source == source) {
             offer

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
-use crate::secret::Fingerprint;
 use crate::source::BoxFuture;
 use crate::time::Now;
 use crate::token::{FreshToken, Token};
@@ -29,9 +29,8 @@ pub struct Progress {
     pub not_before: Duration,
     /// The next refresh (boot clock), where one is planned.
     pub next_refresh: Option<Duration>,
-    /// The fingerprint that a consumer rejected, when it did so, and until when it is withheld (boot
-    /// clock).
-    pub rejected: Option<(Fingerprint, Now, Duration)>,
+    /// What a consumer rejected.
+    pub rejected: Option<Rejection>,
     /// What was learnt about the clocks.
     pub clocks: Clocks,
     /// The platform was seen to give the same token twice.

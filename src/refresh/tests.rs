@@ -23,6 +23,11 @@ mod rejection;
 mod schedule;
 mod waiting;
 
+/// The user who opens and rejects.
+const READER: Option<u32> = Some(1000);
+/// Another one.
+const OTHER: Option<u32> = Some(1001);
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -89,7 +94,7 @@ impl World {
 
     /// Opens as a reader does, with the configured deadline.
     async fn open(&self) -> Result<FreshToken, ReadError> {
-        self.handle.token(self.now().boot + self.windows.open_timeout).await
+        self.handle.token(READER, self.now().boot + self.windows.open_timeout).await
     }
 
     async fn open_ok(&self) -> FreshToken {
@@ -108,7 +113,7 @@ impl World {
         let snapshot = self.handle.snapshot();
         let troubled =
             snapshot.fallback || snapshot.rejected.is_some() || !snapshot.failures.is_empty();
-        let usable = snapshot.usable(&self.now()).is_some();
+        let usable = snapshot.usable(READER, &self.now()).is_some();
         match (usable, troubled) {
             _ if snapshot.idle || !(snapshot.asked || usable || troubled) => State::Idle,
             (false, _) => State::None,

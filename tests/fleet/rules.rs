@@ -107,7 +107,7 @@ impl Rule for Tokenfs {
         }
         let sends = self.0.step(Event::Opened, &now, rng).fetch.is_some();
         let deadline = now.boot + RULES.windows.open_timeout;
-        let read = match self.0.verdict(&now, deadline) {
+        let read = match self.0.verdict(None, &now, deadline) {
             Verdict::Serve => Read::Live,
             Verdict::Wait if is_up => Read::Live,
             Verdict::Wait | Verdict::Fail(_) => Read::Refused,

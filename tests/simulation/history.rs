@@ -73,6 +73,9 @@ struct History {
     readers: JoinSet<()>,
 }
 
+/// The users who read.
+const USERS: u32 = 2;
+
 /// What a reader does with what it gets.
 #[derive(Clone, Copy)]
 enum Manner {
@@ -255,7 +258,8 @@ impl History {
                 let unknown = Fingerprint::of(&chance.random_range(0..20_u8).to_le_bytes());
                 let known = world.inner().model.ledger.keys().copied().collect::<Vec<_>>();
                 let fingerprint = known.choose(chance).copied().unwrap_or(unknown);
-                reject(&world, &self.handle, fingerprint);
+                let user = chance.random_range(0..USERS);
+                reject(&world, &self.handle, fingerprint, user);
                 "stale reject"
             }
             94 => {
@@ -282,7 +286,8 @@ impl History {
     async fn busy(&mut self, opens: u32) {
         for _ in 0..opens {
             let deadline = self.world.now().boot + self.windows.open_timeout;
-            open(&self.world, &self.handle, deadline, Manner::Reads).await;
+            let user = self.chance.random_range(0..USERS);
+            open(&self.world, &self.handle, user, deadline, Manner::Reads).await;
         }
     }
 
@@ -295,10 +300,11 @@ impl History {
             .chance
             .random_bool(0.2)
             .then(|| Duration::from_millis(self.chance.random_range(0..3000)));
+        let user = self.chance.random_range(0..USERS);
         let (world, handle) = (Arc::clone(&self.world), self.handle.clone());
         let deadline = world.now().boot + most;
         self.readers.spawn(async move {
-            let read = open(&world, &handle, deadline, manner);
+            let read = open(&world, &handle, user, deadline, manner);
             match patience {
                 None => read.await,
                 Some(patience) => {
@@ -345,7 +351,7 @@ impl History {
             let world = Arc::clone(&world);
             async move {
                 let deadline = world.now().boot + 5 * SECOND;
-                open(&world, &handle, deadline, Manner::Reads).await;
+                open(&world, &handle, 0, deadline, Manner::Reads).await;
             }
         };
         open(self.handle.clone()).await;
@@ -370,7 +376,7 @@ impl History {
                 return;
             }
         }
-        let usable = self.handle.usable().is_some();
+        let usable = self.handle.usable(None).is_some();
         let verdict = if usable { Ok(()) } else { Err("it did not heal".to_owned()) };
         world.note(verdict, || "the end".to_owned());
     }
@@ -396,14 +402,14 @@ fn start(
 }
 
 /// Opens as a reader does and has the model judge what comes of it.
-async fn open(world: &World, handle: &Handle, deadline: Duration, manner: Manner) {
+async fn open(world: &World, handle: &Handle, user: u32, deadline: Duration, manner: Manner) {
     let asked = world.now();
     {
         let mut inner = world.inner();
         inner.figures.opens += 1;
         inner.model.opened(&asked);
     }
-    let answer = handle.token(deadline).await;
+    let answer = handle.token(Some(user), deadline).await;
     let (now, truth) = (world.now(), world.truth());
     let verdict = {
         let mut inner = world.inner();
@@ -415,21 +421,21 @@ async fn open(world: &World, handle: &Handle, deadline: Duration, manner: Manner
             Ok(_) => inner.figures.served += 1,
             Err(error) => *inner.figures.refused.entry(error.kind.errno_name()).or_default() += 1,
         }
-        inner.model.judge(&Open { asked: asked.boot, deadline, answer: &answer }, &now, truth)
+        inner.model.judge(&Open { user, asked: asked.boot, deadline, answer: &answer }, &now, truth)
     };
     let brief = answer.as_ref().map(|fresh| fresh.token().fingerprint().to_string());
-    world.note(verdict, || format!("an open from {:?}: {brief:?}", asked.boot));
+    world.note(verdict, || format!("an open of user {user} from {:?}: {brief:?}", asked.boot));
     if let (Manner::Rejects, Ok(fresh)) = (manner, &answer) {
-        reject(world, handle, fresh.token().fingerprint());
+        reject(world, handle, fresh.token().fingerprint(), user);
         world.inner().figures.event("reject");
     }
 }
 
-fn reject(world: &World, handle: &Handle, fingerprint: Fingerprint) {
-    handle.reject(fingerprint);
+fn reject(world: &World, handle: &Handle, fingerprint: Fingerprint, user: u32) {
+    handle.reject(fingerprint, Some(user));
     let now = world.now();
-    world.inner().model.rejected(fingerprint, &now);
-    world.note(Ok(()), || format!("{fingerprint} is rejected"));
+    world.inner().model.rejected(fingerprint, user, &now);
+    world.note(Ok(()), || format!("user {user} rejects {fingerprint}"));
 }
 
 /// Lets everything that can run now run.

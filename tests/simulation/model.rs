@@ -20,6 +20,9 @@ pub const PLATFORM: usize = 0;
 /// The longest life that the issuer gives.
 pub const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
+/// How long a rejected token is withheld from the user who rejected it.
+const WITHHELD: Duration = Duration::from_secs(15);
+
 /// The token that a right engine has in hand.
 #[derive(Debug, Clone)]
 pub struct Hand {
@@ -52,8 +55,29 @@ pub struct Entry {
     pub lied_about: bool,
 }
 
+/// A consumer said that a token was refused.
+#[derive(Debug, Clone, Copy)]
+struct Rejection {
+    fingerprint: Fingerprint,
+    /// When (boot clock).
+    at: Duration,
+    user: u32,
+    /// When a request that was sent after a rejection brought the token again (boot clock).
+    denied: Option<Duration>,
+}
+
+impl Rejection {
+    /// Whether the token must be kept from this user; with some slack, whether it may be.
+    fn withholds(&self, source: usize, user: u32, now: &Now, slack: Duration) -> bool {
+        let is_for_all = self.denied.is_none_or(|at| now.boot < at + slack);
+        source != PLATFORM
+            || (now.boot < self.at + WITHHELD + slack && (is_for_all || user == self.user))
+    }
+}
+
 /// An open that ended.
 pub struct Open<'a> {
+    pub user: u32,
     pub asked: Duration,
     pub deadline: Duration,
     pub answer: &'a Result<FreshToken, ReadError>,
@@ -71,7 +95,7 @@ pub struct Model {
     pub misled: bool,
     last_open: Option<Duration>,
     /// The last rejection of each source's token, and when it was.
-    rejections: [Option<(Fingerprint, Duration)>; 2],
+    rejections: [Option<Rejection>; 2],
     env: EnvPace,
     /// The token in hand came more than once.
     came_again: bool,
@@ -136,13 +160,14 @@ impl Model {
             return Err(format!("late: {:?} after its deadline", now.boot - open.deadline));
         }
         match open.answer {
-            Ok(fresh) => self.judge_token(fresh, now, truth),
+            Ok(fresh) => self.judge_token(open.user, fresh, now, truth),
             Err(error) => self.judge_refusal(open, error, now, truth),
         }
     }
 
     fn judge_token(
         &mut self,
+        user: u32,
         fresh: &FreshToken,
         now: &Now,
         truth: Duration,
@@ -153,8 +178,9 @@ impl Model {
             return Err("served what nobody issued".to_owned());
         };
         for (source, rejection) in self.rejections.iter().enumerate() {
-            if rejection.is_some_and(|(rejected, at)| {
-                rejected == fingerprint && (source != PLATFORM || is_withheld(at, now))
+            if rejection.is_some_and(|rejection| {
+                rejection.fingerprint == fingerprint
+                    && rejection.withholds(source, user, now, Duration::ZERO)
             }) {
                 return Err("served a token that a consumer just rejected".to_owned());
             }
@@ -192,9 +218,10 @@ impl Model {
         if self.blurred {
             return Ok(());
         }
-        if let Some(hand) = self.hand.as_ref().filter(|_| self.is_usable(now))
+        let withheld = self.withheld_from(open.user, now, SLACK);
+        if let Some(hand) = self.hand.as_ref().filter(|hand| self.is_alive(hand, now))
             && truth > hand.since + SLACK
-            && !self.withheld_within(now, SLACK)
+            && !withheld
         {
             return Err(format!("refused ({error}) with {:?} left in hand", hand.left(now)));
         }
@@ -205,7 +232,7 @@ impl Model {
         // A token that came in the very instant of the deadline came too late.
         let just_came = self.hand.as_ref().is_some_and(|hand| truth <= hand.since + SLACK);
         let had_time = open.deadline > open.asked + SLACK && !just_came;
-        if had_time && !timed_out && !self.pace.fruitless && !self.withheld_within(now, SLACK) {
+        if had_time && !timed_out && !self.pace.fruitless && !withheld {
             return Err(format!("refused ({error}), though no request has failed"));
         }
         Ok(())
@@ -218,17 +245,22 @@ impl Model {
         !left.is_zero() && left >= least_life(&self.windows, hand.life, self.repeats)
     }
 
+    /// Whether everybody gets it.
     fn is_usable(&self, now: &Now) -> bool {
-        !self.withheld_within(now, Duration::ZERO)
-            && self.hand.as_ref().is_some_and(|hand| self.is_alive(hand, now))
+        let withheld =
+            self.rejection().is_some_and(|it| self.withheld_from(it.user, now, Duration::ZERO));
+        !withheld && self.hand.as_ref().is_some_and(|hand| self.is_alive(hand, now))
     }
 
-    fn withheld_within(&self, now: &Now, slack: Duration) -> bool {
-        self.hand.as_ref().is_some_and(|hand| {
-            self.rejections[hand.source].is_some_and(|(rejected, at)| {
-                rejected == hand.fingerprint
-                    && (hand.source != PLATFORM || is_withheld(at + slack, now))
-            })
+    /// The rejection of the token in hand.
+    fn rejection(&self) -> Option<Rejection> {
+        let hand = self.hand.as_ref()?;
+        self.rejections[hand.source].filter(|it| it.fingerprint == hand.fingerprint)
+    }
+
+    fn withheld_from(&self, user: u32, now: &Now, slack: Duration) -> bool {
+        self.hand.as_ref().zip(self.rejection()).is_some_and(|(hand, rejection)| {
+            rejection.withholds(hand.source, user, now, slack)
         })
     }
 
@@ -320,12 +352,15 @@ impl Model {
             self.env.in_flight = false;
         }
         let same = self.hand.clone().filter(|h| h.fingerprint == fingerprint && h.source <= source);
-        let rejection = self
-            .rejections
-            .iter_mut()
-            .flatten()
-            .find(|(rejected, _)| *rejected == fingerprint)
-            .copied();
+        let requested = offer.issued.boot;
+        let rejection =
+            self.rejections.iter_mut().flatten().find(|it| it.fingerprint == fingerprint);
+        let rejection = rejection.map(|rejection| {
+            if requested >= rejection.at {
+                rejection.denied.get_or_insert(now.boot);
+            }
+            *rejection
+        });
         let Some(hand) = same else {
             if !self.is_alive(&offer, now) {
                 return self.failed(source, FetchErrorKind::BornExpired, None, now);
@@ -396,18 +431,21 @@ impl Model {
     // === what else happens ===
 
     /// A consumer rejects this token, whichever it is.
-    pub fn rejected(&mut self, fingerprint: Fingerprint, now: &Now) {
+    pub fn rejected(&mut self, fingerprint: Fingerprint, user: u32, now: &Now) {
         let Some(hand) = self.hand.as_ref().filter(|hand| hand.fingerprint == fingerprint) else {
             return;
         };
         let source = hand.source;
         let quiet = Duration::from_mins(1);
-        let is_old = self.rejections[source].is_some_and(|(rejected, at)| {
-            rejected == fingerprint && (source != PLATFORM || now.boot.saturating_sub(at) < quiet)
+        let is_old = self.rejections[source].is_some_and(|it| {
+            it.fingerprint == fingerprint
+                && (source != PLATFORM || now.boot.saturating_sub(it.at) < quiet)
         });
         if !is_old {
             self.last_open = self.last_open.max(Some(now.boot));
-            self.rejections[source] = Some((fingerprint, now.boot));
+            let earlier = self.rejections[source].filter(|it| it.fingerprint == fingerprint);
+            let (at, denied) = (now.boot, earlier.and_then(|it| it.denied));
+            self.rejections[source] = Some(Rejection { fingerprint, at, user, denied });
             if source == PLATFORM {
                 self.pace.rejected(now.boot);
             } else {
@@ -444,8 +482,8 @@ impl Model {
         }
         // The store has room for one rejection.
         let of_hand = self.hand.as_ref().map_or(PLATFORM, |hand| hand.source);
-        if self.rejections[of_hand].is_none_or(|(rejected, _)| {
-            self.hand.as_ref().is_none_or(|hand| hand.fingerprint != rejected)
+        if self.rejections[of_hand].is_none_or(|rejection| {
+            self.hand.as_ref().is_none_or(|hand| hand.fingerprint != rejection.fingerprint)
         }) && self.rejections[PLATFORM].is_some()
         {
             self.rejections[1] = None;
@@ -463,8 +501,4 @@ impl Model {
 /// By the clock that moved further.
 fn elapsed(from: &Now, to: &Now) -> Duration {
     to.boot.saturating_sub(from.boot).max(to.wall.saturating_sub(from.wall))
-}
-
-fn is_withheld(rejected_at: Duration, now: &Now) -> bool {
-    now.boot < rejected_at + Duration::from_secs(15)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::slot::WORD;
 use super::{NEVER, from_optional_nanos, nanos, optional_nanos};
+use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
 use crate::refresh::policy::clocks::{Seen, TOKENS};
 use crate::refresh::store::Progress;
@@ -23,6 +24,11 @@ pub(super) struct SavedProgress {
     rejected_boot: AtomicU64,
     rejected_wall: AtomicU64,
     withheld_until: AtomicU64,
+    /// How often it was said.
+    rejections: AtomicU64,
+    /// [`NEVER`] where it is not known.
+    rejected_by: AtomicU64,
+    is_denied: AtomicU64,
     repeats: AtomicU64,
     last_open: AtomicU64,
     clocks: SavedClocks,
@@ -113,7 +119,14 @@ impl SavedProgress {
                 wall: Duration::from_nanos(read(&self.rejected_wall)),
             };
             let fingerprint = Fingerprint::from_u32(self.rejected.load(Ordering::Relaxed));
-            (fingerprint, at, Duration::from_nanos(read(&self.withheld_until)))
+            Rejection {
+                fingerprint,
+                at,
+                withheld_until: Duration::from_nanos(read(&self.withheld_until)),
+                count: read(&self.rejections),
+                user: u32::try_from(read(&self.rejected_by)).ok(),
+                is_denied: read(&self.is_denied) == 1,
+            }
         });
         Progress {
             strikes: u32::try_from(read(&self.strikes)).unwrap_or(u32::MAX),
@@ -134,11 +147,14 @@ impl SavedProgress {
         write(&self.repeats, progress.repeats.into());
         write(&self.last_open, optional_nanos(progress.last_open));
         self.clocks.save(&progress.clocks);
-        if let Some((fingerprint, at, until)) = progress.rejected {
-            self.rejected.store(fingerprint.to_u32(), Ordering::Relaxed);
-            write(&self.rejected_boot, nanos(at.boot));
-            write(&self.rejected_wall, nanos(at.wall));
-            write(&self.withheld_until, nanos(until));
+        if let Some(rejection) = progress.rejected {
+            self.rejected.store(rejection.fingerprint.to_u32(), Ordering::Relaxed);
+            write(&self.rejected_boot, nanos(rejection.at.boot));
+            write(&self.rejected_wall, nanos(rejection.at.wall));
+            write(&self.withheld_until, nanos(rejection.withheld_until));
+            write(&self.rejections, rejection.count);
+            write(&self.rejected_by, rejection.user.map_or(NEVER, u64::from));
+            write(&self.is_denied, rejection.is_denied.into());
         }
         self.has_rejected.store(progress.rejected.is_some().into(), Ordering::Release);
     }

@@ -124,7 +124,7 @@ fn token_status(
             fingerprint: rejection.fingerprint.to_string(),
             at: wall(rejection.at.boot, now),
             count: rejection.count,
-            withheld: now.boot < rejection.withheld_until,
+            withheld: rejection.withholds_from(None, now),
         }),
         advice: advice(snapshot, counters),
         notes: notes(identity, snapshot),
@@ -147,12 +147,12 @@ fn summary(state: State, snapshot: &Snapshot, now: &Now) -> String {
             "nobody has asked for a token for a long time: it is refreshed at the next open".into()
         }
         (State::Idle, _) => "nobody has asked for a token yet: the first open fetches one".into(),
-        (State::Fresh | State::Degraded, Some(token)) => of_a_served_token(snapshot, token),
+        (State::Fresh | State::Degraded, Some(token)) => of_a_served_token(snapshot, token, now),
         (_, token) => of_a_missing_token(snapshot, token.as_ref(), now),
     }
 }
 
-fn of_a_served_token(snapshot: &Snapshot, token: &Token) -> String {
+fn of_a_served_token(snapshot: &Snapshot, token: &Token, now: &Now) -> String {
     let source = token.source;
     let failure = snapshot.telling_failure();
     if snapshot.fallback {
@@ -160,8 +160,12 @@ fn of_a_served_token(snapshot: &Snapshot, token: &Token) -> String {
             failure.map_or_else(|| "no earlier source gives one".into(), |f| gives(f, "none"));
         format!("the token of {source} is served, since {why}")
     } else if is_rejected(snapshot, token) {
+        let rejecter = snapshot.rejected.and_then(|rejection| rejection.user);
+        let waits = |user: &u32| snapshot.usable(Some(*user), now).is_none();
+        let but = rejecter.filter(waits).map(|user| format!(", but not to user {user}, who said so"));
         format!(
-            "a consumer said that the token was refused, and {source} gives no other: it is served"
+            "a consumer said that the token was refused, and {source} gives no other: it is served{}",
+            but.unwrap_or_default()
         )
     } else if let Some(failure) = failure {
         format!("the token at hand is served, but {}", gives(failure, "no new one"))
@@ -371,6 +375,8 @@ mod tests {
             at: ago(1),
             withheld_until: now().boot + until,
             count: 3,
+            user: Some(1001),
+            is_denied: false,
         }
     }
 
@@ -433,6 +439,13 @@ mod tests {
         do: check that the GitHub App is still installed and not suspended
         ");
         assert!(scene.document().tokens[0].rejected.as_ref().unwrap().withheld);
+        scene.snapshot.rejected.as_mut().unwrap().is_denied = true;
+        scene.snapshot.failures = vec![failing("platform", Kind::Rejected)];
+        insta::assert_snapshot!(says(&scene), @r"
+        degraded: a consumer said that the token was refused, and platform gives no other: it is served, but not to user 1001, who said so
+        do: platform: check that the GitHub App is still installed and not suspended
+        ");
+        assert!(!scene.document().tokens[0].rejected.as_ref().unwrap().withheld);
         scene.snapshot.rejected = Some(rejection(false));
         scene.snapshot.failures = vec![failing("platform", Kind::Rejected)];
         insta::assert_snapshot!(says(&scene), @r"

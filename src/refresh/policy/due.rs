@@ -45,10 +45,16 @@ impl Policy {
             })
     }
 
-    /// Whether the token at hand may be served.
+    /// Whether the token at hand may be served to everybody.
     #[must_use]
     pub fn usable(&self, now: &Now) -> bool {
         self.alive(now) && self.rejection().is_none_or(|r| now.boot >= r.withheld_until)
+    }
+
+    /// Whether the token at hand may be served to this user.
+    #[must_use]
+    pub fn usable_for(&self, user: Option<u32>, now: &Now) -> bool {
+        self.alive(now) && self.rejection().is_none_or(|r| !r.withholds_from(user, now))
     }
 
     /// The rejection of the token at hand.
@@ -156,10 +162,10 @@ impl Policy {
         wake
     }
 
-    /// What an open is told that waits until `deadline` (boot clock).
+    /// What an open of this user is told that waits until `deadline` (boot clock).
     #[must_use]
-    pub fn verdict(&self, now: &Now, deadline: Duration) -> Verdict {
-        if self.usable(now) {
+    pub fn verdict(&self, user: Option<u32>, now: &Now, deadline: Duration) -> Verdict {
+        if self.usable_for(user, now) {
             return Verdict::Serve;
         }
         let fetching = self.fetching();

@@ -162,7 +162,7 @@ proptest! {
             let _ = policy.step(Event::Answered { source: 0, answer }, &now, rng);
             let far = Now { boot: Duration::MAX, wall: Duration::MAX };
             for now in [now, far] {
-                let _ = (policy.next(&now), policy.wake(&now), policy.verdict(&now, Duration::MAX));
+                let _ = (policy.next(&now), policy.wake(&now), policy.verdict(None, &now, Duration::MAX));
             }
         }
         let _ = policy.step(Event::Tick, &Now { boot: Duration::MAX, wall: Duration::ZERO }, rng);
@@ -209,7 +209,7 @@ proptest! {
                 prop_assert!(policy.rejection().is_none_or(|r| r.withheld_until <= now.boot));
             }
             let deadline = now.boot + 5 * SECOND;
-            if policy.verdict(&now, deadline) == Verdict::Wait {
+            if policy.verdict(None, &now, deadline) == Verdict::Wait {
                 let wakes = policy.wake(&now).is_some_and(|at| at <= deadline);
                 prop_assert!(policy.fetching() || wakes, "it waits for nothing");
             }
@@ -253,7 +253,7 @@ fn chance(
         8 => match policy.held() {
             Some(held) => {
                 let (earlier, is_final) = (policy.rejection().copied(), world.random_bool(0.1));
-                let (rejection, is_news) = Rejection::of(earlier, held.fingerprint, is_final, now);
+                let (rejection, is_news) = Rejection::of(earlier, held.fingerprint, None, is_final, now);
                 if is_news { Event::Rejected(rejection) } else { Event::Tick }
             }
             None => Event::Tick,
@@ -306,7 +306,7 @@ fn a_success_of_the_first_source_forgets_the_failures_of_the_later_ones() {
     let failed = |source| Event::Answered { source, answer: failure(FetchErrorKind::NotFound) };
     assert_eq!(policy.step(failed(0), &START, rng).fetch, Some(1));
     let _ = policy.step(failed(1), &START, rng);
-    assert_eq!(policy.verdict(&START, HOUR * 2), Verdict::Fail(ReadErrorKind::Rejected));
+    assert_eq!(policy.verdict(None, &START, HOUR * 2), Verdict::Fail(ReadErrorKind::Rejected));
     assert_eq!(policy.step(Event::Refresh, &START, rng).fetch, Some(0));
     let good = Event::Answered { source: 0, answer: answer(1, START, 10 * SECOND) };
     let _ = policy.step(good, &START, rng);

@@ -167,7 +167,7 @@ async fn an_injected_token_is_never_renewed() {
         1,
     );
     let engine = tokio::spawn(engine.run());
-    let open = || handle.token(time.now().boot + 5 * SECOND);
+    let open = || handle.token(READER, time.now().boot + 5 * SECOND);
     open().await.unwrap();
     pass(58 * MINUTE).await;
     open().await.unwrap();

@@ -34,10 +34,10 @@ async fn a_wall_clock_set_forward_ages_the_token_and_moves_the_refresh() {
     world.time.set_wall_forward(50 * MINUTE);
     pass(SECOND).await;
     assert_eq!(world.requests(), 2);
-    assert!(world.handle.usable().is_some());
+    assert!(world.handle.usable(READER).is_some());
     // The new token counts from the new time.
     pass(20 * MINUTE).await;
-    assert!(world.handle.usable().expect("alive").token().left(&world.now()) > 39 * MINUTE);
+    assert!(world.handle.usable(READER).expect("alive").token().left(&world.now()) > 39 * MINUTE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,7 +45,7 @@ async fn a_wall_clock_set_beyond_its_life_makes_an_open_wait_for_a_new_token() {
     let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
     let first = world.bytes().await;
     world.time.set_wall_forward(3 * HOUR);
-    assert!(world.handle.usable().is_none());
+    assert!(world.handle.usable(READER).is_none());
     assert_ne!(world.bytes().await, first);
 }
 
@@ -63,7 +63,7 @@ async fn a_forward_jump_is_forgiven_when_the_source_confirms_the_token_but_no_fu
     assert_eq!(fresh.token().generation, 2, "its expiry in local time moved");
     world.platform().always(Scripted::Hang);
     pass(51 * MINUTE).await;
-    assert!(world.handle.usable().is_none());
+    assert!(world.handle.usable(READER).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,7 +215,7 @@ async fn lives_of_any_length_overflow_nothing() {
         pass(SECOND).await;
         world.time.set_wall_forward(100 * HOUR);
         pass(SECOND).await;
-        assert!(world.handle.usable().is_some());
+        assert!(world.handle.usable(READER).is_some());
         assert!(world.handle.snapshot().next.is_some());
     }
 }

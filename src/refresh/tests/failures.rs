@@ -26,10 +26,10 @@ async fn refresh_transient_failure_preserves_valid_token() {
         let first = world.bytes().await;
         world.platform().always(fail(kind));
         pass(58 * MINUTE).await;
-        assert_eq!(bytes(&world.handle.usable().expect("alive")), first, "{kind:?}");
+        assert_eq!(bytes(&world.handle.usable(READER).expect("alive")), first, "{kind:?}");
         assert_eq!((world.state(), world.failure()), (State::Degraded, Some(kind)));
         pass(90 * SECOND).await;
-        assert!(world.handle.usable().is_none(), "{kind:?}");
+        assert!(world.handle.usable(READER).is_none(), "{kind:?}");
     }
 }
 
@@ -40,7 +40,7 @@ async fn a_permanent_failure_preserves_a_valid_token_too() {
         let first = world.bytes().await;
         world.platform().always(fail(kind));
         pass(58 * MINUTE).await;
-        assert_eq!(bytes(&world.handle.usable().expect("alive")), first, "{kind:?}");
+        assert_eq!(bytes(&world.handle.usable(READER).expect("alive")), first, "{kind:?}");
     }
 }
 
@@ -72,7 +72,7 @@ async fn a_refusal_is_ekeyrejected_at_once_before_and_after_there_was_a_token() 
         assert_eq!(world.open_err().await, ReadErrorKind::Rejected, "{kind:?}");
         assert_eq!(world.now(), before);
         let patient = world.now().boot + HOUR;
-        assert_eq!(world.handle.token(patient).await.unwrap_err().kind, ReadErrorKind::Rejected);
+        assert_eq!(world.handle.token(READER, patient).await.unwrap_err().kind, ReadErrorKind::Rejected);
         assert_eq!(world.requests(), 1);
 
         let world = World::of(Scripted::NewToken(HOUR));
@@ -129,7 +129,7 @@ async fn a_change_while_the_old_bearer_is_being_refused_is_not_lost() {
     world.platform().then(fail(FetchErrorKind::Unauthorized).after(SECOND));
     let open = tokio::spawn({
         let (handle, deadline) = (world.handle.clone(), world.now().boot + 5 * SECOND);
-        async move { handle.token(deadline).await }
+        async move { handle.token(READER, deadline).await }
     });
     pass(SECOND / 2).await;
     world.platform().change();
@@ -191,7 +191,7 @@ async fn a_wish_to_be_left_alone_is_honoured_even_by_a_forced_refresh() {
     assert_eq!(world.open_err().await, ReadErrorKind::NoToken);
     for _ in 0..119 {
         assert_eq!(world.handle.refresh(), Err(TooSoon));
-        let _ = world.handle.token(world.now().boot).await;
+        let _ = world.handle.token(READER, world.now().boot).await;
         pass(SECOND).await;
     }
     assert_eq!(world.requests(), 1);
@@ -282,7 +282,7 @@ async fn a_restarted_engine_goes_on_with_token_back_off_and_generation() {
     let mut world = World::of(Scripted::NewToken(HOUR));
     let first = world.bytes().await;
     world.restart().await;
-    assert_eq!(bytes(&world.handle.usable().expect("kept")), first);
+    assert_eq!(bytes(&world.handle.usable(READER).expect("kept")), first);
     assert_eq!(world.requests(), 1);
     assert!(world.handle.snapshot().asked);
     world.handle.refresh().unwrap();

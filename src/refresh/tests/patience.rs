@@ -14,8 +14,8 @@ fn idle(chain: &[(&'static str, Scripted)]) -> World {
 async fn git(world: &World) -> (String, Duration) {
     let before = world.now();
     let (until, deadline) = (before.boot + PATIENCE, before.boot + world.windows.open_timeout);
-    world.handle.await_lasting(until, deadline).await;
-    let fresh = world.handle.token(deadline).await.expect("a token");
+    world.handle.await_lasting(READER, until, deadline).await;
+    let fresh = world.handle.token(READER, deadline).await.expect("a token");
     (bytes(&fresh), world.now().elapsed_since(&before))
 }
 
@@ -29,12 +29,12 @@ async fn in_the_last_fifth_git_waits_for_the_fresh_token_and_nobody_else_does() 
     let world = idle(&[("platform", Scripted::NewToken(HOUR).after(SECOND))]);
     assert_eq!(git(&world).await.0, "ghs_platform_0");
     pass(49 * MINUTE).await;
-    assert!(world.handle.usable_and_lasting().is_none());
+    assert!(world.handle.usable_and_lasting(READER).is_none());
     assert_eq!(world.bytes().await, "ghs_platform_0");
     let (token, waited) = git(&world).await;
     assert_eq!(token, "ghs_platform_1");
     assert_about(waited, SECOND);
-    assert!(world.handle.usable_and_lasting().is_some());
+    assert!(world.handle.usable_and_lasting(READER).is_some());
 
     // Before its last fifth, git does not wait either.
     let world = idle(&[("platform", Scripted::NewToken(HOUR).after(SECOND))]);
@@ -100,7 +100,7 @@ async fn patience_never_costs_the_token_that_could_be_had() {
     // Below the minimum life git waits like everybody else.
     pass(2 * SECOND).await;
     let before = world.now();
-    world.handle.await_lasting(before.boot + PATIENCE, before.boot + 5 * SECOND).await;
+    world.handle.await_lasting(READER, before.boot + PATIENCE, before.boot + 5 * SECOND).await;
     assert_eq!(world.now(), before);
     assert_eq!(world.open_err().await, ReadErrorKind::TimedOut);
     assert_about(world.now().elapsed_since(&before), 5 * SECOND);
@@ -124,11 +124,11 @@ async fn a_token_that_is_refused_meanwhile_is_not_fallen_back_to() {
     let handle = world.handle.clone();
     let now = world.now().boot;
     let open = tokio::spawn(async move {
-        handle.await_lasting(now + PATIENCE, now + 5 * SECOND).await;
-        handle.token(now + 5 * SECOND).await
+        handle.await_lasting(READER, now + PATIENCE, now + 5 * SECOND).await;
+        handle.token(READER, now + 5 * SECOND).await
     });
     pass(SECOND).await;
-    world.handle.reject(first.token().fingerprint());
+    world.handle.reject(first.token().fingerprint(), READER);
     assert_eq!(bytes(&open.await.unwrap().expect("the next")), "ghs_platform_1");
 }
 

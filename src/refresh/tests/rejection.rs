@@ -12,8 +12,8 @@ async fn a_rejected_token_is_withheld_at_once_and_many_rejects_make_one_fetch() 
     let world = World::of(Scripted::NewToken(HOUR).after(SECOND / 10));
     let first = world.bytes().await;
     for _ in 0..1000 {
-        world.handle.reject(fingerprint(&first));
-        assert!(world.handle.usable().is_none());
+        world.handle.reject(fingerprint(&first), READER);
+        assert!(world.handle.usable(READER).is_none());
     }
     assert_eq!(world.bytes().await, "ghs_platform_1");
     assert_eq!(world.requests(), 2);
@@ -26,9 +26,9 @@ async fn rejecting_an_unknown_or_an_older_token_changes_nothing() {
     let first = world.bytes().await;
     world.handle.refresh().unwrap();
     pass(SECOND).await;
-    world.handle.reject(fingerprint("unknown"));
-    world.handle.reject(fingerprint(&first));
-    assert!(world.handle.usable().is_some());
+    world.handle.reject(fingerprint("unknown"), READER);
+    world.handle.reject(fingerprint(&first), READER);
+    assert!(world.handle.usable(READER).is_some());
     pass(SECOND).await;
     assert_eq!(world.requests(), 2);
 }
@@ -38,9 +38,9 @@ async fn a_rejected_token_that_the_source_insists_on_is_withheld_15_seconds_then
     let world = World::of(token("same", HOUR));
     world.open_ok().await;
     let rejected = world.now().boot;
-    world.handle.reject(fingerprint("same"));
+    world.handle.reject(fingerprint("same"), READER);
     pass(14 * SECOND).await;
-    assert!(world.handle.usable().is_none());
+    assert!(world.handle.usable(READER).is_none());
     assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
     assert_eq!(world.bytes().await, "same");
     let waited = world.now().boot - rejected;
@@ -55,17 +55,87 @@ async fn a_rejected_token_that_the_source_insists_on_is_withheld_15_seconds_then
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rejecting_user_holds_up_others_only_until_the_source_has_answered() {
+    let world = World::of(token("same", HOUR).after(SECOND / 5));
+    world.open_ok().await;
+    // Once a second, for as long as the platform caches: the last 125 s of it.
+    let (mut held_up, step) = (Duration::ZERO, SECOND / 10);
+    for round in 0..1250 {
+        if round % 10 == 0 {
+            world.handle.reject(fingerprint("same"), READER);
+        }
+        if world.handle.usable(OTHER).is_none() {
+            held_up += step;
+        }
+        pass(step).await;
+    }
+    // For one request: from then on the source's word counts.
+    assert!(held_up <= SECOND / 5 + step, "{held_up:?}");
+    assert_eq!(world.handle.snapshot().rejected.unwrap().count, 125);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_user_who_rejected_waits_for_another_token_though_others_are_served() {
+    let world = World::of(token("same", HOUR).after(SECOND / 5));
+    world.open_ok().await;
+    world.handle.reject(fingerprint("same"), READER);
+    let waits = tokio::spawn({
+        let (handle, deadline) = (world.handle.clone(), world.now().boot + 5 * SECOND);
+        async move { handle.token(OTHER, deadline).await }
+    });
+    assert!(world.handle.usable(OTHER).is_none(), "the source has not been asked");
+    pass(SECOND).await;
+    assert_eq!(bytes(&waits.await.unwrap().unwrap()), "same");
+    assert!(world.handle.usable(None).is_some(), "somebody who is not known");
+    let dead = world.handle.usable(OTHER).unwrap();
+    assert!(world.handle.accepts(dead.token(), OTHER));
+    assert!(!world.handle.accepts(dead.token(), READER));
+    pass(13 * SECOND).await;
+    assert!(world.handle.usable(READER).is_none());
+    // A rejection by the other one changes nothing for a minute.
+    world.handle.reject(fingerprint("same"), OTHER);
+    assert!(world.handle.usable(OTHER).is_some());
+    assert_eq!(world.bytes().await, "same");
+    assert_eq!(world.handle.snapshot().rejected.unwrap().count, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_sent_before_the_rejection_says_nothing_about_it() {
+    let world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.platform().always(fail(FetchErrorKind::ServerError));
+    world.platform().then(token("same", HOUR).after(SECOND));
+    world.handle.refresh().unwrap();
+    pass(SECOND / 2).await;
+    world.handle.reject(fingerprint("same"), READER);
+    pass(SECOND).await;
+    assert!(world.requests() > 2, "it came again, and was asked for once more");
+    assert!(world.handle.usable(OTHER).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sources_word_outlives_the_engine() {
+    let mut world = World::of(token("same", HOUR));
+    world.open_ok().await;
+    world.handle.reject(fingerprint("same"), READER);
+    pass(SECOND).await;
+    world.platform().always(fail(FetchErrorKind::ServerError));
+    world.restart().await;
+    assert!(world.handle.usable(OTHER).is_some() && world.handle.usable(READER).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn further_rejects_are_only_counted_for_a_minute() {
     let world = World::of(token("same", HOUR));
     world.open_ok().await;
-    world.handle.reject(fingerprint("same"));
+    world.handle.reject(fingerprint("same"), READER);
     pass(20 * SECOND).await;
-    world.handle.reject(fingerprint("same"));
-    assert!(world.handle.usable().is_some());
+    world.handle.reject(fingerprint("same"), READER);
+    assert!(world.handle.usable(READER).is_some());
     assert_eq!(world.handle.snapshot().rejected.unwrap().count, 2);
     pass(41 * SECOND).await;
-    world.handle.reject(fingerprint("same"));
-    assert!(world.handle.usable().is_none());
+    world.handle.reject(fingerprint("same"), READER);
+    assert!(world.handle.usable(READER).is_none());
     assert_eq!(world.handle.snapshot().rejected.unwrap().count, 3);
 }
 
@@ -76,7 +146,7 @@ async fn a_reject_wakes_no_source_that_is_backing_off() {
     world.platform().always(Scripted::FailFor(FetchErrorKind::RateLimited, MINUTE));
     world.handle.refresh().unwrap();
     pass(SECOND).await;
-    world.handle.reject(fingerprint("same"));
+    world.handle.reject(fingerprint("same"), READER);
     pass(14 * SECOND).await;
     assert_eq!(world.requests(), 2);
     assert_eq!(world.bytes().await, "same");
@@ -87,7 +157,7 @@ async fn tokens_that_are_all_rejected_cost_at_most_one_fetch_a_second() {
     let world = World::of(Scripted::NewToken(HOUR));
     for _ in 0..200 {
         let bytes = world.bytes().await;
-        world.handle.reject(fingerprint(&bytes));
+        world.handle.reject(fingerprint(&bytes), READER);
         pass(SECOND / 20).await;
     }
     let (requests, boot) = (world.platform().requests(), world.now().boot);
@@ -100,7 +170,7 @@ async fn a_rejected_environment_token_is_final() {
     let env = Scripted::AssumedToken("ghp_dead".to_owned(), HOUR);
     let world = World::with(Windows::default(), &[("env", env)]);
     world.open_ok().await;
-    world.handle.reject(fingerprint("ghp_dead"));
+    world.handle.reject(fingerprint("ghp_dead"), READER);
     let before = world.now();
     assert_eq!(world.open_err().await, ReadErrorKind::Rejected);
     assert_eq!(world.now(), before);
@@ -117,7 +187,7 @@ async fn a_rejected_environment_token_stays_rejected_after_the_platform_served_a
         &[("platform", fail(FetchErrorKind::ServerError)), ("env", env)],
     );
     assert_eq!(world.bytes().await, "ghp_dead");
-    world.handle.reject(fingerprint("ghp_dead"));
+    world.handle.reject(fingerprint("ghp_dead"), READER);
     world.platform().always(token("ghs_good", 10 * MINUTE));
     pass(31 * SECOND).await;
     assert_eq!(world.bytes().await, "ghs_good");
@@ -133,9 +203,9 @@ async fn a_rejected_platform_token_lets_the_environment_serve_and_does_not_come_
         World::with(Windows::default(), &[("platform", token("ghs_dead", HOUR)), ("env", env)]);
     world.open_ok().await;
     let dead = world.open_ok().await;
-    world.handle.reject(fingerprint("ghs_dead"));
+    world.handle.reject(fingerprint("ghs_dead"), READER);
     assert_eq!(world.bytes().await, "ghp_own");
-    assert!(!world.handle.accepts(dead.token()), "an earlier generation");
+    assert!(!world.handle.accepts(dead.token(), READER), "an earlier generation");
     pass(MINUTE).await;
     assert_eq!(world.bytes().await, "ghp_own");
     assert_eq!(world.failure(), Some(FetchErrorKind::Rejected));
@@ -149,12 +219,12 @@ async fn a_rejection_outlives_the_engine() {
     let mut world = World::of(token("same", HOUR));
     world.open_ok().await;
     world.platform().always(fail(FetchErrorKind::ServerError));
-    world.handle.reject(fingerprint("same"));
+    world.handle.reject(fingerprint("same"), READER);
     pass(SECOND).await;
     world.restart().await;
-    assert!(world.handle.usable().is_none());
+    assert!(world.handle.usable(READER).is_none());
     pass(15 * SECOND).await;
-    assert!(world.handle.usable().is_some());
+    assert!(world.handle.usable(READER).is_some());
     assert_eq!(world.state(), State::Degraded);
 }
 
@@ -176,7 +246,7 @@ impl Store for RejectedAtOnce {
         if token.token().generation == 1 {
             let (handle, fingerprint) =
                 (self.handle.get().unwrap().clone(), token.token().fingerprint());
-            std::thread::spawn(move || handle.reject(fingerprint));
+            std::thread::spawn(move || handle.reject(fingerprint, READER));
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -201,7 +271,7 @@ async fn a_token_that_is_rejected_the_moment_it_is_published_is_rejected() {
     let (handle, engine) = Engine::new(sources, Windows::default(), store.clone(), clock, timer, 7);
     store.handle.set(handle.clone()).ok();
     tokio::spawn(engine.run());
-    let _ = handle.token(time.now().boot + SECOND).await;
+    let _ = handle.token(READER, time.now().boot + SECOND).await;
     // The thread's reject may still be on its way: real time, and then the engine's.
     std::thread::sleep(Duration::from_millis(50));
     pass(2 * SECOND).await;
@@ -217,7 +287,7 @@ async fn a_rejection_outlives_the_engine_while_another_sources_token_is_at_hand(
     let chain = [("platform", token("ghs_dead", HOUR)), ("env", env)];
     let mut world = World::with(Windows::default(), &chain);
     world.open_ok().await;
-    world.handle.reject(fingerprint("ghs_dead"));
+    world.handle.reject(fingerprint("ghs_dead"), READER);
     assert_eq!(world.bytes().await, "ghp_own");
     world.restart().await;
     pass(MINUTE).await;
@@ -233,10 +303,10 @@ async fn an_open_that_was_answered_in_the_instant_of_a_reject_waits_for_another_
     let handles = [world.handle.clone(), world.handle.clone()];
     let readers = handles.map(|handle| {
         tokio::spawn(async move {
-            let fresh = handle.token(deadline).await.expect("a token");
+            let fresh = handle.token(READER, deadline).await.expect("a token");
             // The first one to run rejects what the other was answered with, too.
             if bytes(&fresh) == "ghs_platform_0" {
-                handle.reject(fresh.token().fingerprint());
+                handle.reject(fresh.token().fingerprint(), READER);
             }
             bytes(&fresh)
         })

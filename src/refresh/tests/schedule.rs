@@ -7,7 +7,7 @@ async fn nothing_is_fetched_before_the_first_open() {
     let world = World::of(Scripted::NewToken(HOUR));
     pass(3 * HOUR).await;
     assert_eq!((world.requests(), world.state()), (0, State::Idle));
-    assert!(world.handle.usable().is_none() && world.handle.snapshot().next.is_none());
+    assert!(world.handle.usable(READER).is_none() && world.handle.snapshot().next.is_none());
     world.open_ok().await;
     assert_eq!((world.requests(), world.state()), (1, State::Fresh));
 }
@@ -21,7 +21,7 @@ async fn prefetch_fetches_after_its_initial_delay() {
     assert!((world.next_in() - 1.0).abs() < 0.01);
     pass(2 * SECOND).await;
     assert_eq!(world.requests(), 1);
-    assert!(world.handle.usable().is_some());
+    assert!(world.handle.usable(READER).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +58,7 @@ async fn a_short_lived_token_is_never_below_its_minimum_life_while_the_source_wo
         world.open_ok().await;
         for _ in 0..2000 {
             pass(Duration::from_millis(17)).await;
-            let fresh = world.handle.usable().expect("fetched ahead");
+            let fresh = world.handle.usable(READER).expect("fetched ahead");
             let least = world.windows.min_life_of(life * SECOND, false);
             assert!(fresh.token().left(&world.now()) >= least);
         }
@@ -87,7 +87,7 @@ async fn opens_keep_the_timer_from_pausing_even_when_they_are_served_at_once() {
     world.open_ok().await;
     for _ in 0..20 {
         pass(HOUR / 2).await;
-        assert!(world.handle.usable().is_some());
+        assert!(world.handle.usable(READER).is_some());
     }
     assert_eq!(world.state(), State::Fresh);
 }
@@ -99,7 +99,7 @@ async fn the_first_open_after_an_idle_pause_refreshes_in_the_background_if_it_ca
     let first = world.bytes().await;
     pass(50 * MINUTE).await;
     assert_eq!(world.state(), State::Idle);
-    assert_eq!(bytes(&world.handle.usable().expect("still alive")), first);
+    assert_eq!(bytes(&world.handle.usable(READER).expect("still alive")), first);
     pass(SECOND).await;
     assert_ne!(world.bytes().await, first);
 }
@@ -112,11 +112,11 @@ async fn an_advisory_open_is_served_at_once_and_refreshes_in_the_background() {
     // The source fails at the refresh, so that the token gets into its last fifth.
     world.platform().always(Scripted::Hang);
     pass(50 * MINUTE).await;
-    assert_eq!(bytes(&world.handle.usable().expect("alive")), first);
+    assert_eq!(bytes(&world.handle.usable(READER).expect("alive")), first);
     world.platform().always(Scripted::NewToken(HOUR));
     // Back-off with a live token in hand is patient: an eighth of its rest.
     pass(2 * MINUTE).await;
-    assert_ne!(bytes(&world.handle.usable().expect("alive")), first);
+    assert_ne!(bytes(&world.handle.usable(READER).expect("alive")), first);
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,7 +188,7 @@ async fn an_advisory_open_never_brings_the_refresh_of_a_repeated_token_forward()
     let requests = world.requests();
     assert!(world.handle.snapshot().repeats);
     for _ in 0..100 {
-        assert!(world.handle.usable().is_some());
+        assert!(world.handle.usable(READER).is_some());
         pass(SECOND).await;
     }
     assert_eq!(world.requests(), requests);
@@ -211,7 +211,7 @@ async fn a_platform_that_caches_costs_few_requests_and_never_an_open() {
         }
         set(&world, number, minted);
         pass(10 * SECOND).await;
-        assert!(world.handle.usable().is_some());
+        assert!(world.handle.usable(READER).is_some());
     }
     assert!(world.requests() <= 54, "{} requests", world.requests());
 }

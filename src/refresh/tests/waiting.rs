@@ -9,7 +9,7 @@ async fn a_thousand_waiting_opens_make_one_fetch_and_get_the_same_token() {
         .map(|_| {
             let handle = world.handle.clone();
             let deadline = world.now().boot + 5 * SECOND;
-            tokio::spawn(async move { handle.token(deadline).await })
+            tokio::spawn(async move { handle.token(READER, deadline).await })
         })
         .collect();
     for open in opens {
@@ -25,7 +25,7 @@ async fn opens_that_vanish_take_neither_the_fetch_nor_the_others_with_them() {
     let opens: Vec<_> = (0..100)
         .map(|_| {
             let handle = world.handle.clone();
-            tokio::spawn(async move { handle.token(deadline).await })
+            tokio::spawn(async move { handle.token(READER, deadline).await })
         })
         .collect();
     for (number, open) in opens.iter().enumerate().filter(|(number, _)| number % 10 != 3) {
@@ -45,9 +45,9 @@ async fn opens_that_vanish_take_neither_the_fetch_nor_the_others_with_them() {
 async fn a_fetch_goes_on_when_all_who_waited_are_gone() {
     let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
     let short = world.now().boot + SECOND / 2;
-    assert_eq!(world.handle.token(short).await.unwrap_err().kind, ReadErrorKind::TimedOut);
+    assert_eq!(world.handle.token(READER, short).await.unwrap_err().kind, ReadErrorKind::TimedOut);
     pass(SECOND).await;
-    assert!(world.handle.usable().is_some());
+    assert!(world.handle.usable(READER).is_some());
     assert_eq!(world.requests(), 1);
 }
 
@@ -64,8 +64,8 @@ async fn a_deadline_that_passes_with_a_fetch_in_flight_is_a_time_out_to_the_mill
 async fn a_deadline_in_the_past_is_answered_at_once() {
     let world = World::of(Scripted::Hang);
     let before = world.now();
-    assert!(world.handle.token(before.boot).await.is_err());
-    assert!(world.handle.token(Duration::ZERO).await.is_err());
+    assert!(world.handle.token(READER, before.boot).await.is_err());
+    assert!(world.handle.token(READER, Duration::ZERO).await.is_err());
     assert_eq!(world.now(), before);
 }
 
@@ -74,7 +74,7 @@ async fn a_deadline_counts_the_suspend() {
     let world = World::of(Scripted::Hang);
     let open = tokio::spawn({
         let (handle, deadline) = (world.handle.clone(), world.now().boot + 5 * SECOND);
-        async move { handle.token(deadline).await }
+        async move { handle.token(READER, deadline).await }
     });
     pass(SECOND).await;
     world.time.suspend(HOUR);
@@ -110,7 +110,7 @@ async fn an_open_waits_for_a_try_that_lies_before_its_deadline() {
 async fn opens_never_shorten_a_back_off() {
     let world = World::of(fail(FetchErrorKind::ServerError));
     for _ in 0..3000 {
-        let _ = world.handle.token(world.now().boot).await;
+        let _ = world.handle.token(READER, world.now().boot).await;
         pass(Duration::from_millis(100)).await;
     }
     // Full jitter up to 30 s: one request in 15 s on average, and the ramp before it.
@@ -122,7 +122,7 @@ async fn an_ended_engine_is_an_error_and_no_hang() {
     let world = World::of(Scripted::Hang);
     let open = tokio::spawn({
         let (handle, deadline) = (world.handle.clone(), world.now().boot + 5 * SECOND);
-        async move { handle.token(deadline).await }
+        async move { handle.token(READER, deadline).await }
     });
     pass(SECOND).await;
     world.engine.abort();
@@ -165,7 +165,7 @@ fn opens_rejects_and_refreshes_from_many_threads_lose_no_wake_up() {
                     for turn in 0..200 {
                         let fresh = world.open().await.expect("a token within the deadline");
                         match (reader, turn) {
-                            (0, 70 | 140) => world.handle.reject(fresh.token().fingerprint()),
+                            (0, 70 | 140) => world.handle.reject(fresh.token().fingerprint(), READER),
                             (1, 100) => drop(world.handle.refresh()),
                             _ => {}
                         }
