@@ -498,7 +498,7 @@ impl Fs {
                 let fixed = self.fixed(ino, 0, Access::DIRECTORY_MODE, links);
                 Ok(Attributes { modified: self.renamed(ino).unwrap_or(fixed.modified), ..fixed })
             }
-            Node::Control => Ok(self.fixed(ino, 0, self.config.access.control_mode(), 1)),
+            Node::Control => Ok(self.fixed(ino, 0, self.config.access.refresh_mode, 1)),
             Node::Page(page) => Ok(self.fixed(ino, Pages::size(page), Access::STATUS_MODE, 1)),
             Node::Generation { generation, view } => {
                 self.generation_attributes(ino, generation, view)

@@ -102,6 +102,11 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "MODE")]
     pub mode: Option<OsString>,
 
+    /// The mode of the file refresh in octal: 0600, 0620 or 0660; whoever may write to it may have a
+    /// token withheld for a moment [env: MOLECULE_TOKENFS_REFRESH_MODE] [default: 0600]
+    #[arg(long, value_name = "MODE")]
+    pub refresh_mode: Option<OsString>,
+
     /// Host that the tokens are for, with a port where it has one; repeatable, the first is the main
     /// one [env: MOLECULE_TOKENFS_HOST, separated by commas] [default: github.com]
     #[arg(long, value_name = "HOST")]
@@ -162,6 +167,7 @@ impl SettingsArgs {
             Key::Owner => self.owner.as_slice(),
             Key::Group => self.group.as_slice(),
             Key::Mode => self.mode.as_slice(),
+            Key::RefreshMode => self.refresh_mode.as_slice(),
             Key::Host => &self.host,
             Key::Layout => self.layout.as_slice(),
             Key::View => self.view.as_slice(),

@@ -22,6 +22,7 @@ pub enum Key {
     Owner,
     Group,
     Mode,
+    RefreshMode,
     Host,
     Layout,
     View,
@@ -46,7 +47,7 @@ pub enum Shape {
 
 impl Key {
     /// Every setting, in the order in which `check` shows them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::PlatformUrl,
         Self::WorkspaceId,
         Self::ConfigsDir,
@@ -65,6 +66,7 @@ impl Key {
         Self::Owner,
         Self::Group,
         Self::Mode,
+        Self::RefreshMode,
         Self::Host,
         Self::Layout,
         Self::View,
@@ -96,6 +98,7 @@ impl Key {
             Self::Owner => "owner",
             Self::Group => "group",
             Self::Mode => "mode",
+            Self::RefreshMode => "refresh-mode",
             Self::Host => "host",
             Self::Layout => "layout",
             Self::View => "view",
@@ -128,6 +131,7 @@ impl Key {
             Self::Owner => "MOLECULE_TOKENFS_OWNER",
             Self::Group => "MOLECULE_TOKENFS_GROUP",
             Self::Mode => "MOLECULE_TOKENFS_MODE",
+            Self::RefreshMode => "MOLECULE_TOKENFS_REFRESH_MODE",
             Self::Host => "MOLECULE_TOKENFS_HOST",
             Self::Layout => "MOLECULE_TOKENFS_LAYOUT",
             Self::View => "MOLECULE_TOKENFS_VIEW",
@@ -166,6 +170,7 @@ impl Key {
             | Self::OpenTimeout
             | Self::AssumedLife
             | Self::Mode
+            | Self::RefreshMode
             | Self::Layout
             | Self::View
             | Self::Backend

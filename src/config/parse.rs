@@ -137,14 +137,30 @@ pub fn boolean(raw: &Raw) -> Result<bool, Invalid> {
 /// # Errors
 /// What is not octal; bits for writing and executing; views that their owner cannot read.
 pub fn mode(raw: &Raw) -> Result<u16, Invalid> {
-    let digits = text(raw)?;
-    let octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    match u16::from_str_radix(digits, 8) {
-        Ok(mode) if octal && mode & !0o444 == 0 && mode & 0o400 != 0 => Ok(mode),
-        _ => Err(Invalid::expected(
+    octal(raw)?.filter(|mode| mode & !0o444 == 0 && mode & 0o400 != 0).ok_or_else(|| {
+        Invalid::expected(
             "an octal mode that lets its owner read and nobody write: 0400, 0440 or 0444",
-        )),
-    }
+        )
+    })
+}
+
+/// Permission bits of `refresh`: writable for the owner, and nothing for others than the group.
+///
+/// # Errors
+/// What is not octal; bits for executing and for others; a file that its owner cannot write.
+pub fn refresh_mode(raw: &Raw) -> Result<u16, Invalid> {
+    octal(raw)?.filter(|mode| mode & !0o660 == 0 && mode & 0o200 != 0).ok_or_else(|| {
+        Invalid::expected(
+            "an octal mode that lets its owner write and others do nothing: 0600, 0620 or 0660",
+        )
+    })
+}
+
+/// Three or four octal digits; `None` for anything else.
+fn octal(raw: &Raw) -> Result<Option<u16>, Invalid> {
+    let digits = text(raw)?;
+    let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    Ok(u16::from_str_radix(digits, 8).ok().filter(|_| is_octal))
 }
 
 /// `host` or `host:port`, in lower case.
@@ -340,6 +356,18 @@ mod tests {
         }
         for bad in ["0600", "0444x", "0500", "0044", "04000", "256", "0", "+400", "-400", "0o400"] {
             assert!(mode(&flag(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mode_of_refresh_lets_the_owner_write_and_others_do_nothing() {
+        for (text, bits) in
+            [("0600", 0o600), ("0200", 0o200), ("620", 0o620), ("0660", 0o660), ("0640", 0o640)]
+        {
+            assert_eq!(refresh_mode(&flag(text)), Ok(bits), "{text}");
+        }
+        for bad in ["0400", "0060", "0700", "0610", "0602", "0666", "04600", "6600", "rw", ""] {
+            assert!(refresh_mode(&flag(bad)).is_err(), "{bad}");
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Settings {
     pub group: Setting<u32>,
     /// The permission bits of the views.
     pub mode: Setting<u16>,
+    /// The permission bits of `refresh`.
+    pub refresh_mode: Setting<u16>,
     /// The hosts that the tokens are for; never empty.
     pub hosts: Setting<Vec<String>>,
     /// What the mountpoint must be; `None` where what is there decides.
@@ -190,6 +192,9 @@ impl Settings {
             owner,
             group,
             mode: layers.get(Key::Mode, parse::mode)?.unwrap_or_else(|| Setting::default(0o400)),
+            refresh_mode: layers
+                .get(Key::RefreshMode, parse::refresh_mode)?
+                .unwrap_or_else(|| Setting::default(0o600)),
             hosts: layers
                 .list(Key::Host, parse::host)?
                 .unwrap_or_else(|| Setting::default(vec!["github.com".to_owned()])),
@@ -295,7 +300,12 @@ impl Settings {
     /// Owner and modes of the files.
     #[must_use]
     pub fn access(&self) -> Access {
-        Access { uid: self.owner.value, gid: self.group.value, view_mode: self.mode.value }
+        Access {
+            uid: self.owner.value,
+            gid: self.group.value,
+            view_mode: self.mode.value,
+            refresh_mode: self.refresh_mode.value,
+        }
     }
 
     /// What views are rendered with.
@@ -358,6 +368,7 @@ impl Settings {
             Key::Owner => show(&self.owner, u32::to_string),
             Key::Group => show(&self.group, u32::to_string),
             Key::Mode => show(&self.mode, |mode| format!("{mode:04o}")),
+            Key::RefreshMode => show(&self.refresh_mode, |mode| format!("{mode:04o}")),
             Key::Host => show(&self.hosts, |hosts| hosts.join(", ")),
             Key::Layout => show(&self.layout, |layout| {
                 layout.map_or("what is there, else directory", Layout::name).to_owned()
@@ -455,8 +466,8 @@ mod tests {
         assert_eq!(env.token, None);
         assert_eq!(settings.view_context().hosts, ["github.com"]);
         assert_eq!(
-            (settings.owner.value, settings.group.value, settings.mode.value),
-            (1234, 2345, 0o400)
+            settings.access(),
+            Access { uid: 1234, gid: 2345, view_mode: 0o400, refresh_mode: 0o600 }
         );
     }
 

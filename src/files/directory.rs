@@ -236,13 +236,13 @@ impl Directory {
         &self.path
     }
 
-    /// Makes the file that wishes are written into, for those who may read the tokens.
+    /// Makes the file that wishes are written into.
     ///
     /// # Errors
     /// As [`Directory::replace`].
     pub(super) fn make_refresh(&self) -> io::Result<std::fs::File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        self.create(REFRESH, flags, self.access.control_mode())
+        self.create(REFRESH, flags, self.access.refresh_mode)
     }
 
     /// Replaces files, all of them or none, each in one step: whoever has the old one open keeps it.

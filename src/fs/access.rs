@@ -22,6 +22,9 @@ pub struct Access {
     pub gid: u32,
     /// The permission bits of the views, for example `0o400`.
     pub view_mode: u16,
+    /// The permission bits of `refresh`, for example `0o600`. Whoever may write to it may have any
+    /// token withheld for a moment.
+    pub refresh_mode: u16,
 }
 
 impl Access {
@@ -37,25 +40,30 @@ impl Access {
         self.uid == uid && self.view_mode & !0o700 == 0
     }
 
-    /// Whether a caller may ask for a refresh where no mode bits say so: the owner, and root.
+    /// Whether a caller may ask for a refresh, where the kernel does not judge by the mode of a file.
     #[must_use]
-    pub fn may_control(&self, caller: &Caller) -> bool {
-        caller.uid == self.uid || caller.uid == 0
+    pub fn may_refresh(&self, caller: &Caller) -> bool {
+        self.allows(caller, self.refresh_mode << 1)
     }
 
     /// Whether a caller may know what exactly fails: whoever may read a token.
     #[must_use]
     pub fn may_know(&self, caller: &Caller) -> bool {
-        let mode = self.view_mode;
-        self.may_control(caller)
-            || mode & 0o004 != 0
-            || mode & 0o040 != 0 && (caller.gid == self.gid || has_group(caller.thread, self.gid))
+        self.allows(caller, self.view_mode)
     }
 
-    /// The mode of `refresh`: whoever may read a token may also say that it was refused.
-    #[must_use]
-    pub fn control_mode(&self) -> u16 {
-        (self.view_mode & 0o444) >> 1 | self.view_mode & 0o444
+    /// Judges as the kernel does by the bits for reading of a mode: root may, and of the owner, the
+    /// group and others the first that the caller is counts (`path_resolution(7)`).
+    fn allows(&self, caller: &Caller, mode: u16) -> bool {
+        let is_member = || caller.gid == self.gid || has_group(caller.thread, self.gid);
+        match mode & 0o444 {
+            _ if caller.uid == 0 => true,
+            mode if caller.uid == self.uid => mode & 0o400 != 0,
+            mode if mode & 0o044 == 0 => false,
+            0o444 => true,
+            mode if is_member() => mode & 0o040 != 0,
+            mode => mode & 0o004 != 0,
+        }
     }
 }
 
@@ -77,8 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_read_a_token_may_know_what_fails() {
-        let access = |view_mode| Access { uid: 1000, gid: 2000, view_mode };
+    fn who_may_read_a_token_may_know_what_fails_and_who_may_write_may_refresh() {
+        let access = |view_mode| Access { uid: 1000, gid: 2000, view_mode, refresh_mode: 0 };
         // Thread 0 is no thread.
         let caller = |uid, gid| Caller { uid, gid, thread: 0 };
         for (mode, who, may) in [
@@ -90,6 +98,9 @@ mod tests {
             (0o444, caller(1001, 2001), true),
         ] {
             assert_eq!(access(mode).may_know(&who), may, "{mode:o} {who:?}");
+            let refresh_mode = mode >> 1;
+            let access = Access { refresh_mode, ..access(0o444) };
+            assert_eq!(access.may_refresh(&who), may, "{refresh_mode:o} {who:?}");
         }
     }
 

@@ -85,7 +85,7 @@ impl Fs {
             return Err(self.refuse(ReadErrorKind::ReadOnly));
         }
         // The kernel leaves names in `system.` to us, whatever the mode bits say.
-        if !self.config.access.may_control(&request.caller) {
+        if !self.config.access.may_refresh(&request.caller) {
             return Err(self.refuse(ReadErrorKind::Denied));
         }
         // The kernel itself uses EAGAIN here, and would tell the caller that there is no such attribute.

@@ -184,7 +184,8 @@ fn the_files_are_for_their_owner_and_the_directory_for_nobody_to_write() {
         without_fuse(&dir);
         let owner = ORDINARY.to_string();
         let workspace = Workspace::start_in(dir, Setup::default(), |builder| {
-            builder.args(["--owner", &owner, "--group", &owner, "--mode", "0440"])
+            let access = ["--owner", &owner, "--group", &owner, "--mode", "0440"];
+            builder.args(access).args(["--refresh-mode", "0620"])
         });
         workspace.token();
         let attributes = |name: &str| {
@@ -193,7 +194,7 @@ fn the_files_are_for_their_owner_and_the_directory_for_nobody_to_write() {
         };
         assert_eq!(attributes("token"), (0o440, ORDINARY, ORDINARY));
         assert_eq!(attributes("gh/hosts.yml"), (0o440, ORDINARY, ORDINARY));
-        assert_eq!(attributes("refresh"), (0o660, ORDINARY, ORDINARY));
+        assert_eq!(attributes("refresh"), (0o620, ORDINARY, ORDINARY));
         assert_eq!(attributes("."), (0o711, 0, 0));
         assert_eq!(attributes("gh"), (0o711, 0, 0));
         assert_eq!(

@@ -5,14 +5,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use molecule_tokenfs::demo::faults::{Fault, Service};
+use molecule_tokenfs::demo::ledger::Verdict;
 use molecule_tokenfs::demo::Setup;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::Workspace;
 use crate::support::namespace::sandboxed;
-use crate::support::process::{ORDINARY, User, command, errno, run};
-use crate::support::secs;
+use crate::support::process::{Finished, ORDINARY, User, command, errno, run};
+use crate::support::{eventually, secs};
 
 /// Each kind of write, by name, on a view and in its directory.
 fn writes(root: &Path) -> Vec<(&'static str, io::Result<()>)> {
@@ -96,9 +98,66 @@ fn owner_group_and_mode_are_as_asked() {
         let token = fs::metadata(workspace.path("token")).unwrap();
         assert_eq!((token.uid(), token.gid(), token.mode() & 0o777), (ORDINARY, 2345, 0o440));
         let control = fs::metadata(workspace.path("refresh")).unwrap();
-        assert_eq!(control.mode() & 0o777, 0o660);
+        assert_eq!(control.mode() & 0o777, 0o600);
         let mut cat = command("cat", User::Number(ORDINARY));
         cat.arg(workspace.path("token"));
         assert!(run(cat, &workspace.dir, secs(5)).ok().starts_with("ghs_"));
+    });
+}
+
+/// A member of the group, who is not the owner, runs a line of shell.
+fn member(workspace: &Workspace, line: &str) -> Finished {
+    let mut sh = command("sh", User::Number(ORDINARY + 1));
+    sh.args(["-c", line, "sh"]).arg(workspace.path("."));
+    run(sh, &workspace.dir, secs(30))
+}
+
+/// Of this user, with a group of which user 1001 is a member, and a platform that caches its token.
+fn shared(refresh_mode: &[&str]) -> Workspace {
+    let (owner, group) = (ORDINARY.to_string(), (ORDINARY + 1).to_string());
+    let workspace = Workspace::start_with(Setup::default(), |daemon| {
+        let daemon = daemon.args(["--owner", &owner, "--group", &group, "--mode", "0440"]);
+        daemon.args(refresh_mode)
+    });
+    fs::read(workspace.path("token")).unwrap();
+    workspace.demo.faults().stick(Service::Platform, Some(Fault::Repeat));
+    workspace
+}
+
+#[test]
+fn members_of_the_group_may_read_and_may_ask_for_a_fetch_only_where_the_owner_says_so() {
+    sandboxed(secs(60), || {
+        let ask = "cat \"$1/token\" > /dev/null && echo 00000000 > \"$1/refresh\"";
+        let closed = shared(&[]);
+        let refused = member(&closed, ask);
+        assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+        for mode in ["0620", "0660"] {
+            let open = shared(&["--refresh-mode", mode]);
+            let shown = fs::metadata(open.path("refresh")).unwrap().mode() & 0o777;
+            assert_eq!(format!("{shown:04o}"), mode);
+            member(&open, ask).ok();
+        }
+    });
+}
+
+#[test]
+fn a_member_who_rejects_the_token_waits_and_the_owner_is_served() {
+    sandboxed(secs(60), || {
+        let workspace = shared(&["--refresh-mode", "0660"]);
+        let reject = "sha256sum < \"$1/token\" | head -c 8 > \"$1/refresh\"";
+        member(&workspace, reject).ok();
+        // What another user gets, and within the deadline of an open.
+        let token = fs::read(workspace.path("token")).unwrap();
+        assert_eq!(workspace.demo.ledger().verdict(&token), Verdict::Live);
+        let waits = member(&workspace, "cat \"$1/token\"");
+        assert!(!waits.status.success(), "it is withheld from the one who rejected it");
+        let status = workspace.status();
+        assert_eq!(status["tokens"][0]["state"], "degraded", "{status}");
+        let since = &status["tokens"][0]["rejected"]["at"];
+        eventually("the member is served again", secs(30), || {
+            member(&workspace, "cat \"$1/token\"").status.success().then_some(())
+        });
+        let rejected = &workspace.status()["tokens"][0]["rejected"];
+        assert_eq!((&rejected["at"], &rejected["count"]), (since, &1.into()), "one rejection");
     });
 }

@@ -251,9 +251,14 @@ fn its_refresh(section: &mut Section, file: &Path) {
         },
     );
     section.says(
-        "Its owner and root may set that, and nobody else, whatever the mode: `EACCES`.",
+        "Its owner and root may set that, and the group where `--refresh-mode` says so; nobody else: \
+         `EACCES`.",
         || {
-            let mount = mounted(&["--owner", "4242", "--mode", "0444"]);
+            let group = ["--group", "1000", "--refresh-mode", "0620"];
+            let mount = mounted(&[&["--owner", "4242", "--mode", "0444"], &group[..]].concat());
+            mount.shell(User::Number(ORDINARY), ASK).ok();
+            is_denied(&mount.shell(User::Number(4243), ASK));
+            let mount = mounted(&["--owner", "4242", "--group", "1000", "--mode", "0444"]);
             mount.shell(User::Number(ORDINARY), READ_STATUS).ok();
             is_denied(&mount.shell(User::Number(ORDINARY), ASK));
             for user in [User::Own, User::Number(4242)] {

@@ -7,6 +7,21 @@ use crate::support::dir::TestDir;
 use crate::support::process::{ORDINARY, User};
 use crate::{Mount, Section};
 
+const READ: &str = "cat \"$1/token\" \"$1/live/token\"";
+const WRITE: &str = ": > \"$1/refresh\"";
+
+/// For user 4242, and for group 4343 to read.
+fn shared(flags: &[&str]) -> Mount {
+    Mount::living("1h", |builder| {
+        builder.args(["--owner", "4242", "--group", "4343", "--mode", "0440"]).args(flags)
+    })
+}
+
+/// A line of shell as another user does it, who is in group 4343.
+fn member(line: &str) -> String {
+    format!("setpriv --reuid 1000 --regid 1000 --groups 7,4343 sh -c '{line}' sh \"$1\"")
+}
+
 pub fn check(section: &mut Section) {
     let mount = Mount::living("1h", |builder| builder.args(["--owner", "4242"]));
     section.says(
@@ -51,17 +66,25 @@ pub fn check(section: &mut Section) {
         "With `--group` and `--mode 0440` the members of the group may read, also where it is one \
          of their other groups.",
         || {
-            let shared = Mount::living("1h", |builder| {
-                builder.args(["--owner", "4242", "--group", "4343", "--mode", "0440"])
-            });
-            let read = "cat \"$1/token\" \"$1/live/token\" && : > \"$1/refresh\"";
-            let member = format!(
-                "setpriv --reuid 1000 --regid 1000 --groups 7,4343 sh -c '{read}' sh \"$1\""
-            );
-            shared.shell(User::Own, &member).ok();
-            shared.shell(User::Number(4242), read).ok();
-            let stranger = shared.shell(User::Number(ORDINARY), read);
+            let shared = shared(&[]);
+            shared.shell(User::Own, &member(READ)).ok();
+            shared.shell(User::Number(4242), READ).ok();
+            let stranger = shared.shell(User::Number(ORDINARY), READ);
             assert!(stranger.stderr.contains("Permission denied"), "{stranger:?}");
+        },
+    );
+    section.says(
+        "They may write to `refresh` only where `--refresh-mode` says so; else they get `EACCES`.",
+        || {
+            for (flags, may) in
+                [(&[][..], false), (&["--refresh-mode", "0620"], true), (&["--refresh-mode", "0640"], false)]
+            {
+                let shared = shared(flags);
+                let told = shared.shell(User::Own, &member(WRITE));
+                assert_eq!(told.status.success(), may, "{flags:?} {told:?}");
+                assert!(may || told.stderr.contains("Permission denied"), "{told:?}");
+                shared.shell(User::Number(4242), WRITE).ok();
+            }
         },
     );
     section.says(
