@@ -105,6 +105,7 @@ fn check_shows_each_setting_its_value_and_its_origin() {
             owner                  1000                           --owner
             group                  1000                           --group
             mode                   0400                           default
+            refresh-mode           0600                           default
             host                   github.com, git.example:8443   DIR/tokenfs.toml:3
             layout                 what is there, else directory  default
             view                   token                          default
@@ -165,7 +166,7 @@ fn what_is_wrong_in_the_configuration_is_told_with_its_place() {
             ");
         insta::assert_snapshot!(with_file("colour = \"red\"\n"), @r"
             error: DIR/tokenfs.toml:1: unknown key `colour`
-            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, git-min-life, open-timeout, assumed-life, owner, group, mode, host, layout, view, backend, allow-disk, log-level, log-file
+            hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, git-min-life, open-timeout, assumed-life, owner, group, mode, refresh-mode, host, layout, view, backend, allow-disk, log-level, log-file
             exit code 2
             ");
         insta::assert_snapshot!(with_file("idle = 86400\n"), @r"

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use molecule_tokenfs::demo::Setup;
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::ledger::Verdict;
-use molecule_tokenfs::demo::Setup;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, mknod};
 

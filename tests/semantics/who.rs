@@ -76,9 +76,11 @@ pub fn check(section: &mut Section) {
     section.says(
         "They may write to `refresh` only where `--refresh-mode` says so; else they get `EACCES`.",
         || {
-            for (flags, may) in
-                [(&[][..], false), (&["--refresh-mode", "0620"], true), (&["--refresh-mode", "0640"], false)]
-            {
+            for (flags, may) in [
+                (&[][..], false),
+                (&["--refresh-mode", "0620"], true),
+                (&["--refresh-mode", "0640"], false),
+            ] {
                 let shared = shared(flags);
                 let told = shared.shell(User::Own, &member(WRITE));
                 assert_eq!(told.status.success(), may, "{flags:?} {told:?}");

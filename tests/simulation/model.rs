@@ -259,9 +259,10 @@ impl Model {
     }
 
     fn withheld_from(&self, user: u32, now: &Now, slack: Duration) -> bool {
-        self.hand.as_ref().zip(self.rejection()).is_some_and(|(hand, rejection)| {
-            rejection.withholds(hand.source, user, now, slack)
-        })
+        self.hand
+            .as_ref()
+            .zip(self.rejection())
+            .is_some_and(|(hand, rejection)| rejection.withholds(hand.source, user, now, slack))
     }
 
     // === requests ===

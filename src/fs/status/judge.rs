@@ -162,7 +162,8 @@ fn of_a_served_token(snapshot: &Snapshot, token: &Token, now: &Now) -> String {
     } else if is_rejected(snapshot, token) {
         let rejecter = snapshot.rejected.and_then(|rejection| rejection.user);
         let waits = |user: &u32| snapshot.usable(Some(*user), now).is_none();
-        let but = rejecter.filter(waits).map(|user| format!(", but not to user {user}, who said so"));
+        let but =
+            rejecter.filter(waits).map(|user| format!(", but not to user {user}, who said so"));
         format!(
             "a consumer said that the token was refused, and {source} gives no other: it is served{}",
             but.unwrap_or_default()

@@ -253,7 +253,8 @@ fn chance(
         8 => match policy.held() {
             Some(held) => {
                 let (earlier, is_final) = (policy.rejection().copied(), world.random_bool(0.1));
-                let (rejection, is_news) = Rejection::of(earlier, held.fingerprint, None, is_final, now);
+                let (rejection, is_news) =
+                    Rejection::of(earlier, held.fingerprint, None, is_final, now);
                 if is_news { Event::Rejected(rejection) } else { Event::Tick }
             }
             None => Event::Tick,

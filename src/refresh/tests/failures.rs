@@ -72,7 +72,10 @@ async fn a_refusal_is_ekeyrejected_at_once_before_and_after_there_was_a_token() 
         assert_eq!(world.open_err().await, ReadErrorKind::Rejected, "{kind:?}");
         assert_eq!(world.now(), before);
         let patient = world.now().boot + HOUR;
-        assert_eq!(world.handle.token(READER, patient).await.unwrap_err().kind, ReadErrorKind::Rejected);
+        assert_eq!(
+            world.handle.token(READER, patient).await.unwrap_err().kind,
+            ReadErrorKind::Rejected
+        );
         assert_eq!(world.requests(), 1);
 
         let world = World::of(Scripted::NewToken(HOUR));
