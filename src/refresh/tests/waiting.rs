@@ -166,7 +166,7 @@ fn opens_rejects_and_refreshes_from_many_threads_lose_no_wake_up() {
                         let fresh = world.open().await.expect("a token within the deadline");
                         match (reader, turn) {
                             (0, 70 | 140) => {
-                                world.handle.reject(fresh.token().fingerprint(), READER)
+                                world.handle.reject(fresh.token().fingerprint(), READER);
                             }
                             (1, 100) => drop(world.handle.refresh()),
                             _ => {}
