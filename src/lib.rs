@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/  files/  spawn
+//! 4 serve     connection/  fs/  files/  place/  spawn
 //! 3 views     view/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program
@@ -21,6 +21,7 @@ pub mod files;
 pub mod foreign;
 pub mod fs;
 pub mod observe;
+pub mod place;
 pub mod program;
 pub mod refresh;
 pub mod secret;

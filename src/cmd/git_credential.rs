@@ -69,18 +69,18 @@ pub fn run(args: &GitCredentialArgs) -> anyhow::Result<ExitCode> {
     match request.decide(action, &args.hosts) {
         Decision::Silent => {}
         Decision::Refuse(fingerprint) => {
-            if let Ok(mountpoint) = config::find_mountpoint(args.mountpoint.clone()) {
-                refuse(&mountpoint, fingerprint);
+            if let Ok((_, served)) = config::find_served(args.mountpoint.clone()) {
+                refuse(&served.path(), fingerprint);
             }
         }
         Decision::Answer { refused } => {
-            let mountpoint = config::find_mountpoint(args.mountpoint.clone());
-            if let (Ok(mountpoint), Some(fingerprint)) = (&mountpoint, refused) {
-                refuse(mountpoint, fingerprint);
+            let found = config::find_served(args.mountpoint.clone());
+            if let (Ok((_, served)), Some(fingerprint)) = (&found, refused) {
+                refuse(&served.path(), fingerprint);
             }
-            let answer = mountpoint
+            let answer = found
                 .map_err(|error| error.to_string())
-                .and_then(|mountpoint| answer(&mountpoint, refused));
+                .and_then(|(shown, served)| answer(&shown, &served.path(), refused));
             match answer {
                 Ok(answer) => super::print(answer.as_bytes())?,
                 Err(reason) => return give_up(&reason),
@@ -214,20 +214,25 @@ fn read_all(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// The answer to `get`, or the reason why there is none.
-fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, String> {
+/// The answer to `get`, or the reason why there is none. `place` is how people know the mountpoint.
+fn answer(
+    place: &Path,
+    mountpoint: &Path,
+    refused: Option<Fingerprint>,
+) -> Result<Rendered, String> {
     let file_layout = mountpoint.is_file();
     let shown = if file_layout { control::shown_view(mountpoint) } else { None };
     let is_token = match shown.as_deref() {
         None | Some("token") => file_layout,
         Some("git-credential") => false,
         Some(other) => {
-            let path = mountpoint.display();
+            let path = place.display();
             return Err(format!("{path} shows `{other}`; git needs `token` or `git-credential`"));
         }
     };
-    let path = if file_layout { mountpoint.to_owned() } else { mountpoint.join("git-credential") };
-    let fails = |error: &io::Error| format!("{}: {}", path.display(), explain(error));
+    let [path, shown] = [mountpoint, place]
+        .map(|root| if file_layout { root.to_owned() } else { root.join("git-credential") });
+    let fails = |error: &io::Error| format!("{}: {}", shown.display(), explain(error));
     // A mount has another token when the refusal was written; files have it a moment later.
     let is_another = |file: &File| {
         let Some(refused) = refused else { return Ok(true) };
@@ -243,7 +248,7 @@ fn answer(mountpoint: &Path, refused: Option<Fingerprint>) -> Result<Rendered, S
         .map_err(|error| fails(&error))?;
     let password = password_in(&view, is_token);
     if password.is_empty() || password.contains(&b'\n') {
-        return Err(format!("{} holds no credential", path.display()));
+        return Err(format!("{} holds no credential", shown.display()));
     }
     let mut answer = Rendered::with_capacity(view.len() + 128);
     if refused.is_none() {

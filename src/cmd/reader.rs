@@ -13,9 +13,10 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
-use crate::config::find_mountpoint;
+use crate::config::find_served;
 use crate::connection::control;
 use crate::error::ReadErrorKind;
+use crate::place::Served;
 use crate::time::{Clock, SystemClock};
 use crate::view;
 
@@ -32,7 +33,9 @@ const DEFAULT_VIEW: &str = "token";
 /// A mount of ours.
 #[derive(Debug)]
 pub struct Reader {
+    /// Where it was found, for messages.
     mountpoint: PathBuf,
+    served: Served,
     /// The mountpoint is a file that holds one view, not a directory of views.
     single_file: bool,
 }
@@ -124,36 +127,46 @@ impl Refreshed {
 }
 
 impl Reader {
-    /// The mount at this place, or the one that [`find_mountpoint`] finds.
+    /// The mount at this place, or the one that [`find_served`] finds.
     ///
     /// # Errors
-    /// When nothing is mounted.
+    /// When nothing is mounted, or by somebody who is not trusted.
     pub fn find(explicit: Option<PathBuf>) -> anyhow::Result<Self> {
-        let mountpoint = find_mountpoint(explicit)?;
+        let (mountpoint, served) = find_served(explicit)?;
         // What cannot be looked at, a dead mount for one, fails with better words when it is opened.
-        let single_file = std::fs::metadata(&mountpoint).is_ok_and(|metadata| !metadata.is_dir());
-        Ok(Self { mountpoint, single_file })
+        let single_file = std::fs::metadata(served.path()).is_ok_and(|metadata| !metadata.is_dir());
+        Ok(Self { mountpoint, served, single_file })
     }
 
-    /// The file that holds a view.
+    /// The path of a view, as a person knows it.
     ///
     /// # Errors
     /// When there is no such view, or when the mount is a single file that is another one.
     pub fn path(&self, view: Option<&str>) -> anyhow::Result<PathBuf> {
+        Ok(Self::of(&self.mountpoint, self.name_of(view)?))
+    }
+
+    /// The name of a view in the directory; nothing where the mount is a file that is the view.
+    fn name_of<'a>(&self, view: Option<&'a str>) -> anyhow::Result<Option<&'a str>> {
         match view {
             Some(name) if view::by_path(name).is_none() => Err(unknown_view(name)),
-            Some(name) if self.single_file => self.only(name),
-            None if self.single_file => Ok(self.mountpoint.clone()),
-            view => Ok(self.mountpoint.join(view.unwrap_or(DEFAULT_VIEW))),
+            Some(name) if self.single_file => self.only(name).map(|()| None),
+            None if self.single_file => Ok(None),
+            view => Ok(Some(view.unwrap_or(DEFAULT_VIEW))),
         }
     }
 
+    /// A file by its name in the mount, or the mount itself. No slash may follow the path of a file.
+    fn of(root: &Path, name: Option<&str>) -> PathBuf {
+        name.map_or_else(|| root.to_owned(), |name| root.join(name))
+    }
+
     /// The mounted file, if it is this view. One that does not tell is taken for the token.
-    fn only(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let shown = control::shown_view(&self.mountpoint);
+    fn only(&self, name: &str) -> anyhow::Result<()> {
+        let shown = control::shown_view(&self.served.path());
         let shown = shown.as_deref().unwrap_or(DEFAULT_VIEW);
         if shown == name {
-            return Ok(self.mountpoint.clone());
+            return Ok(());
         }
         let path = self.mountpoint.display();
         Err(anyhow!("{path} is mounted as a single file, which shows `{shown}` and not `{name}`")
@@ -171,8 +184,10 @@ impl Reader {
     /// # Errors
     /// As a reader sees them, in words, with the failure behind them.
     pub fn open(&self, view: Option<&str>) -> anyhow::Result<File> {
-        let path = self.path(view)?;
-        files::open(&self.mountpoint, &path).map_err(|error| self.explain(error, "read", &path))
+        let name = self.name_of(view)?;
+        let root = self.served.path();
+        files::open(&root, &Self::of(&root, name))
+            .map_err(|error| self.explain(error, "read", &Self::of(&self.mountpoint, name)))
     }
 
     /// The bytes of a view.
@@ -196,7 +211,7 @@ impl Reader {
     /// When the status cannot be read.
     pub fn status(&self) -> anyhow::Result<TokenStatus> {
         let path = self.beside("status.json");
-        let bytes = control::status(&self.mountpoint)
+        let bytes = control::status(&self.served.path())
             .map_err(|error| self.explain(error, "read the status of", &path))?;
         let status: Status = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not the status of tokens", path.display()))?;
@@ -204,7 +219,7 @@ impl Reader {
         // That of a mount is written when it is read; that of files when something happened.
         let age = status
             .written_at
-            .filter(|_| files::are_at(&self.mountpoint))
+            .filter(|_| files::are_at(&self.served.path()))
             .map(|at| SystemClock.now().timestamp().duration_since(at).as_secs().unsigned_abs());
         if let (Some(left), Some(age)) = (&mut token.left_seconds, age) {
             *left = left.saturating_sub(age);
@@ -249,7 +264,7 @@ impl Reader {
     }
 
     fn ask(&self) -> anyhow::Result<()> {
-        control::refresh(&self.mountpoint, "refresh\n").map_err(|error| match errno(&error) {
+        control::refresh(&self.served.path(), "refresh\n").map_err(|error| match errno(&error) {
             Some(Errno::EAGAIN) => anyhow::Error::new(error)
                 .context(
                     "a refresh was asked for less than a second ago, or the source limits our rate",
@@ -340,24 +355,6 @@ mod tests {
             assert!(text.starts_with(&format!("error: there is no view `{name}`\n")), "{text}");
             assert!(text.contains("hint: the views are token, "), "{text}");
             assert_eq!(code, EXIT_USAGE);
-        }
-    }
-
-    #[test]
-    fn a_single_file_is_the_one_view_it_holds() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "ghs_one").unwrap();
-        let reader = Reader::find(Some(file.path().to_owned())).unwrap();
-        assert_eq!(**reader.read(None).unwrap(), *b"ghs_one");
-        assert_eq!(**reader.read(Some("token")).unwrap(), *b"ghs_one");
-        let (text, code) = describe(&reader.read(Some("header")).unwrap_err());
-        assert!(text.contains("which shows `token` and not `header`"), "{text}");
-        assert_eq!(code, EXIT_USAGE);
-        // Nobody serves this one.
-        for error in [reader.status().unwrap_err(), reader.refresh(Duration::ZERO).unwrap_err()] {
-            let (text, code) = describe(&error);
-            assert!(text.contains("Not a directory"), "{text}");
-            assert_eq!(code, EXIT_NO_TOKEN);
         }
     }
 

@@ -1,10 +1,13 @@
 //! Where the mount is, for those who make it and those who read it.
 
-use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::cmd::{Advise, EXIT_NO_TOKEN, EXIT_USAGE};
+use nix::errno::Errno;
+
+use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::Environment;
+use crate::place::{Served, Unserved};
 
 /// The variable that names the mountpoint where no argument does.
 pub const VARIABLE: &str = "MOLECULE_TOKENFS_MOUNTPOINT";
@@ -16,9 +19,36 @@ const SYSTEM: &str = "/run/molecule/token";
 /// `/run/molecule/token` for root and `$XDG_RUNTIME_DIR/molecule/token` for anybody else.
 ///
 /// # Errors
-/// When an ordinary user has no `XDG_RUNTIME_DIR`.
+/// When an ordinary user has no `XDG_RUNTIME_DIR`, or one that others may enter.
 pub fn default_mountpoint() -> anyhow::Result<PathBuf> {
-    default_in(&Environment::Process, nix::unistd::geteuid().is_root())
+    let environment = &Environment::Process;
+    let path = default_in(environment, nix::unistd::geteuid().is_root())?;
+    if Some(&path) == of_user(environment).as_ref()
+        && let Some(directory) = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && let Some(why) = flaw_of_runtime_directory(&directory)
+    {
+        let hint = "name another place: molecule-tokenfs mount DIRECTORY";
+        return Err(anyhow::anyhow!("XDG_RUNTIME_DIR is {}, which {why}", directory.display())
+            .hint(hint)
+            .exit_code(EXIT_FAILURE));
+    }
+    Ok(path)
+}
+
+/// What is wrong with a runtime directory, as the rest of a sentence about it: it must belong to the user,
+/// and nobody else may enter it (XDG Base Directory Specification).
+pub(super) fn flaw_of_runtime_directory(path: &Path) -> Option<String> {
+    let metadata = path.symlink_metadata().ok()?;
+    let (user, mode) = (metadata.uid(), metadata.mode() & 0o777);
+    if !metadata.is_dir() {
+        Some("is not a directory".to_owned())
+    } else if user != nix::unistd::geteuid().as_raw() {
+        Some(format!("belongs to user {user} and not to you"))
+    } else if mode & 0o077 != 0 {
+        Some(format!("others may enter (mode {mode:04o}; it must be 0700)"))
+    } else {
+        None
+    }
 }
 
 fn default_in(environment: &Environment, root: bool) -> anyhow::Result<PathBuf> {
@@ -47,7 +77,8 @@ fn of_user(environment: &Environment) -> Option<PathBuf> {
 
 /// The mountpoint to read from: the one that was named (argument, else
 /// `$MOLECULE_TOKENFS_MOUNTPOINT`), else the first of `/run/molecule/token` and
-/// `$XDG_RUNTIME_DIR/molecule/token` at which something of ours is mounted, a dead mount included.
+/// `$XDG_RUNTIME_DIR/molecule/token` at which root or this user has mounted something of ours, a dead
+/// mount included. Whether a place that was named is to be trusted is left to whoever reads there.
 ///
 /// # Errors
 /// When nothing is mounted at any place; it says where it looked.
@@ -61,46 +92,66 @@ fn find_in(
     system: &Path,
 ) -> anyhow::Result<PathBuf> {
     let named = explicit.or_else(|| environment.get(VARIABLE).map(PathBuf::from));
+    let is_named = named.is_some();
     let candidates = match named {
         Some(path) => vec![path],
         None => std::iter::once(system.to_owned()).chain(of_user(environment)).collect(),
     };
     let mut looked_at = Vec::new();
     for path in candidates {
-        match look(&path) {
-            None => return Ok(path),
-            Some(why) => looked_at.push(format!("{}: {why}", path.display())),
+        match Served::at(&path) {
+            Ok(_) => return Ok(path),
+            Err(Unserved::Untrusted(_)) if is_named => return Ok(path),
+            // The attempt will say it better.
+            Err(Unserved::Absent(errno)) if !is_missing(errno) => return Ok(path),
+            Err(why) => looked_at.push(format!("{}: {why}", path.display())),
         }
     }
-    Err(anyhow::anyhow!("no tokens are mounted ({})", looked_at.join("; "))
-        .hint("mount them: molecule-tokenfs mount --background")
-        .exit_code(EXIT_NO_TOKEN))
+    Err(not_mounted(&looked_at.join("; ")))
 }
 
-/// Why nothing can be read there; `None` if something can, or if the attempt will say it better.
-fn look(path: &Path) -> Option<String> {
-    let missing = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-    };
-    match std::fs::metadata(path) {
-        // A mounted file is never empty, also before the first token.
-        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {
-            Some("nothing is mounted there".to_owned())
-        }
-        Ok(metadata) if !metadata.is_dir() => None,
-        // Among files there is no token while none may be served.
-        Ok(_) => match ["token", "status.json"].map(|name| std::fs::metadata(path.join(name))) {
-            [Err(error), Err(_)] if missing(&error) => Some("nothing is mounted there".to_owned()),
-            _ => None,
-        },
-        Err(error) if missing(&error) => Some("it does not exist".to_owned()),
-        Err(_) => None,
+fn not_mounted(why: &str) -> anyhow::Error {
+    anyhow::anyhow!("no tokens are mounted ({why})")
+        .hint("mount them: molecule-tokenfs mount --background")
+        .exit_code(EXIT_NO_TOKEN)
+}
+
+fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR)
+}
+
+/// What is served at the mountpoint that [`find_mountpoint`] finds, held so that nobody can put something
+/// else in its place.
+///
+/// # Errors
+/// As [`find_mountpoint`]; and where somebody else than root and this user serves there, or could have.
+pub fn find_served(explicit: Option<PathBuf>) -> anyhow::Result<(PathBuf, Served)> {
+    let path = find_mountpoint(explicit)?;
+    match Served::at(&path) {
+        Ok(served) => Ok((path, served)),
+        Err(why @ Unserved::Untrusted(flaw)) => Err(anyhow::anyhow!(
+            "{}: {why}; tokens are read only from what root or you have mounted",
+            path.display()
+        )
+        .hint(format!("see who put it there; to use it all the same: {}", flaw.remedy(&path)))
+        .exit_code(EXIT_NO_TOKEN)),
+        Err(Unserved::Absent(errno)) if !is_missing(errno) => Err(anyhow::Error::new(errno)
+            .context(format!("cannot look at {}", path.display()))
+            .exit_code(EXIT_FAILURE)),
+        Err(why) => Err(not_mounted(&format!("{}: {why}", path.display()))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a daemon keeps files.
+    fn serve(directory: &Path) {
+        std::fs::create_dir_all(directory).unwrap();
+        std::fs::write(directory.join(crate::files::MARKER), "").unwrap();
+        std::fs::write(directory.join("token"), "t").unwrap();
+    }
 
     fn runtime_dir(path: &Path) -> Environment {
         Environment::from([("XDG_RUNTIME_DIR", path.to_str().unwrap())])
@@ -138,9 +189,9 @@ mod tests {
             "{error}"
         );
 
-        std::fs::write(mine.join("token"), "t").unwrap();
+        serve(&mine);
         assert_eq!(find_in(None, &runtime_dir(&user), &system).unwrap(), mine);
-        std::fs::write(system.join("token"), "t").unwrap();
+        serve(&system);
         assert_eq!(find_in(None, &runtime_dir(&user), &system).unwrap(), system);
         assert_eq!(find_in(Some(mine.clone()), &runtime_dir(&user), &system).unwrap(), mine);
     }
@@ -148,7 +199,7 @@ mod tests {
     #[test]
     fn a_named_place_is_the_only_one_looked_at() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("token"), "t").unwrap();
+        serve(dir.path());
         let nowhere = dir.path().join("nowhere");
         let environment = Environment::from([(VARIABLE, nowhere.to_str().unwrap())]);
         let error = find_in(None, &environment, dir.path()).unwrap_err().to_string();
@@ -156,11 +207,29 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_not_a_mounted_one() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let find = || find_in(Some(file.path().into()), &Environment::from([]), Path::new("/"));
-        assert!(find().is_err());
-        std::fs::write(file.path(), "t").unwrap();
-        assert_eq!(find().unwrap(), file.path());
+    fn a_plain_file_or_directory_is_no_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "ghs_one").unwrap();
+        std::fs::write(dir.path().join("token"), "ghs_one").unwrap();
+        for place in [file.as_path(), dir.path()] {
+            let error = find_in(Some(place.into()), &Environment::from([]), Path::new("/"));
+            let error = error.unwrap_err().to_string();
+            assert!(error.ends_with(": nothing is mounted there)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_directory_belongs_to_the_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let set = |mode| {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(0o700);
+        assert_eq!(flaw_of_runtime_directory(dir.path()), None);
+        set(0o750);
+        let flaw = flaw_of_runtime_directory(dir.path()).unwrap();
+        assert_eq!(flaw, "others may enter (mode 0750; it must be 0700)");
     }
 }

@@ -285,6 +285,9 @@ impl Settings {
         let is_for_us_alone = self.access().is_for_nobody_but(nix::unistd::geteuid().as_raw());
         let of_user = super::env("XDG_RUNTIME_DIR").map(PathBuf::from);
         let of_user = of_user.filter(|path| is_for_us_alone && path.is_absolute());
+        // In a directory that others can enter, files would not be safe.
+        let of_user =
+            of_user.filter(|path| super::mountpoint::flaw_of_runtime_directory(path).is_none());
         of_user.into_iter().chain([PathBuf::from("/dev/shm")]).collect()
     }
 

@@ -1,7 +1,7 @@
 //! A mount as a value: it owns the device and the target, makes and removes both.
 //!
-//! The target is pinned by a descriptor before anything is mounted on it, so that a path that was
-//! checked cannot be swapped for a symlink. Where the kernel lets us, we mount by ourselves
+//! The target is found and pinned by descriptors (see [`crate::place`]) before anything is mounted on it,
+//! so that what was checked is what is covered. Where the kernel lets us, we mount by ourselves
 //! (`fsopen(2)`), and the file system becomes visible only once it is served; else through
 //! `mount(2)`; an ordinary user through `fusermount3(1)`.
 
@@ -9,7 +9,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -22,16 +22,14 @@ use rustix::mount::{self as kernel, MoveMountFlags};
 
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
 use crate::fs::status::Layout;
+use crate::place::Place;
 use crate::spawn;
 
 mod error;
-mod place;
 mod probe;
 mod renew;
 
 pub use error::MountError;
-use place::Made;
-pub(crate) use place::{make_directories, remove_directories};
 pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
@@ -70,7 +68,8 @@ enum Way {
 
 /// A mount of ours. Dropping it unmounts, and removes what it made to mount on.
 pub struct Mount {
-    target: PathBuf,
+    /// Where it was made, and what was made for it, which is dropped after the unmount.
+    place: Place,
     pinned: Flock<std::fs::File>,
     layout: Layout,
     allow_other: bool,
@@ -79,8 +78,6 @@ pub struct Mount {
     /// Its number for the kernel, once it is visible (`proc_pid_mountinfo(5)`).
     id: u64,
     attached: bool,
-    /// Dropped after the unmount.
-    _made: Made,
 }
 
 impl Mount {
@@ -95,17 +92,15 @@ impl Mount {
         layout: Option<Layout>,
         allow_other: bool,
     ) -> Result<Self, MountError> {
-        let target = resolve(target)?;
-        clear(&target)?;
-        let (layout, made) = place::prepare(&target, layout)?;
-        let pinned = place::pin(&target, layout)?;
+        let mut place = Place::find(target, |_| false)?;
+        clear(&place)?;
+        let (layout, pinned) = place.pin(layout)?;
         // Another start may have mounted between the first look and the lock.
-        clear(&target)?;
-        let (device, way) = connect(&target, &pinned, layout, allow_other)?;
+        clear(&place)?;
+        let (device, way) = connect(place.path(), &pinned, layout, allow_other)?;
         let (device, id, attached) = (Some(device), 0, false);
-        let mut mount =
-            Self { target, pinned, layout, allow_other, device, way, id, attached, _made: made };
-        mount.find_itself();
+        let mut mount = Self { place, pinned, layout, allow_other, device, way, id, attached };
+        mount.find_itself()?;
         Ok(mount)
     }
 
@@ -117,7 +112,7 @@ impl Mount {
     /// The target, without symlinks.
     #[must_use]
     pub fn target(&self) -> &Path {
-        &self.target
+        self.place.path()
     }
 
     /// What the target is.
@@ -145,7 +140,7 @@ impl Mount {
                 |error| match from_rustix(error) {
                     Errno::EACCES | Errno::EPERM => MountError::Forbidden,
                     errno => {
-                        let what = format!("mount on {}", self.target.display());
+                        let what = format!("mount on {}", self.target().display());
                         MountError::system(what, errno)
                     }
                 },
@@ -164,22 +159,27 @@ impl Mount {
     }
 
     /// One that is visible from the beginning notes which it is.
-    fn find_itself(&mut self) {
+    ///
+    /// # Errors
+    /// [`MountError::NotMounted`] where the helper, which takes a path, mounted somewhere else.
+    fn find_itself(&mut self) -> Result<(), MountError> {
         if !matches!(self.way, Way::Detached(_)) {
-            self.id = topmost_of_ours(&self.target).map_or(0, |mount| mount.id);
-            self.attached = true;
+            let ours = self.place.mounted()?.filter(|(_, mount)| mount.is_ours());
+            let target = self.target().to_owned();
+            let (_, mount) = ours.ok_or(MountError::NotMounted { target })?;
+            (self.id, self.attached) = (mount.id, true);
         }
+        Ok(())
     }
 
-    /// Unmounts, at once even if somebody still has files open: these then read errors.
+    /// Unmounts, at once even if somebody still has files open: these then read errors. It is found by
+    /// its number, wherever it is by now.
     fn detach(&mut self) -> Result<(), MountError> {
-        if self.attached && topmost_of_ours(&self.target).is_some() {
+        if self.attached && self.is_attached() {
+            let (root, mount) = self.root()?;
             match self.way {
-                Way::Helper => unmount_by_helper(&self.target, true)?,
-                Way::Kernel | Way::Classic | Way::Detached(_) => {
-                    umount2(&self.target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-                        .map_err(|errno| MountError::system("unmount", errno))?;
-                }
+                Way::Helper => unmount_by_helper(&mount.target, true)?,
+                Way::Kernel | Way::Classic | Way::Detached(_) => detach(&root)?,
             }
         }
         self.attached = false;
@@ -190,7 +190,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
-            tracing::warn!("{} stays mounted: {error}", self.target.display());
+            tracing::warn!("{} stays mounted: {error}", self.target().display());
         }
     }
 }
@@ -201,28 +201,29 @@ impl Drop for Mount {
 /// # Errors
 /// [`MountError::NotMounted`], [`MountError::Foreign`], [`MountError::Busy`].
 pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
-    let target = resolve(target)?;
-    match mounted_at(&target)? {
-        None => Err(MountError::NotMounted { target }),
-        Some(mount) if !mount.is_ours() => Err(foreign(target, mount)),
-        Some(_) => {
-            let mut looks = 0;
-            loop {
-                match unmount_once(&target, lazy) {
-                    Err(MountError::Busy { .. }) if looks < LOOKS_AT_A_BUSY_MOUNT => {
-                        looks += 1;
-                        std::thread::sleep(BETWEEN_LOOKS);
-                    }
-                    outcome => return outcome,
-                }
+    let nothing = || MountError::NotMounted { target: target.to_owned() };
+    let place = Place::look(target)?.ok_or_else(nothing)?;
+    let (_, mount) = place.mounted()?.ok_or_else(nothing)?;
+    if !mount.is_ours() {
+        return Err(foreign(&place, mount));
+    }
+    let mut looks = 0;
+    loop {
+        match unmount_once(&place, lazy) {
+            Err(MountError::Busy { .. }) if looks < LOOKS_AT_A_BUSY_MOUNT => {
+                looks += 1;
+                std::thread::sleep(BETWEEN_LOOKS);
             }
+            outcome => return outcome,
         }
     }
 }
 
-fn unmount_once(target: &Path, lazy: bool) -> Result<(), MountError> {
+fn unmount_once(place: &Place, lazy: bool) -> Result<(), MountError> {
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    match umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW) {
+    let target = place.path();
+    // Not by a descriptor of the mount itself, which would make it busy.
+    match umount2(&place.path_by_descriptor(), flags | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(MountError::Busy { target: target.to_owned() }),
         Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(target, lazy),
@@ -230,76 +231,38 @@ fn unmount_once(target: &Path, lazy: bool) -> Result<(), MountError> {
     }
 }
 
-/// The target without symlinks on the way to it. A dead mount answers nothing about itself, so only
-/// what lies above it is asked.
-fn resolve(target: &Path) -> Result<PathBuf, MountError> {
-    let cannot = |path: &Path, error: &std::io::Error| {
-        MountError::system(format!("resolve {}", path.display()), errno(error))
-    };
-    let absolute = std::path::absolute(target).map_err(|error| cannot(target, &error))?;
-    let Some((parent, name)) = absolute.parent().zip(absolute.file_name()) else {
-        return Err(MountError::NotADirectory { target: absolute });
-    };
-    // The deepest directory that is there; what is missing below it has no symlinks.
-    let mut missing = vec![name];
-    let mut existing = parent;
-    let resolved = loop {
-        match existing.canonicalize() {
-            Ok(resolved) => break resolved,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let above = existing.parent().zip(existing.file_name());
-                let Some((above, name)) = above else { return Err(cannot(existing, &error)) };
-                missing.push(name);
-                existing = above;
-            }
-            Err(error) => return Err(cannot(existing, &error)),
-        }
-    };
-    let path = missing.into_iter().rev().fold(resolved, |path, name| path.join(name));
-    // The root of a mount is no symlink, and asking it would wait for whoever serves it.
-    if mounted_at(&path)?.is_some() {
-        return Ok(path);
-    }
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_symlink() => {
-            path.canonicalize().map_err(|error| cannot(&path, &error))
-        }
-        _ => Ok(path),
-    }
+/// Detaches the mount with this root, wherever it is.
+fn detach(root: &OwnedFd) -> Result<(), MountError> {
+    let path = format!("/proc/self/fd/{}", root.as_raw_fd());
+    umount2(path.as_str(), MntFlags::MNT_DETACH)
+        .map_err(|errno| MountError::system("unmount", errno))
 }
 
-fn mounted_at(target: &Path) -> Result<Option<MountEntry>, MountError> {
-    mountinfo::topmost(target)
-        .map_err(|error| MountError::system("read /proc/self/mountinfo", errno(&error)))
-}
-
-fn topmost_of_ours(target: &Path) -> Option<MountEntry> {
-    mountinfo::topmost(target).ok().flatten().filter(MountEntry::is_ours)
-}
-
-fn foreign(target: PathBuf, mount: MountEntry) -> MountError {
+fn foreign(place: &Place, mount: MountEntry) -> MountError {
+    let target = place.path().to_owned();
     MountError::Foreign { target, fs_type: mount.fs_type, origin: mount.source }
 }
 
-/// Removes dead mounts of ours from the target; refuses anything else that is mounted there.
-fn clear(target: &Path) -> Result<(), MountError> {
-    while let Some(mount) = mounted_at(target)? {
+/// Removes dead mounts of ours from a place; refuses anything else that is mounted there.
+fn clear(place: &Place) -> Result<(), MountError> {
+    while let Some((root, mount)) = place.mounted()? {
         if !mount.is_ours() {
-            return Err(foreign(target.to_owned(), mount));
+            return Err(foreign(place, mount));
         }
-        let target = target.to_owned();
-        match mountinfo::health(&target) {
+        let target = place.path().to_owned();
+        let asked = root.try_clone().map_err(|error| {
+            MountError::system(format!("look at {}", target.display()), errno(&error))
+        })?;
+        match mountinfo::health(asked) {
             (Health::Alive, pid) => return Err(MountError::AlreadyServed { target, pid }),
             (Health::Stuck, _) => return Err(MountError::Stuck { target }),
             (Health::Dead, _) => {
                 tracing::info!("removing the dead mount that a crash left at {}", target.display());
-                match umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                    Ok(()) => {}
-                    Err(Errno::EPERM) if !geteuid().is_root() => unmount_by_helper(&target, true)?,
-                    Err(errno) => {
-                        let what = format!("unmount the dead mount at {}", target.display());
-                        return Err(MountError::system(what, errno));
+                match detach(&root) {
+                    Err(MountError::System { errno: Errno::EPERM, .. }) if !geteuid().is_root() => {
+                        unmount_by_helper(&target, true)?;
                     }
+                    detached => detached?,
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -28,6 +28,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// The source.
     pub source: String,
+    /// The user who mounted it, where it is one of FUSE's: as seen from where it was mounted.
+    pub mounter: Option<u32>,
 }
 
 impl MountEntry {
@@ -61,8 +63,16 @@ pub fn topmost(target: &Path) -> io::Result<Option<MountEntry>> {
 /// # Errors
 /// What the system says.
 pub fn by_id(id: u64) -> io::Result<Option<MountEntry>> {
+    Ok(by_number(id)?.filter(MountEntry::is_ours))
+}
+
+/// The mount with this number, whatever it is.
+///
+/// # Errors
+/// What the system says.
+pub fn by_number(id: u64) -> io::Result<Option<MountEntry>> {
     let mounts = parse(&std::fs::read("/proc/self/mountinfo")?);
-    Ok(mounts.into_iter().find(|mount| mount.id == id && mount.is_ours()))
+    Ok(mounts.into_iter().find(|mount| mount.id == id))
 }
 
 /// The number of the mount in which a file is open, also where whoever serves it does not answer.
@@ -71,9 +81,21 @@ pub fn by_id(id: u64) -> io::Result<Option<MountEntry>> {
 /// What the system says.
 pub fn id_of(file: impl AsFd) -> io::Result<Option<u64>> {
     let descriptor = file.as_fd().as_raw_fd();
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"))?;
+    let text = match std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) {
+        // An older kernel keeps it from an ordinary user's process that cannot be traced.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return by_statx(file),
+        text => text?,
+    };
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     Ok(id.and_then(|id| id.trim().parse().ok()))
+}
+
+/// The same by a newer system call (Linux 5.8), without asking whoever serves the file.
+fn by_statx(file: impl AsFd) -> io::Result<Option<u64>> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::MNT_ID)?;
+    Ok((stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id))
 }
 
 fn parse(text: &[u8]) -> Vec<MountEntry> {
@@ -88,7 +110,11 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let target = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     fields.find(|field| *field == b"-")?;
     let (fs_type, source) = (text(fields.next()?), text(fields.next()?));
-    Some(MountEntry { id, minor, target, fs_type, source })
+    let is_fuse = fs_type == "fuse" || fs_type.starts_with("fuse.") || fs_type == "fuseblk";
+    let options = fields.next().filter(|_| is_fuse).map(text).unwrap_or_default();
+    let mounter = options.split(',').find_map(|option| option.strip_prefix("user_id="));
+    let mounter = mounter.and_then(|user| user.parse().ok());
+    Some(MountEntry { id, minor, target, fs_type, source, mounter })
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
@@ -114,10 +140,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// Asks the daemon behind a mount for a sign of life, and its process number. A stopped daemon would
 /// block whoever asks, so a thread does it, which is left behind then.
 #[must_use]
-pub fn health(target: &Path) -> (Health, Option<u32>) {
+pub fn health(root: OwnedFd) -> (Health, Option<u32>) {
     let (answer, answered) = mpsc::channel();
-    let path = target.to_owned();
     let asked = std::thread::Builder::new().name("health".into()).spawn(move || {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
         // Not `stat`: the kernel answers that from its cache. `statfs` always asks the daemon.
         let dead = matches!(rustix::fs::statfs(&path), Err(rustix::io::Errno::NOTCONN));
         let holder = control::status(&path)
@@ -141,7 +167,7 @@ mod tests {
     #[test]
     fn a_line_gives_target_type_and_source_with_escapes_undone() {
         let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n\
-            37 36 0:52 / /run/molecule/token rw,nosuid - fuse.molecule-tokenfs molecule-tokenfs rw\n\
+            37 36 0:52 / /run/molecule/token rw,nosuid - fuse.molecule-tokenfs molecule-tokenfs rw,user_id=7,group_id=0\n\
             nonsense\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
@@ -149,6 +175,7 @@ mod tests {
         assert_eq!((mounts[0].fs_type.as_str(), mounts[0].is_ours()), ("ext3", false));
         assert!(mounts[1].is_ours());
         assert_eq!((mounts[1].id, mounts[1].minor), (37, 52));
+        assert_eq!((mounts[0].mounter, mounts[1].mounter), (None, Some(7)));
     }
 
     #[test]

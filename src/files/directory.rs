@@ -16,10 +16,11 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 
-use crate::connection::mount::{MountError, make_directories, remove_directories};
+use crate::connection::mount::MountError;
 use crate::files::found::{self, Found};
 use crate::fs::access::Access;
-use crate::fs::status;
+use crate::fs::status::{self, Layout};
+use crate::place::{self, Made, Place};
 use crate::view;
 
 /// The file that says whose the directory is.
@@ -71,7 +72,8 @@ pub struct Directory {
     handle: OwnedFd,
     access: Access,
     at: Option<At>,
-    made: Vec<PathBuf>,
+    /// What was made on the way, dropped after the rest.
+    _made: Made,
     /// Locked while it is open. No other descriptor of it may be closed in this process.
     marker: Option<OwnedFd>,
 }
@@ -89,35 +91,41 @@ impl Directory {
         bases: &[PathBuf],
         allow_disk: bool,
     ) -> Result<Self, MountError> {
-        let mountpoint = resolve(mountpoint)?;
+        let mut place = Place::find(mountpoint, |path| Found::at(path).is_some())?;
+        let mountpoint = place.path().to_owned();
         found::clear(&mountpoint)?;
         if mountpoint.exists() && !mountpoint.is_dir() {
             return Err(MountError::NotADirectory { target: mountpoint });
         }
+        place.judge(Some(Layout::Directory))?;
+        let made = place.take_made();
         let nearest = mountpoint.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         if is_in_memory(nearest) {
-            return Self::at_itself(mountpoint, access);
+            return Self::at_itself(mountpoint, access, made);
         }
         let mut tried = vec![nearest];
         for base in bases {
             if is_in_memory(base) {
-                return Self::under(base, mountpoint, access);
+                return Self::under(base, mountpoint, access, made);
             }
             tried.push(base);
         }
         if allow_disk {
             tracing::warn!("tokens are written to a disk, at {}", mountpoint.display());
-            return Self::at_itself(mountpoint, access);
+            return Self::at_itself(mountpoint, access, made);
         }
         let tried = tried.iter().map(|path| path.display().to_string());
         Err(MountError::NoTmpfs { tried: tried.collect::<Vec<_>>().join(", ") })
     }
 
-    fn at_itself(mountpoint: PathBuf, access: Access) -> Result<Self, MountError> {
+    fn at_itself(mountpoint: PathBuf, access: Access, made: Made) -> Result<Self, MountError> {
         let before = Before::of(&mountpoint);
-        let mut made = make_directories(&mountpoint)?;
-        // The mountpoint itself goes by another way than those above it.
-        made.retain(|path| *path != mountpoint);
+        if before.is_none() {
+            DirBuilder::new()
+                .mode(0o755)
+                .create(&mountpoint)
+                .map_err(cannot("create", &mountpoint))?;
+        }
         let handle = open_directory(&mountpoint)?;
         let mut directory = Self {
             path: mountpoint.clone(),
@@ -125,21 +133,27 @@ impl Directory {
             handle,
             access,
             at: Some(At::Itself(before)),
-            made,
+            _made: made,
             marker: None,
         };
         directory.take_over()?;
         Ok(directory)
     }
 
-    fn under(base: &Path, mountpoint: PathBuf, access: Access) -> Result<Self, MountError> {
+    fn under(
+        base: &Path,
+        mountpoint: PathBuf,
+        access: Access,
+        made: Made,
+    ) -> Result<Self, MountError> {
+        place::judge_directory(base)?;
         found::sweep(base);
         // Nobody can have made it, or guess it in time to make it.
         let path = base.join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
         DirBuilder::new().mode(0o700).create(&path).map_err(cannot("create", &path))?;
         let handle = open_directory(&path)?;
         let mut directory =
-            Self { mountpoint, path, handle, access, at: None, made: Vec::new(), marker: None };
+            Self { mountpoint, path, handle, access, at: None, _made: made, marker: None };
         directory.take_over()?;
         directory.link()?;
         Ok(directory)
@@ -207,9 +221,6 @@ impl Directory {
     /// Makes the mountpoint a link to the directory. An empty directory there makes room.
     fn link(&mut self) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
-        if let Some(parent) = mountpoint.parent() {
-            self.made = make_directories(parent)?;
-        }
         let before = Before::of(&mountpoint);
         if before.is_some() {
             let handle = open_directory(&mountpoint)?;
@@ -313,7 +324,6 @@ impl Drop for Directory {
                 before.restore(&self.mountpoint);
             }
         }
-        remove_directories(&self.made);
     }
 }
 
@@ -382,16 +392,6 @@ fn is_in_memory(path: &Path) -> bool {
     /// `RAMFS_MAGIC` (`statfs(2)`).
     const RAMFS: FsType = FsType(0x8584_58f6);
     statfs(path).is_ok_and(|it| [TMPFS_MAGIC, RAMFS].contains(&it.filesystem_type()))
-}
-
-/// The mountpoint as an absolute path. A link there that is not ours is followed.
-fn resolve(mountpoint: &Path) -> Result<PathBuf, MountError> {
-    let path = std::path::absolute(mountpoint).map_err(cannot("resolve", mountpoint))?;
-    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
-    if is_link && Found::at(&path).is_none() {
-        return path.canonicalize().map_err(cannot("resolve", &path));
-    }
-    Ok(path)
 }
 
 /// Gives an error its context.

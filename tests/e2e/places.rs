@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use molecule_tokenfs::files::MARKER;
 use nix::mount::{MsFlags, mount};
 
-use crate::support::daemon::PROGRAM;
+use crate::support::daemon::{Daemon, PROGRAM};
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{User, command, run};
@@ -21,13 +22,14 @@ fn own_run() {
     mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }
 
-/// A mount's layout with this token.
+/// Files as a daemon keeps them, with this token.
 fn lay_out(mountpoint: &str, token: &str) {
     let mountpoint = Path::new(mountpoint);
     fs::create_dir_all(mountpoint).unwrap();
     fs::write(mountpoint.join("token"), token).unwrap();
     let view = format!("username=x-access-token\npassword={token}\n");
     fs::write(mountpoint.join("git-credential"), view).unwrap();
+    fs::write(mountpoint.join(MARKER), "").unwrap();
 }
 
 /// The token that each reader finds: the shim and the shell helper under both shells, the binary.
@@ -79,9 +81,11 @@ fn a_mount_in_file_layout_is_found_in_both_places() {
         let dir = TestDir::new();
         for place in [USERS, SYSTEM] {
             fs::create_dir_all(Path::new(place).parent().unwrap()).unwrap();
-            fs::write(place, "ghs_file").unwrap();
-            assert_eq!(found(&dir), ["ghs_file"; 5], "{place}");
-            fs::remove_file(place).unwrap();
+            let arguments = ["--made-up", "1h", "--layout", "file"];
+            let daemon = Daemon::at(&dir).mountpoint(place).args(arguments).start();
+            let token = fs::read_to_string(place).unwrap();
+            assert_eq!(found(&dir), [token.as_str(); 5], "{place}");
+            drop(daemon);
         }
     });
 }

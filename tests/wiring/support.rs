@@ -34,7 +34,7 @@ pub fn gits() -> Vec<PathBuf> {
     gits
 }
 
-/// A user's home with a mount's layout, and nothing of this machine's configuration.
+/// A user's home with files as a daemon keeps them, and nothing of this machine's configuration.
 pub struct Home(tempfile::TempDir);
 
 impl Home {
@@ -42,6 +42,7 @@ impl Home {
         let home = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(home.mount().join("gh")).unwrap();
         fs::write(home.mount().join("refresh"), "").unwrap();
+        fs::write(home.mount().join(".molecule-tokenfs"), "").unwrap();
         home.put_token(TOKEN);
         home
     }
@@ -68,7 +69,6 @@ impl Home {
 
     /// The tokens are files, and this one expires then.
     pub fn keep_files(&self, expires_at: &str, seconds: u64) {
-        fs::write(self.mount().join(".molecule-tokenfs"), "").unwrap();
         fs::write(self.mount().join("expires_at"), format!("{expires_at}\n")).unwrap();
         let view = format!("password={TOKEN}\npassword_expiry_utc={seconds}\n");
         fs::write(self.mount().join("git-credential"), view).unwrap();

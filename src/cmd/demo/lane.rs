@@ -354,6 +354,7 @@ mod tests {
         let header = format!("Authorization: Bearer {token}\n");
         for (name, text) in [("token", token), ("git-credential", &credential), ("header", &header)]
         {
+            fs::write(mount.join(crate::files::MARKER), "").unwrap();
             fs::write(mount.join(".new"), text).unwrap();
             fs::rename(mount.join(".new"), mount.join(name)).unwrap();
         }

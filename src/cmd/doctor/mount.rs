@@ -15,6 +15,7 @@ use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::foreign::{self, Unreadable};
 use crate::fs::status::{Backend, Layout, State, Status, TokenStatus, words};
+use crate::place::{self, Unserved};
 
 /// A difference of clocks that is worth a word, in seconds.
 const NOTED: u64 = 30;
@@ -41,10 +42,15 @@ pub fn look(
         None => "molecule-tokenfs mount --background".to_owned(),
     };
     let Ok(mountpoint) = find_mountpoint(named.clone()) else {
-        let place = named.map_or_else(default_mountpoint, Ok);
-        let place = place.map_or_else(|_| "no place".to_owned(), |path| path.display().to_string());
-        let mut findings =
-            vec![Finding::fail("mount", format!("nothing is mounted at {place}"), start)];
+        let named = named.map_or_else(default_mountpoint, Ok);
+        let shown = named.map_or_else(|_| "no place".to_owned(), |path| path.display().to_string());
+        let path = Path::new(&shown);
+        let mut findings = vec![match place::Served::at(path) {
+            Err(why @ Unserved::Untrusted(flaw)) => {
+                Finding::fail("mount", format!("{shown}: {why}"), flaw.remedy(path))
+            }
+            _ => Finding::fail("mount", format!("nothing is mounted at {shown}"), start),
+        }];
         findings.extend(bearer(settings));
         return (Served::default(), findings);
     };
@@ -96,11 +102,10 @@ pub fn look(
 
 /// Plain files need no daemon to be looked at, and do not live without one.
 fn alive(mountpoint: &Path) -> Health {
-    let resolved = mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned());
-    match mountinfo::topmost(&resolved) {
-        Ok(Some(mount)) if mount.is_ours() => mountinfo::health(&resolved).0,
-        _ if files::are_deserted_at(mountpoint) => Health::Dead,
-        _ => Health::Alive,
+    match place::Served::at(mountpoint).ok().and_then(place::Served::into_mount) {
+        Some(root) => mountinfo::health(root).0,
+        None if files::are_deserted_at(mountpoint) => Health::Dead,
+        None => Health::Alive,
     }
 }
 

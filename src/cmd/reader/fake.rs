@@ -1,4 +1,4 @@
-//! A directory that looks like a mount to the commands.
+//! A directory that looks to the commands like one that a daemon keeps.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ impl FakeMount {
     /// A mount whose token has this status.
     pub(in crate::cmd) fn new(token: &Value) -> Self {
         let mount = Self(Arc::new(tempfile::tempdir().unwrap()));
+        fs::write(mount.path(crate::files::MARKER), "").unwrap();
         fs::write(mount.path("token"), "ghs_one").unwrap();
         fs::write(mount.path("refresh"), "").unwrap();
         mount.set(token);

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::{DEVICE, HELPER};
 use crate::fs::status::Layout;
+use crate::place::Flaw;
 
 /// Why a mount cannot be made or unmade.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,14 @@ pub enum MountError {
     Busy {
         /// Where.
         target: PathBuf,
+    },
+    /// Somebody else could change what is there, or what leads there.
+    #[error("{} {flaw}: others could put something else in the place of the tokens", path.display())]
+    Untrusted {
+        /// The directory or link.
+        path: PathBuf,
+        /// What is wrong with it.
+        flaw: Flaw,
     },
     /// It belongs to somebody else.
     #[error("{} belongs to another user", target.display())]
@@ -180,6 +189,11 @@ impl MountError {
                 "run this as its owner, or name another directory: molecule-tokenfs mount DIRECTORY"
                     .into()
             }
+            Self::Untrusted { path, flaw } => format!(
+                "mend it as root ({}), or name a directory that only root and you can change: \
+                 molecule-tokenfs mount MOUNTPOINT",
+                flaw.remedy(path)
+            ),
             Self::NoTmpfs { .. } => {
                 "mount one (docker run --tmpfs DIRECTORY; in Kubernetes an emptyDir with medium: \
                  Memory), or let the tokens lie on a disk: --allow-disk"
@@ -251,6 +265,7 @@ impl MountError {
             | Self::OtherLayout { .. }
             | Self::Busy { .. }
             | Self::NotOurs { .. }
+            | Self::Untrusted { .. }
             | Self::NoTmpfs { .. }
             | Self::System { .. } => false,
         }

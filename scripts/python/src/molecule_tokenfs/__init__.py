@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -21,6 +22,7 @@ __all__ = [
     "Expired",
     "NoToken",
     "NotMounted",
+    "NotTrusted",
     "Rejected",
     "TimedOut",
     "TokenError",
@@ -49,6 +51,12 @@ class NotMounted(TokenError):
     """Nothing is mounted where it was looked for, or the daemon behind the mount is gone."""
 
     remedy = "mount the tokens: molecule-tokenfs mount --background"
+
+
+class NotTrusted(TokenError):
+    """Somebody else than root and this user has put there what looks like a mount."""
+
+    remedy = "use a mount of root's or your own, and see who put this one there"
 
 
 class NoToken(TokenError):
@@ -97,7 +105,13 @@ def token(mountpoint: Optional[AnyPath] = None) -> str:
     """
     path = _token_file(mountpoint, os.environ)
     try:
-        return path.read_bytes().decode("ascii")
+        place = _judged(path)
+        try:
+            return Path(f"/proc/self/fd/{place}").read_bytes().decode("ascii")
+        finally:
+            os.close(place)
+    except TokenError:
+        raise
     except OSError as error:
         raise _explained(error, path) from None
 
@@ -116,12 +130,14 @@ def install(
       dead an hour after it was made, and programs would prefer it. Your own tokens stay.
 
     Reads no token, so it may be called before the workspace has registered. Raises ``NotMounted``
-    if there is no mount; nothing is changed then.
+    if there is no mount, ``NotTrusted`` if it is somebody else's; nothing is changed then.
     """
     environ = os.environ if environ is None else environ
     path = _token_file(mountpoint, environ)
     try:
-        path.stat()
+        os.close(_judged(path))
+    except TokenError:
+        raise
     except OSError as error:
         raise _explained(error, path) from None
     if mountpoint is not None:
@@ -155,6 +171,50 @@ def _token_file(mountpoint: Optional[AnyPath], environ: MutableMapping[str, str]
             if stat.S_ISREG(found.st_mode) and found.st_size > 0:
                 return path
     return candidates[0] / "token"
+
+
+def _judged(path: Path) -> int:
+    # What is judged is read through the same descriptor, so that nobody can exchange it in between.
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        place = os.open(path.name, os.O_PATH, dir_fd=directory)
+        flaw = _flaw(place, directory)
+        if flaw:
+            os.close(place)
+            raise NotTrusted(errno.EPERM, flaw, str(path))
+        return place
+    finally:
+        os.close(directory)
+
+
+def _flaw(place: int, directory: int) -> Optional[str]:
+    # Whoever mounted or owns it decides what is read there: that must be root, or this user.
+    own = os.geteuid()
+    outside, nobody = own, 65534
+    with open("/proc/self/uid_map") as mapped:
+        for line in mapped:
+            inside, there, count = map(int, line.split())
+            if inside <= own < inside + count:
+                outside = there + own - inside
+            if inside <= 65534 < inside + count:
+                nobody = 0
+    with open(f"/proc/self/fdinfo/{place}") as lines:
+        number = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), "")
+    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
+        fields = next((line.split() for line in lines if line.split(" ", 1)[0] == number), [])
+    kind, source, options = (fields[fields.index("-") + 1 :] + ["", "", ""])[:3]
+    if kind.startswith("fuse"):
+        mounter = re.search(r"(?:^|,)user_id=(\d+)", options)
+        if mounter and int(mounter.group(1)) not in (0, own, outside):
+            return f"it is a file system that user {mounter.group(1)} mounted"
+        if kind == "fuse.molecule-tokenfs" and source == "molecule-tokenfs":
+            return None
+    found = os.fstat(directory)
+    if found.st_uid not in (0, own, nobody):
+        return f"its directory belongs to user {found.st_uid}"
+    if found.st_mode & 0o022:
+        return f"its directory can be written to by others (mode {found.st_mode & 0o7777:04o})"
+    return None
 
 
 def _explained(error: OSError, path: Path) -> TokenError:
