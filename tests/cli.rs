@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use molecule_tokenfs::config::Key;
+use molecule_tokenfs::files::MARKER;
 use support::daemon::{PROGRAM, tokenfs, tokenfs_run};
 use support::dir::TestDir;
 use support::limit::within;
@@ -38,11 +39,12 @@ fn run_with(dir: &TestDir, environment: &[(&str, &str)], args: &[&str]) -> Strin
     shown(dir, &run(command, dir, secs(10)))
 }
 
-/// A mounted directory, as far as `get` and `exec` can tell.
+/// Files as a daemon keeps them, as far as `get` and `exec` can tell.
 fn with_token(dir: &TestDir) -> String {
     let mountpoint = dir.join("mount");
     fs::create_dir(&mountpoint).unwrap();
     fs::write(mountpoint.join("token"), CANARY).unwrap();
+    fs::write(mountpoint.join(MARKER), "").unwrap();
     mountpoint.to_str().unwrap().to_owned()
 }
 
