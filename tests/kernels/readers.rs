@@ -74,9 +74,9 @@ impl Seen {
         self.note("open", opened)
     }
 
-    /// Opens, looks at, reads and closes a file, each by its own call.
-    fn file(&mut self, path: &Path, kind: Kind) {
-        let Some(file) = self.open(path) else { return };
+    /// Opens, looks at, reads and closes a file, each by its own call. Whether it was opened.
+    fn file(&mut self, path: &Path, kind: Kind) -> bool {
+        let Some(file) = self.open(path) else { return false };
         let size = self.note("fstat", fstat(&file)).map(|stat| stat.st_size);
         let mut bytes = vec![0; 4096];
         let read = match kind {
@@ -94,12 +94,14 @@ impl Seen {
             }
         }
         self.close(file.into_raw_fd());
+        true
     }
 
     fn close(&mut self, file: RawFd) {
         self.note("close", nix::unistd::close(file));
     }
 
+    /// Lists a directory. It is no proof that a worker serves: the kernel may know what is in it.
     fn listing(&mut self, path: &Path) {
         let opened =
             nix::dir::Dir::open(path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
@@ -176,7 +178,7 @@ impl Readers {
         Self { stop, done, threads: threads.into() }
     }
 
-    /// Opens so far.
+    /// Files opened so far.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -203,10 +205,9 @@ fn read(kind: Kind, path: &Path, stop: &AtomicBool, done: &AtomicU64) -> Seen {
     while !stop.load(Ordering::Relaxed) {
         if kind == Kind::Listing {
             seen.listing(path);
-        } else {
-            seen.file(path, kind);
+        } else if seen.file(path, kind) {
+            done.fetch_add(1, Ordering::Relaxed);
         }
-        done.fetch_add(1, Ordering::Relaxed);
     }
     seen
 }
