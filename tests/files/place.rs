@@ -137,7 +137,7 @@ fn an_ordinary_user_keeps_files_too_and_not_in_a_directory_of_somebody_else() {
         let user = User::Number(ORDINARY);
         let roots = Path::new(MEMORY).join("roots");
         fs::create_dir(&roots).unwrap();
-        fs::set_permissions(&roots, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o755)).unwrap();
         dir.give_to(ORDINARY);
         let mut mount = tokenfs(&dir, user);
         mount.args(["mount", "--made-up", "1m"]).arg(&roots);

@@ -174,7 +174,6 @@ fn locked_mappings(pid: u64) -> BTreeMap<String, bool> {
 fn nobody_of_the_same_user_looks_into_a_command_that_holds_a_token() {
     sandboxed(secs(40), || {
         let driven = Driven::start(|_, dir, builder| {
-            dir.give_to(ORDINARY);
             open_fuse_device(dir);
             builder.args(["--owner", &ORDINARY.to_string()])
         });

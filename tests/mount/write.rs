@@ -147,7 +147,8 @@ fn a_member_who_rejects_the_token_waits_and_the_owner_is_served() {
         let reject = "sha256sum < \"$1/token\" | head -c 8 > \"$1/refresh\"";
         member(&workspace, reject).ok();
         // What another user gets, and within the deadline of an open.
-        let token = fs::read(workspace.path("token")).unwrap();
+        let token = fs::read(workspace.path("token"));
+        let token = token.unwrap_or_else(|error| panic!("{error}: {}", workspace.daemon.log()));
         assert_eq!(workspace.demo.ledger().verdict(&token), Verdict::Live);
         let waits = member(&workspace, "cat \"$1/token\"");
         assert!(!waits.status.success(), "it is withheld from the one who rejected it");
