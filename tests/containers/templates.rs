@@ -21,15 +21,16 @@ use crate::support::template::{Template, project, templates, words};
 /// minutes, this a second.
 const WHEEL: &str = r#"
 import hashlib, pathlib, sys, zipfile
-program, source, out = map(pathlib.Path, sys.argv[1:])
-info, data = "molecule_tokenfs-0.1.0.dist-info", "molecule_tokenfs-0.1.0.data"
+program, source, out = map(pathlib.Path, sys.argv[1:4])
+version = sys.argv[4]
+info, data = (f"molecule_tokenfs-{version}.{kind}" for kind in ("dist-info", "data"))
 files = {f"{data}/scripts/molecule-tokenfs": program.read_bytes()}
 for path in source.glob("molecule_tokenfs/*"):
     if path.is_file(): files[str(path.relative_to(source))] = path.read_bytes()
-files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: molecule-tokenfs\nVersion: 0.1.0\n"
+files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: molecule-tokenfs\nVersion: {version}\n".encode()
 files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-any\n"
 record = f"{info}/RECORD"
-with zipfile.ZipFile(out / "molecule_tokenfs-0.1.0-py3-none-any.whl", "w") as wheel:
+with zipfile.ZipFile(out / f"molecule_tokenfs-{version}-py3-none-any.whl", "w") as wheel:
     for name, content in files.items():
         entry = zipfile.ZipInfo(name)
         entry.external_attr = (0o100755 if "/scripts/" in name else 0o100644) << 16
@@ -45,6 +46,7 @@ fn wheels(site: &Site) -> PathBuf {
     let wheels = site.dir.folder("wheels");
     let mut make = tool("python3");
     make.args(["-c", WHEEL, PROGRAM]).arg(project("scripts/python/src")).arg(&wheels);
+    make.arg(env!("CARGO_PKG_VERSION"));
     run(make, &site.dir, secs(60)).ok();
     wheels
 }
