@@ -143,7 +143,7 @@ fn every_target_runs_where_everything_is_there() {
         for line in tools.lines() {
             gate.stub(&[line.trim().trim_matches('"').split(' ').next().unwrap()]);
         }
-        for tool in list("registry_tools=(", ")").split(' ') {
+        for tool in list("registry_tools=(", ")").split_whitespace() {
             let path = gate.dir.file(&format!("target/tools/bin/{tool}"), STUB);
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
