@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "documents/links.rs"]
+mod links;
 #[path = "documents/security.rs"]
 mod security;
 
@@ -19,10 +21,13 @@ use molecule_tokenfs::view;
 use serde_json::Value;
 
 /// Folders of the project: a word that starts with one of these is a path in it.
-const FOLDERS: &[&str] = &["src/", "tests/", "scripts/", "docs/", ".ci/"];
+const FOLDERS: &[&str] = &["src/", "tests/", "scripts/", "docs/", ".ci/", ".github/"];
+
+/// Folders whose names begin with a dot and that hold texts.
+const DOTTED: &[&str] = &[".ci", ".github"];
 
 /// Tests of checkers: the paths in them are examples.
-const INVENTIVE: &[&str] = &["documents.rs", "architecture.rs"];
+const INVENTIVE: &[&str] = &["documents.rs", "links.rs", "architecture.rs"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -37,7 +42,7 @@ fn texts() -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
-                if path == root().join(".ci") || !(name.starts_with('.') || name == "target") {
+                if DOTTED.contains(&name.as_str()) || !(name.starts_with('.') || name == "target") {
                     folders.push(path);
                 }
             } else if !INVENTIVE.contains(&name.as_str()) && fs::read_to_string(&path).is_ok() {
@@ -58,17 +63,6 @@ fn paths(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The relative targets of Markdown links.
-fn links(markdown: &str) -> Vec<String> {
-    markdown
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', '#']).next())
-        .filter(|target| !target.is_empty() && !target.contains(':'))
-        .map(str::to_owned)
-        .collect()
-}
-
 #[test]
 fn each_path_that_a_text_names_exists() {
     let mut missing = Vec::new();
@@ -80,14 +74,38 @@ fn each_path_that_a_text_names_exists() {
             }
         }
         if file.extension().is_some_and(|extension| extension == "md") {
-            for link in links(&text) {
-                if !file.parent().unwrap().join(&link).exists() {
-                    missing.push(format!("{}: link to {link} leads nowhere", file.display()));
-                }
-            }
+            missing.extend(links::broken(&file));
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn the_oldest_rust_and_the_version_are_the_same_everywhere() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert!(read("README.md").contains(&format!("Rust {rust} or newer")));
+    assert!(read(".github/workflows/ci.yml").contains(&format!("rust: [\"{rust}\", stable]")));
+    let heading = format!("\n## [{}] - ", env!("CARGO_PKG_VERSION"));
+    assert!(read("docs/CHANGELOG.md").contains(&heading));
+}
+
+#[test]
+fn the_picture_of_the_floors_names_every_module() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (lib, picture) = (read("src/lib.rs"), read("docs/ARCHITECTURE.md"));
+    let floors = lib.lines().filter_map(|line| line.strip_prefix("//! "));
+    let floors = floors.filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    let mut modules = 0;
+    for floor in floors {
+        let mut words = floor.split_whitespace();
+        let head = format!("<b>{} {}</b><br/>", words.next().unwrap(), words.next().unwrap());
+        let shown = picture.split(&head).nth(1).and_then(|rest| rest.split("<br/>").next());
+        let shown: Vec<_> = shown.unwrap_or_else(|| panic!("no {head}")).split(", ").collect();
+        assert_eq!(shown, words.collect::<Vec<_>>(), "{head}");
+        modules += shown.len();
+    }
+    assert!(modules > 15);
 }
 
 /// The names in the first cells of the README's tables: `a`, `b` of the row "| `a`, `b` | …".
@@ -435,8 +453,7 @@ fn the_figures_of_the_packages_are_those_of_their_evidence() {
 }
 
 #[test]
-fn paths_and_links_are_found_in_a_text() {
+fn paths_are_found_in_a_text() {
     let text = "See `scripts/attic`, ./docs/old.md and tests/*.rs; not http://x/src/y or a/src/z.";
     assert_eq!(paths(text), ["scripts/attic", "docs/old.md", "tests/"]);
-    assert_eq!(links("[a](docs/a.md#part) [b](https://example.com) [c](#here)"), ["docs/a.md"]);
 }
