@@ -4,12 +4,13 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use crate::support::container::own_root;
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::sandboxed;
 use crate::support::process::{ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
-use crate::{MOUNTPOINT, own_root, run_with};
+use crate::{MOUNTPOINT, run_with};
 
 #[test]
 fn the_exit_code_is_that_of_the_command_as_a_shell_tells_it() {

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::support::container::{Container, children, own_root};
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::sandboxed;
 use crate::support::process::run;
 use crate::support::{eventually, millis, secs};
-use crate::{Container, MOUNTPOINT, children, own_root, run_with};
+use crate::{MOUNTPOINT, run_with};
 
 #[test]
 fn a_signal_to_the_first_process_reaches_the_command() {

@@ -5,6 +5,7 @@ use std::io;
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::support::container::{Container, children, own_root};
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::limit::each;
@@ -12,7 +13,7 @@ use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command, run};
 use crate::support::{eventually, secs};
 use crate::terminal::play;
-use crate::{Container, MOUNTPOINT, own_root, run_with};
+use crate::{MOUNTPOINT, run_with};
 
 /// Makes standard error fail for everybody who shares its description, and then lets `run` and its worker
 /// log as much as it can.
@@ -174,10 +175,8 @@ fn the_directory_of_the_shim_that_a_killed_run_left_is_removed_by_the_next() {
         let inner = run_with(&dir, &["--", "sleep", "60"]);
         let mut killed = Process::start(inner, "killed", &dir);
         let first = eventually("the shim", secs(10), || left().into_iter().next());
-        eventually("the command", secs(10), || {
-            (crate::children(killed.pid()).len() > 1).then_some(())
-        });
-        let command = crate::children(killed.pid());
+        eventually("the command", secs(10), || (children(killed.pid()).len() > 1).then_some(()));
+        let command = children(killed.pid());
         killed.signal(Signal::SIGKILL);
         killed.wait(secs(5));
         for pid in command {

@@ -7,11 +7,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::run_with;
+use crate::support::container::{Container, own_root};
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::Process;
 use crate::support::secs;
-use crate::{Container, own_root, run_with};
 
 /// Makes everybody root.
 fn sudo(dir: &TestDir) -> PathBuf {

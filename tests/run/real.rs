@@ -4,13 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::support::container::{Container, own_root};
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{ORDINARY, User, command, run};
 use crate::support::{millis, secs};
 use crate::world::{LIFE, platform};
-use crate::{Container, own_root};
 
 /// What an image has: a wrapper around gh, before the real one.
 const WRAPPER: &str = "#!/bin/sh\necho wrapped >>\"$HOME/wrapped\"\nexec /usr/bin/gh \"$@\"\n";

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::own_root;
+use crate::support::container::own_root;
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;

@@ -22,6 +22,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 pub mod claim;
+pub mod container;
 pub mod daemon;
 pub mod dir;
 pub mod docker;
@@ -36,6 +37,7 @@ pub mod process;
 pub mod processes;
 pub mod server;
 pub mod template;
+pub mod traps;
 pub mod wall_clock;
 
 use std::time::{Duration, Instant};

@@ -49,6 +49,7 @@ impl Server {
                     break;
                 }
                 let Ok(stream) = stream else { continue };
+                connections.retain(|connection: &JoinHandle<()>| !connection.is_finished());
                 let (answer, stop) = (Arc::clone(&answer), Arc::clone(&stopped));
                 let counted = Arc::clone(&counted);
                 connections.push(std::thread::spawn(move || {
