@@ -32,6 +32,7 @@ use support::daemon::{Builder, Daemon};
 use support::dir::TestDir;
 use support::opens::become_user;
 use support::process::ORDINARY;
+use support::processes::children;
 use support::secs;
 
 /// How long an open waits here.
@@ -156,15 +157,6 @@ fn open(path: &Path) -> io::Result<Vec<u8>> {
         read
     });
     reader.join().expect("a reader")
-}
-
-/// The processes that some process started and that are there now.
-fn children(parent: Pid) -> Vec<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("its threads");
-    let children =
-        |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
-    let text = tasks.flatten().map(children).collect::<Vec<_>>().join(" ");
-    text.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a pid"))).collect()
 }
 
 /// Ends the daemon as a service manager would; it must not take long.

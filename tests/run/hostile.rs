@@ -30,7 +30,7 @@ fn run_wires_all_users_without_the_agents_programs_and_settings() {
         let traps = lay();
         let text = "cat /etc/gitconfig /usr/local/etc/gitconfig; head -2 /usr/local/bin/gh";
         let words = ["--user", "agent", "--", "/bin/sh", "-c", text];
-        let told = run(traps.inside(run_with(&traps.dir, &words)), &traps.dir, secs(40));
+        let told = run(traps.around(run_with(&traps.dir, &words)), &traps.dir, secs(40));
         traps.assert_untouched("run");
         assert_eq!(told.status.code(), Some(0), "{told:?}");
         // Both were wired all the same.
@@ -52,7 +52,7 @@ fn run_does_without_where_the_system_itself_is_the_agents() {
         fs::copy(traps.home.join("bin/git"), "/usr/local/bin/git").unwrap();
         chown("/usr/local/bin/git", Some(ORDINARY), None).unwrap();
         let words = ["--user", "agent", "--", "/bin/true"];
-        let told = run(traps.inside(run_with(&traps.dir, &words)), &traps.dir, secs(40));
+        let told = run(traps.around(run_with(&traps.dir, &words)), &traps.dir, secs(40));
         traps.assert_untouched("a git of the agent's");
         assert_eq!(told.status.code(), Some(0), "{told:?}");
         // The next one is root's alone.
@@ -63,7 +63,7 @@ fn run_does_without_where_the_system_itself_is_the_agents() {
             chown(path, Some(ORDINARY), None).unwrap();
         }
         let before = fs::read_dir("/usr/local/bin").unwrap().count();
-        let told = run(traps.inside(run_with(&traps.dir, &words)), &traps.dir, secs(40));
+        let told = run(traps.around(run_with(&traps.dir, &words)), &traps.dir, secs(40));
         traps.assert_untouched("directories of the agent's");
         assert_eq!(told.status.code(), Some(0), "{told:?}");
         for words in [
@@ -148,7 +148,7 @@ fn a_configuration_that_never_ends_costs_ten_seconds_at_most() {
         assert!(told.stdout.contains("git cannot read its configuration"), "{told:?}");
         assert!(told.stdout.contains("it did not end in time"), "{told:?}");
         let words = ["--user", "agent", "--", "/bin/true"];
-        let told = run(traps.inside(run_with(&traps.dir, &words)), &traps.dir, secs(40));
+        let told = run(traps.around(run_with(&traps.dir, &words)), &traps.dir, secs(40));
         assert_eq!(told.status.code(), Some(0), "{told:?}");
         let told = traps.run(&["setup", "git"]);
         assert_eq!(told.status.code(), Some(0), "{told:?}");

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::container::{Container, children, own_root};
+use crate::support::container::{Container, own_root};
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::sandboxed;
 use crate::support::process::run;
+use crate::support::processes::children;
 use crate::support::{eventually, millis, secs};
 use crate::{MOUNTPOINT, run_with};
 

@@ -5,12 +5,13 @@ use std::io;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::container::{Container, children, own_root};
+use crate::support::container::{Container, own_root};
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::limit::each;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Process, User, command, run};
+use crate::support::processes::children;
 use crate::support::{eventually, secs};
 use crate::terminal::play;
 use crate::{MOUNTPOINT, run_with};

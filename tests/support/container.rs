@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::dir::TestDir;
 use super::process::{Process, User, command};
+use super::processes::children;
 use super::{eventually, namespace, secs};
 
 /// What a container has of its own. Call it in `sandboxed` only.
@@ -76,11 +77,4 @@ impl Container {
         enter.args(["--target", &self.first.to_string(), "--mount", "--pid", "--"]).args(words);
         enter
     }
-}
-
-/// The children of a process (`proc_pid_stat(5)`).
-pub fn children(parent: Pid) -> Vec<Pid> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let listed = fs::read_to_string(path).unwrap_or_default();
-    listed.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
 }

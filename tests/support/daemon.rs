@@ -58,6 +58,12 @@ impl Builder<'_> {
         self
     }
 
+    /// Changes the command itself.
+    pub fn change(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
     /// A flag with its value.
     pub fn arg_pair(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.arg(flag).arg(value);

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 /// All threads of these processes.
 pub fn threads(processes: &[i32]) -> impl Iterator<Item = PathBuf> {
     let folders = processes.iter().map(|process| PathBuf::from(format!("/proc/{process}/task")));
@@ -59,4 +61,13 @@ fn number(text: &str, key: &str) -> u64 {
 pub fn descriptors(process: i32) -> usize {
     let count = |thread: PathBuf| fs::read_dir(thread.join("fd")).expect("its descriptors").count();
     threads(&[process]).map(count).sum()
+}
+
+/// The processes that some process started and that are there now (`proc_pid_children(5)`).
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let children =
+        |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let text = tasks.map(children).collect::<Vec<_>>().join(" ");
+    text.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a pid"))).collect()
 }

@@ -103,7 +103,13 @@ impl Traps {
     }
 
     /// A command in these surroundings, as root.
-    pub fn inside(&self, mut command: Command) -> Command {
+    pub fn around(&self, mut command: Command) -> Command {
+        self.inside(&mut command);
+        command
+    }
+
+    /// Puts a command there.
+    pub fn inside(&self, command: &mut Command) {
         let trap = self.home.join("trap");
         command.current_dir(self.home.join("work"));
         command.env("PATH", &self.path).env("HOME", &self.home);
@@ -117,13 +123,12 @@ impl Traps {
         command.env("GIT_EXEC_PATH", self.home.join("bin"));
         command.env("GIT_TEMPLATE_DIR", &self.home);
         command.env("GIT_CONFIG_GLOBAL", self.home.join(".gitconfig"));
-        command
     }
 
     pub fn run(&self, words: &[&str]) -> Finished {
         let mut ours = command(PROGRAM, User::Own);
         ours.args(words);
-        run(self.inside(ours), &self.dir, secs(40))
+        run(self.around(ours), &self.dir, secs(40))
     }
 
     /// Asserts that root has run and written nothing here since the last call.

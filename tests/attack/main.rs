@@ -1,0 +1,192 @@
+//! An agent with the rights of an ordinary user, who owns the configs directory, and bad servers attack
+//! the daemon in each of its forms, while honest readers read.
+//!
+//! The gate plays every attack once in each form; `scripts/evidence attack` plays them in random order
+//! for ten minutes and keeps the figures. `MOLECULE_ATTACK_PROGRAM` names another build to attack,
+//! `MOLECULE_ATTACK_ALONE` gives each attack a daemon of its own and counts those that hurt.
+//!
+//! An attack is one file in `attacks/`, or one entry in the list of its family.
+//! needs: root, fuse, git, gh, busybox, python3, cc
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod agent;
+mod attacks;
+mod judge;
+mod log;
+mod platform;
+mod readers;
+mod resources;
+mod scene;
+mod timeline;
+
+#[path = "../foreign/hung.rs"]
+mod hung;
+#[path = "../e2e/recorder.rs"]
+mod recorder;
+#[path = "../sources/tls.rs"]
+#[expect(dead_code, reason = "of the certificates, only those of many names are used here")]
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use serde_json::{Value, json};
+
+use attacks::Attack;
+use scene::{Form, Scene, World};
+use support::daemon::PROGRAM;
+use support::limit::each;
+use support::namespace::sandboxed;
+use support::{millis, secs};
+use timeline::boot;
+
+/// The order of the short form.
+const SEED: u64 = 1;
+
+/// What the environment asks for.
+#[derive(Debug, Clone)]
+struct Wanted {
+    /// Where the figures go.
+    file: Option<PathBuf>,
+    /// How long the attacks go on in random order; once each where nobody says.
+    time: Option<Duration>,
+    seed: u64,
+    program: PathBuf,
+    /// Each attack has a daemon of its own.
+    alone: bool,
+    /// Only attacks with this in their name.
+    only: String,
+}
+
+#[expect(clippy::disallowed_methods, reason = "how scripts/evidence asks for more")]
+fn wanted() -> Wanted {
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    Wanted {
+        file: std::env::var_os("MOLECULE_ATTACK_JSON").map(PathBuf::from),
+        time: number("MOLECULE_ATTACK_SECONDS").map(secs),
+        seed: number("MOLECULE_ATTACK_SEED").unwrap_or(SEED),
+        program: std::env::var_os("MOLECULE_ATTACK_PROGRAM")
+            .map_or_else(|| PROGRAM.into(), PathBuf::from),
+        alone: std::env::var_os("MOLECULE_ATTACK_ALONE").is_some(),
+        only: std::env::var("MOLECULE_ATTACK_ONLY").unwrap_or_default(),
+    }
+}
+
+#[test]
+fn no_attack_delays_an_open_serves_a_dead_token_or_ends_the_daemon() {
+    let wanted = wanted();
+    let limit = match (wanted.time, wanted.alone) {
+        (Some(time), _) => time + secs(300),
+        (None, true) => secs(3000),
+        (None, false) => secs(180),
+    };
+    sandboxed(limit, move || {
+        let world = World::new(wanted.program.clone());
+        let results = Mutex::new(serde_json::Map::new());
+        each(
+            &Form::ALL,
+            |form| form.to_string(),
+            |form| {
+                let figures = if wanted.alone {
+                    play_alone(&world, form, &wanted)
+                } else {
+                    play(&world, form, &wanted)
+                };
+                results.lock().unwrap().insert(form.to_string(), figures);
+            },
+        );
+        let results = results.into_inner().unwrap();
+        let evil = world.tokens_at_evil_hosts();
+        let figures = json!({
+            "seed": wanted.seed,
+            "seconds": wanted.time.map(|time| time.as_secs()),
+            "open_timeout_seconds": scene::DEADLINE.as_secs(),
+            "grace_seconds": judge::GRACE.as_secs(),
+            "token_life_seconds": scene::LIFE.as_secs(),
+            "tokens_at_evil_hosts": evil,
+            "forms": results,
+        });
+        println!("{figures:#}");
+        if let Some(file) = &wanted.file {
+            std::fs::write(file, format!("{figures:#}\n")).expect("the figures are kept");
+        }
+        let mut harm: Vec<String> = Vec::new();
+        for (form, figures) in figures["forms"].as_object().unwrap() {
+            let told = figures["harm"].as_array().unwrap().iter().filter_map(Value::as_str);
+            harm.extend(told.map(|sentence| format!("{form}: {sentence}")));
+        }
+        if evil > 0 {
+            harm.push(format!("{evil} requests with a token came to evil hosts"));
+        }
+        assert!(harm.is_empty(), "seed {}:\n{}", wanted.seed, harm.join("\n"));
+    });
+}
+
+/// The attacks on this form that were asked for.
+fn attacks_on(form: Form, wanted: &Wanted) -> Vec<Box<dyn Attack>> {
+    let mut attacks = attacks::all();
+    attacks.retain(|attack| {
+        attack.forms().contains(&form) && attack.name().contains(wanted.only.as_str())
+    });
+    attacks
+}
+
+/// All attacks on one daemon: once each, or in random order until the time is up.
+fn play(world: &World, form: Form, wanted: &Wanted) -> Value {
+    let mut random = StdRng::seed_from_u64(wanted.seed ^ (form as u64) << 32);
+    let mut attacks = attacks_on(form, wanted);
+    let mut scene = Scene::start(world, form, wanted.time.is_some());
+    let end = wanted.time.map(|time| boot() + time);
+    loop {
+        attacks.shuffle(&mut random);
+        for attack in &attacks {
+            if end.is_some_and(|end| boot() >= end) {
+                break;
+            }
+            scene.suffer(&**attack, &mut random);
+            if scene.is_over() {
+                return scene.end();
+            }
+        }
+        if end.is_none_or(|end| boot() >= end) {
+            return scene.end();
+        }
+    }
+}
+
+/// Each attack on a daemon of its own: which of them hurt.
+fn play_alone(world: &World, form: Form, wanted: &Wanted) -> Value {
+    let mut harm = Vec::new();
+    let (mut hurt, attacks) = (Vec::new(), attacks_on(form, wanted));
+    for attack in &attacks {
+        let mut random = StdRng::seed_from_u64(wanted.seed);
+        let mut scene = Scene::start(world, form, true);
+        scene.suffer(&**attack, &mut random);
+        let figures = scene.end();
+        let told: Vec<_> = figures["harm"].as_array().unwrap().clone();
+        if !told.is_empty() {
+            hurt.push(attack.name().to_owned());
+        }
+        println!(
+            "{form}: {}: {} {told:?}",
+            attack.name(),
+            if told.is_empty() { "harmless" } else { "HURTS" }
+        );
+        harm.extend(told);
+        std::thread::sleep(millis(10));
+    }
+    json!({ "attacks": attacks.len(), "hurt": hurt, "harm": harm })
+}

@@ -1,0 +1,572 @@
+//! A daemon in one of its forms, with the agent, the platform and the readers around it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, lchown};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use molecule_tokenfs::demo::ledger::Verdict;
+use molecule_tokenfs::demo::{Demo, Setup};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::attacks::Attack;
+use crate::judge;
+use crate::log::Log;
+use crate::platform::{Front, ROOTS_SECRET};
+use crate::readers::Readers;
+use crate::recorder::Recorder;
+use crate::resources::{Resources, workers};
+use crate::support::container::{Container, own_root};
+use crate::support::daemon::Daemon;
+use crate::support::dir::TestDir;
+use crate::support::limit::Adopt;
+use crate::support::opens::as_user;
+use crate::support::process::{Finished, ORDINARY, Process, User, command, run};
+use crate::support::traps::Traps;
+use crate::support::{eventually, millis, secs};
+use crate::timeline::{Timeline, boot};
+
+/// How long an open waits.
+pub const DEADLINE: Duration = secs(3);
+/// How long tokens live, and what an open must find left.
+pub const LIFE: Duration = secs(6);
+pub const MIN_LIFE: Duration = millis(300);
+/// A group that may read the tokens, a user in it, and one who is in none.
+pub const GROUP: u32 = 2000;
+pub const MEMBER: u32 = 1001;
+pub const STRANGER: u32 = 1002;
+/// By when a token is served again after an attack has ended. A failure that is permanent ends when
+/// the bearer is written again, which ends every attack.
+const RECOVERED: Duration = secs(25);
+/// By when the daemon has given back what it took.
+const SETTLED: Duration = secs(40);
+
+/// How the tokens are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `mount`.
+    Mounted,
+    /// `run` as the first process of a process namespace.
+    FirstProcess,
+    /// `mount` with the backend `files`.
+    Files,
+}
+
+impl Form {
+    pub const ALL: [Self; 3] = [Self::Mounted, Self::FirstProcess, Self::Files];
+    pub const FUSE: [Self; 2] = [Self::Mounted, Self::FirstProcess];
+    /// Those whose mounts the test sees.
+    pub const HERE: [Self; 2] = [Self::Mounted, Self::Files];
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mounted => "mounted",
+            Self::FirstProcess => "first process",
+            Self::Files => "files",
+        })
+    }
+}
+
+/// Hosts of an attacker.
+pub const EVIL: [&str; 3] = ["evil.local", "evil.ghe.com", "github.localhost"];
+const NAMES: &[&str] = &[
+    "github.com",
+    "api.github.com",
+    "ghe.example.com",
+    "evil.local",
+    "api.evil.local",
+    "evil.ghe.com",
+    "api.evil.ghe.com",
+    "github.localhost",
+    "api.github.localhost",
+];
+
+/// What all daemons share: a root, a network in which every host notes what it is sent, and the program.
+pub struct World {
+    pub dir: TestDir,
+    pub program: PathBuf,
+    recorder: Recorder,
+}
+
+impl World {
+    /// Call it in `sandboxed` only.
+    pub fn new(program: PathBuf) -> Self {
+        let dir = TestDir::new();
+        own_root(&dir);
+        let none = None::<&str>;
+        mount(none, "/dev/shm", Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).unwrap();
+        let control = dir.folder("fusectl");
+        mount(none, &control, Some("fusectl"), MsFlags::empty(), none).unwrap();
+        let recorder = Recorder::start(NAMES, "https://evil.local/redirected", &dir);
+        Self { dir, program, recorder }
+    }
+
+    /// The certificates of all hosts.
+    pub fn certificates(&self) -> PathBuf {
+        self.recorder.certificates()
+    }
+
+    /// Requests with a token of ours that came to a host that has no business with it. gh itself takes
+    /// tenants and the mock for GitHub (see docs/SECURITY.md) and is not asked about them.
+    pub fn tokens_at_evil_hosts(&self) -> usize {
+        let seen = self.recorder.seen("ghs_");
+        let evil = seen.iter().filter(|(host, _)| EVIL.iter().any(|evil| host.ends_with(evil)));
+        evil.map(|(_, seen)| seen.with).sum()
+    }
+}
+
+/// Who serves.
+enum Server {
+    Daemon(Daemon, #[expect(dead_code, reason = "it is ended with the daemon")] Process),
+    Container(Container),
+}
+
+/// See the module.
+pub struct Scene<'a> {
+    pub world: &'a World,
+    pub form: Form,
+    pub demo: Demo,
+    pub front: Front,
+    pub log: Log,
+    pub agent: Agent,
+    pub traps: Traps,
+    long: bool,
+    server: Server,
+    readers: Readers,
+    before: Resources,
+    bearer: String,
+    timeline: Timeline,
+    harm: Vec<String>,
+    most_workers: usize,
+    over: bool,
+}
+
+/// One at a time writes to the list of users.
+static USERS: Mutex<()> = Mutex::new(());
+
+impl<'a> Scene<'a> {
+    /// Starts a daemon of this form, lets it come to rest, and notes what it has then.
+    pub fn start(world: &'a World, form: Form, long: bool) -> Self {
+        let traps = {
+            let _alone = USERS.lock().unwrap();
+            let name = format!("agent-{}", form.to_string().replace(' ', "-"));
+            Traps::lay(TestDir::new(), &name)
+        };
+        let dir = &traps.dir;
+        let secret = dir.file("secret", ROOTS_SECRET);
+        fs::set_permissions(secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let demo = Demo::start(Setup::with_life(LIFE)).expect("the demo platform starts");
+        let front = Front::start(demo.host());
+        register(&demo, dir);
+        let bearer = fs::read_to_string(dir.join("configs/.auth_token")).unwrap();
+        let agent = Agent::prepare(dir);
+        let (log, errors) = if form == Form::FirstProcess { Log::pipe() } else { Log::terminal() };
+        let server = if form == Form::FirstProcess {
+            let mut command = first_process(world, &traps, &agent);
+            command.env("PLATFORM_URL", front.url());
+            command.env("WORKSPACE_ID", &demo.address().workspace_id);
+            Server::Container(Container::start_to(dir, &command, errors))
+        } else {
+            let mut builder = Daemon::of_copy(dir, &world.program)
+                .log_level("debug")
+                .args(SETTINGS)
+                .change(|command| {
+                    traps.inside(command);
+                })
+                .env("PLATFORM_URL", front.url())
+                .env("WORKSPACE_ID", &demo.address().workspace_id);
+            if form == Form::Files {
+                builder = builder.args(["--backend", "files"]);
+            }
+            let shared = errors.try_clone().unwrap();
+            let daemon = builder.start_to(errors);
+            let words = agent.command();
+            let mut shell = command(&words[0], User::Number(ORDINARY));
+            shell.args(&words[1..]);
+            Server::Daemon(daemon, Process::start_to(shell, "agent-shell", dir, shared))
+        };
+        let enter = enterer(&server);
+        let mountpoint = dir.join("token");
+        let mut paths = vec![(ORDINARY, ORDINARY, "token"), (MEMBER, GROUP, "token")];
+        if form != Form::Files {
+            paths.push((MEMBER, GROUP, "live/token"));
+        }
+        let paths: Vec<_> = paths
+            .into_iter()
+            .map(|(user, group, name)| (user, group, mountpoint.join(name)))
+            .collect();
+        let outside = outside(&server, &mountpoint);
+        eventually("a token", secs(20), || fs::read(outside.join("token")).ok());
+        let readers = Readers::start(dir, &paths, enter);
+        let mut scene = Self {
+            world,
+            form,
+            demo,
+            front,
+            log,
+            agent,
+            long,
+            server,
+            readers,
+            before: Resources::default(),
+            bearer,
+            timeline: Timeline::default(),
+            harm: Vec::new(),
+            most_workers: 0,
+            over: false,
+            traps,
+        };
+        // It has fetched and rotated once or twice by then.
+        std::thread::sleep(if long { LIFE } else { secs(2) });
+        scene.before = Resources::of(scene.supervisor());
+        scene
+    }
+
+    pub fn dir(&self) -> &TestDir {
+        &self.traps.dir
+    }
+
+    /// The mountpoint, as the daemon's namespace has it.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.dir().join("token")
+    }
+
+    /// The path of something in the mount, from here.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        outside(&self.server, &self.mountpoint()).join(name)
+    }
+
+    pub fn configs(&self) -> PathBuf {
+        self.dir().join("configs")
+    }
+
+    pub fn bearer_file(&self) -> PathBuf {
+        self.dir().join("configs/.auth_token")
+    }
+
+    pub fn supervisor(&self) -> Pid {
+        match &self.server {
+            Server::Daemon(daemon, _) => daemon.pid(),
+            Server::Container(container) => container.first,
+        }
+    }
+
+    /// A command in the daemon's namespaces.
+    pub fn enter(&self, words: &[&str]) -> Command {
+        enterer(&self.server)(words)
+    }
+
+    /// Runs one to its end.
+    pub fn run(&self, command: Command, limit: Duration) -> Finished {
+        run(command, self.dir(), limit)
+    }
+
+    /// How long an attack goes on.
+    pub fn span(&self, random: &mut StdRng) -> Duration {
+        if self.long { millis(random.random_range(300..3000)) } else { millis(400) }
+    }
+
+    /// As many as this in the long form, a tenth of it in the gate's.
+    pub fn many(&self, number: usize) -> usize {
+        if self.long { number } else { number / 10 }
+    }
+
+    /// Puts something in the bearer's place by a rename, with the agent's rights.
+    pub fn put(&self, make: impl FnOnce(&Path) -> io::Result<()> + Send) {
+        let (new, place) = (self.configs().join(".new"), self.bearer_file());
+        as_user(move || {
+            let _ = fs::remove_file(&new).or_else(|_| fs::remove_dir(&new));
+            let _ = fs::remove_dir(&place);
+            make(&new).expect("something new");
+            fs::rename(new, place).expect("a rename");
+        });
+    }
+
+    /// Asks for a fetch, as root.
+    pub fn refresh(&self) {
+        let _ = self.in_time(fs::write, "refresh", "now".to_owned());
+    }
+
+    /// Says that the token of now was refused, so that opens must wait for another.
+    pub fn reject(&self) {
+        if let Some(Ok(token)) = self.read() {
+            let fingerprint = molecule_tokenfs::secret::Fingerprint::of(&token);
+            let _ = self.in_time(fs::write, "refresh", fingerprint.to_string());
+        }
+    }
+
+    /// Reads the token as root; `None`: it hangs.
+    pub fn read(&self) -> Option<io::Result<Vec<u8>>> {
+        self.in_time(|path, _| fs::read(path), "token", String::new())
+    }
+
+    /// A call on something in the mount that may hang: `None` then.
+    fn in_time<T: Send + 'static>(
+        &self,
+        call: fn(PathBuf, String) -> T,
+        name: &str,
+        text: String,
+    ) -> Option<T> {
+        let (path, adopt) = (self.outside(name), Adopt::here());
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            adopt.enter();
+            tell.send(call(path, text)).ok();
+        });
+        told.recv_timeout(DEADLINE + judge::GRACE).ok()
+    }
+
+    /// What a program of the agent's is told of.
+    pub fn variables(&self, random: &mut StdRng) -> Vec<(&'static str, String)> {
+        let text = |path: PathBuf| path.into_os_string().into_string().expect("plain text");
+        vec![
+            ("MOUNT", text(self.mountpoint())),
+            ("CONFIGS", text(self.configs())),
+            ("PROGRAM", text(self.world.program.clone())),
+            ("PLACE", text(self.dir().join("agent"))),
+            ("FORM", self.form.to_string()),
+            ("SPAN", self.span(random).as_secs_f64().to_string()),
+            ("SEED", random.random::<u32>().to_string()),
+            ("MANY", self.many(10_000).to_string()),
+            ("CERTIFICATES", text(self.world.certificates())),
+        ]
+    }
+
+    /// Lets an attack go on, takes back what it did, and looks whether the daemon serves as before.
+    pub fn suffer(&mut self, attack: &dyn Attack, random: &mut StdRng) {
+        self.timeline.begin(attack.name());
+        let outcome = catch_unwind(AssertUnwindSafe(|| attack.run(self, random)));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let told = panic.downcast_ref::<String>().map_or("it panicked", String::as_str);
+            Err(told.to_owned())
+        });
+        if let Err(sentence) = outcome {
+            self.tell(attack.name(), &sentence);
+        }
+        self.front.answer_with(None);
+        self.demo.faults().heal();
+        self.most_workers = self.most_workers.max(workers(self.supervisor()).len());
+        register(&self.demo, self.dir());
+        if self.has_ended() {
+            self.tell(attack.name(), "the supervisor ended");
+            self.over = true;
+            return;
+        }
+        let end = boot() + RECOVERED;
+        let mut last = "an open hangs".to_owned();
+        while boot() < end {
+            match self.read() {
+                Some(Ok(token)) if self.demo.ledger().verdict(&token) == Verdict::Live => return,
+                Some(Ok(_)) => "a dead token".clone_into(&mut last),
+                Some(Err(error)) => last = error.to_string(),
+                None => {}
+            }
+            std::thread::sleep(millis(20));
+        }
+        self.tell(attack.name(), &format!("no token {RECOVERED:?} after its end: {last}"));
+        self.over = true;
+    }
+
+    fn tell(&mut self, attack: &str, sentence: &str) {
+        self.harm.push(format!("{attack}: {sentence}"));
+    }
+
+    /// It does not serve any more: the next attacks would tell nothing.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn has_ended(&mut self) -> bool {
+        match &mut self.server {
+            Server::Daemon(daemon, _) => daemon.process().ended().is_some(),
+            Server::Container(container) => container.outer.ended().is_some(),
+        }
+    }
+
+    /// Ends everything, and gives the figures.
+    pub fn end(mut self) -> Value {
+        let last = "after the attacks";
+        self.timeline.begin(last);
+        let supervisor = self.supervisor();
+        let mut after = Resources::of(supervisor);
+        let end = boot() + SETTLED;
+        while !self.over && !after.are_back_at(&self.before) && boot() < end {
+            std::thread::sleep(millis(250));
+            after = Resources::of(supervisor);
+        }
+        if !self.over && !after.are_back_at(&self.before) {
+            let sentence = format!("it keeps what it took: {:?} before, {after:?}", self.before);
+            self.tell(last, &sentence);
+        }
+        if self.most_workers > 2 {
+            self.tell(last, &format!("there were {} workers", self.most_workers));
+        }
+        if self.front.leaked() > 0 {
+            self.tell(last, "a file of root's was sent as the bearer");
+        }
+        if !self.over {
+            self.look_for_the_bearer();
+        }
+        let readers = std::mem::replace(&mut self.readers, Readers::none());
+        let opens = readers.finish(DEADLINE + judge::GRACE);
+        if !self.over {
+            self.log.close();
+            self.end_without_a_log();
+        }
+        self.abort();
+        let tokens = self.demo.ledger().report().tokens;
+        let verdict = judge::judge(&tokens, &opens, self.form, &self.timeline);
+        let mut harm = self.harm.clone();
+        harm.extend(verdict.harm.iter().cloned());
+        json!({
+            "attacks": self.timeline.count() - 1,
+            "by_attack": self.timeline.counts(),
+            "opens": verdict.opens,
+            "tokens": tokens.len(),
+            "requests": self.front.requests(),
+            "refusals": verdict.refusals,
+            "dead": verdict.dead,
+            "foreign": verdict.foreign,
+            "late": verdict.late,
+            "longest_open_ms": verdict.longest_open_ms,
+            "most_workers": self.most_workers,
+            "before": self.before,
+            "after": after,
+            "harm": harm,
+        })
+    }
+
+    /// Neither the log nor the status tells the bearer.
+    fn look_for_the_bearer(&mut self) {
+        let status = self.in_time(|path, _| fs::read(path), "status.json", String::new());
+        let status = status.and_then(Result::ok).unwrap_or_default();
+        let part = self.bearer[..16].to_owned();
+        for (name, text) in [("status.json", status), ("the log", self.log.text())] {
+            if String::from_utf8_lossy(&text).contains(&part) {
+                self.tell("after the attacks", &format!("the bearer is in {name}"));
+            }
+        }
+    }
+
+    /// Nobody reads the log any more: it serves all the same, and ends when it is told to.
+    fn end_without_a_log(&mut self) {
+        let name = "the log's reader is gone";
+        self.timeline.begin(name);
+        for _ in 0..20 {
+            self.refresh();
+        }
+        let read = self.read();
+        if !matches!(read, Some(Ok(_))) || self.has_ended() {
+            return self.tell(name, &format!("no token: {:?}", read.map(|read| read.map(drop))));
+        }
+        let _ = kill(self.supervisor(), Signal::SIGTERM);
+        let end = boot() + secs(10);
+        while !self.has_ended() {
+            if boot() > end {
+                return self.tell(name, "it does not end when it is told to");
+            }
+            std::thread::sleep(millis(20));
+        }
+    }
+
+    /// Aborts the connection of a daemon that hangs, that nothing is left of it.
+    fn abort(&self) {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.supervisor()));
+        let (table, mountpoint) = (table.unwrap_or_default(), self.mountpoint());
+        for line in table.lines().filter(|line| line.contains(mountpoint.to_str().unwrap())) {
+            let number = line.split(' ').nth(2).and_then(|device| device.strip_prefix("0:"));
+            let Some(number) = number else { continue };
+            let abort = self.world.dir.join("fusectl").join(number).join("abort");
+            let _ = fs::write(abort, "1");
+        }
+    }
+}
+
+/// How each daemon is set.
+const SETTINGS: [&str; 14] = [
+    "--open-timeout",
+    "3s",
+    "--request-timeout",
+    "2s",
+    "--min-life",
+    "300ms",
+    "--group",
+    "2000",
+    "--mode",
+    "0440",
+    "--host",
+    "ghe.example.com",
+    "--host",
+    "github.com",
+];
+
+/// `run` with the agent's shell as its command.
+fn first_process(world: &World, traps: &Traps, agent: &Agent) -> Command {
+    let mut inner = command(&world.program, User::Own);
+    inner.args(["run", "--user", &ORDINARY.to_string(), "--log-level", "debug", "--mountpoint"]);
+    inner.arg(traps.dir.join("token")).args(SETTINGS).arg("--").args(agent.command());
+    traps.inside(&mut inner);
+    inner.env("CONFIGS_DIR", traps.dir.join("configs"));
+    inner
+}
+
+/// The workspace registers: the directory and what is in it are the agent's, whatever was there.
+fn register(demo: &Demo, dir: &TestDir) {
+    let configs = dir.folder("configs");
+    fs::set_permissions(&configs, fs::Permissions::from_mode(0o755)).expect("a mode");
+    for entry in fs::read_dir(&configs).expect("the configs directory").flatten() {
+        if entry.file_name() != ".auth_token" {
+            let path = entry.path();
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+        }
+    }
+    if configs.join(".auth_token").is_dir() {
+        fs::remove_dir(configs.join(".auth_token")).expect("an empty directory");
+    }
+    let bearer = demo.register(&configs).expect("the workspace registers");
+    for path in [configs, bearer] {
+        lchown(path, Some(ORDINARY), Some(ORDINARY)).expect("chown");
+    }
+}
+
+fn outside(server: &Server, mountpoint: &Path) -> PathBuf {
+    match server {
+        Server::Daemon(..) => mountpoint.to_owned(),
+        Server::Container(container) => {
+            let root = PathBuf::from(format!("/proc/{}/root", container.first));
+            root.join(mountpoint.strip_prefix("/").expect("a whole path"))
+        }
+    }
+}
+
+/// Where everybody finds programs: the first of root's own may be shut to others.
+pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Gives commands in the namespaces of a server.
+fn enterer(server: &Server) -> impl Fn(&[&str]) -> Command + '_ {
+    move |words| {
+        let mut command = match server {
+            Server::Container(container) => container.enter(words),
+            Server::Daemon(..) => {
+                let mut here = command(words[0], User::Own);
+                here.args(&words[1..]);
+                here
+            }
+        };
+        command.env("PATH", SEARCH_PATH);
+        command
+    }
+}
