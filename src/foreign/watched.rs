@@ -28,6 +28,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(250);
 const PACE: Duration = Duration::from_secs(1);
 /// and so many in a row.
 const BURST: u32 = 4;
+/// Reads that nobody's change led to are counted, too. However many there were, the next change is
+/// looked at after so many times the pace: one for the look before, and one for the read after that.
+const LONGEST_PAUSE: u32 = 2;
 /// Events are read in portions of this many bytes, and forgotten: the file is looked at anyway.
 const EVENTS: usize = 4096;
 /// What is left after so many portions is an event of its own.
@@ -202,7 +205,8 @@ impl Pace {
     /// A file reader is started.
     fn count(&mut self) {
         let now = Instant::now();
-        self.paid_until = Some(self.paid_until.map_or(now, |until| until.max(now)) + PACE);
+        let until = self.paid_until.map_or(now, |until| until.max(now)) + PACE;
+        self.paid_until = Some(until.min(now + PACE * (BURST - 1 + LONGEST_PAUSE)));
     }
 
     /// How long to wait before the next one.

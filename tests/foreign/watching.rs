@@ -142,3 +142,17 @@ async fn a_file_reader_that_answers_nonsense_is_no_harm() {
     let why = file.read().await.unwrap_err();
     assert_eq!(why, Unreadable::NotStarted { errno: libc::EACCES });
 }
+
+#[tokio::test]
+async fn many_reads_put_off_the_next_change_by_no_more_than_a_few_seconds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bearer");
+    fs::write(&path, "one").unwrap();
+    let file = watched(&path);
+    // Each of them is a process, as many as in a minute of changes at a steady pace.
+    for _ in 0..60 {
+        file.read().await.unwrap();
+    }
+    fs::write(&path, "another").unwrap();
+    wakes(&file, "it was changed").await;
+}
