@@ -11,7 +11,7 @@ import sys
 import time
 
 path, stop = sys.argv[1:]
-PAUSE = 0.006
+PAUSE = 0.01
 
 
 def now():

@@ -10,7 +10,7 @@ use crate::support::processes::children;
 /// How much more of each the daemon may have after the attacks. A connection to the platform may be
 /// open or not, and an allocator does not give back every page.
 const MORE: Resources =
-    Resources { processes: 0, descriptors: 3, threads: 1, watches: 1, kib: 6 * 1024 };
+    Resources { processes: 0, descriptors: 3, threads: 1, watches: 1, kib: 4 * 1024 };
 
 /// See the module; of the supervisor, its worker, and what that started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -19,7 +19,7 @@ pub struct Resources {
     pub descriptors: usize,
     pub threads: usize,
     pub watches: usize,
-    /// The proportional set size.
+    /// See [`memory_of`].
     pub kib: u64,
 }
 
@@ -38,11 +38,7 @@ impl Resources {
                 text.lines().filter(|line| line.starts_with("inotify ")).count()
             };
             all.watches += infos.map(watches).sum::<usize>();
-            // A file reader may be gone by now.
-            let memory = fs::read_to_string(proc("smaps_rollup")).unwrap_or_default();
-            let size = memory.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let size = size.and_then(|size| size.trim().strip_suffix(" kB"));
-            all.kib += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
+            all.kib += memory_of(process);
         }
         all
     }
@@ -55,6 +51,18 @@ impl Resources {
             && self.watches <= before.watches + MORE.watches
             && self.kib <= before.kib + MORE.kib
     }
+}
+
+/// The memory of a process without that of files, which all who run the program share: its own, and its
+/// part of the state that outlives a worker. A file reader may be gone by now.
+fn memory_of(process: Pid) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    let kib = |line: &str| {
+        let (name, size) = line.split_once(':')?;
+        let size = size.trim().strip_suffix(" kB")?.parse::<u64>().ok()?;
+        ["Pss_Anon", "Pss_Shmem"].contains(&name).then_some(size)
+    };
+    rollup.lines().filter_map(kib).sum()
 }
 
 /// The supervisor, its workers, and what those started; not the command of `run`.

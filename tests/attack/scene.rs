@@ -138,6 +138,8 @@ enum Server {
 pub struct Scene<'a> {
     pub world: &'a World,
     pub form: Form,
+    /// The agent's name.
+    pub user: String,
     pub demo: Demo,
     pub front: Front,
     pub log: Log,
@@ -158,12 +160,12 @@ pub struct Scene<'a> {
 static USERS: Mutex<()> = Mutex::new(());
 
 impl<'a> Scene<'a> {
-    /// Starts a daemon of this form, lets it come to rest, and notes what it has then.
-    pub fn start(world: &'a World, form: Form, long: bool) -> Self {
+    /// Starts a daemon of this form with a number of its own, lets it come to rest, and notes what it has then.
+    pub fn start(world: &'a World, form: Form, number: usize, long: bool) -> Self {
+        let user = format!("agent-{}-{number}", form.to_string().replace(' ', "-"));
         let traps = {
             let _alone = USERS.lock().unwrap();
-            let name = format!("agent-{}", form.to_string().replace(' ', "-"));
-            Traps::lay(TestDir::new(), &name)
+            Traps::lay(TestDir::new(), &user)
         };
         let dir = &traps.dir;
         let secret = dir.file("secret", ROOTS_SECRET);
@@ -214,6 +216,7 @@ impl<'a> Scene<'a> {
         let mut scene = Self {
             world,
             form,
+            user,
             demo,
             front,
             log,
@@ -276,7 +279,7 @@ impl<'a> Scene<'a> {
 
     /// How long an attack goes on.
     pub fn span(&self, random: &mut StdRng) -> Duration {
-        if self.long { millis(random.random_range(300..3000)) } else { millis(400) }
+        if self.long { millis(random.random_range(300..3000)) } else { millis(250) }
     }
 
     /// As many as this in the long form, a tenth of it in the gate's.
@@ -347,6 +350,12 @@ impl<'a> Scene<'a> {
 
     /// Lets an attack go on, takes back what it did, and looks whether the daemon serves as before.
     pub fn suffer(&mut self, attack: &dyn Attack, random: &mut StdRng) {
+        let start = boot();
+        self.make(attack, random);
+        println!("{}: {}: {:.1?}", self.form, attack.name(), boot().saturating_sub(start));
+    }
+
+    fn make(&mut self, attack: &dyn Attack, random: &mut StdRng) {
         self.timeline.begin(attack.name());
         let outcome = catch_unwind(AssertUnwindSafe(|| attack.run(self, random)));
         let outcome = outcome.unwrap_or_else(|panic| {

@@ -59,13 +59,15 @@ def paths():
 known = paths()
 some = lambda: random.choice(known)
 other = lambda: random.choice([some(), os.path.join(os.environ["PLACE"], "stolen")])
+# Renaming something to itself succeeds anywhere.
+two = lambda: random.sample([*known, os.path.join(os.environ["PLACE"], "stolen")], 2)
 libc = ctypes.CDLL(None, use_errno=True)
 changes = {
     "unlink": lambda: os.unlink(some()),
     "rmdir": lambda: os.rmdir(some()),
-    "rename": lambda: os.rename(some(), other()),
+    "rename": lambda: os.rename(*two()),
     "rename in": lambda: os.rename(os.environ["PLACE"] + "/agent.py", some()),
-    "exchange": lambda: check(libc.renameat2(-100, some().encode(), -100, some().encode(), 2)),
+    "exchange": lambda: exchange(*two()),
     "link": lambda: os.link(some(), other()),
     "symlink": lambda: os.symlink("/etc/passwd", some() + random.choice(("", "x"))),
     "mkdir": lambda: os.mkdir(some() + random.choice(("", "x"))),
@@ -105,6 +107,9 @@ def token():
 def check(code):
     if code:
         raise OSError(ctypes.get_errno(), "refused")
+
+def exchange(one, another):
+    check(libc.renameat2(-100, one.encode(), -100, another.encode(), 2))
 
 def with_open(act):
     flags = random.choice((0, os.O_NONBLOCK, os.O_DIRECT, os.O_PATH, os.O_NOATIME, os.O_DIRECTORY, os.O_SYNC))

@@ -142,7 +142,8 @@ def root(*words):
 if not root("true"):
     raise SystemExit("the setuid program does nothing")
 known = status()
-for number in ("STOP", "KILL", "SEGV", "XFSZ", str(signal.SIGRTMIN + 1), str(signal.SIGRTMAX)):
+# Others are passed on to the command, which is the agent.
+for number in ("STOP", "KILL", "SEGV"):
     root("kill", "-" + number, str(known["supervisor_pid"]))
 if root("umount", "--lazy", MOUNT):
     harm("unmounted")

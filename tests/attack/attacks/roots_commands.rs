@@ -56,13 +56,12 @@ impl Attack for Roots {
 
     fn run(&self, scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
         let words = self.1.choose(random).unwrap();
-        let agent = format!("agent-{}", scene.form.to_string().replace(' ', "-"));
         let mountpoint = scene.mountpoint();
         let other = scene.dir().join("other");
         let mut roots = command(&scene.world.program, User::Own);
         for word in *words {
             match *word {
-                "AGENT" => roots.arg(&agent),
+                "AGENT" => roots.arg(&scene.user),
                 "MOUNT" => roots.arg(&mountpoint),
                 "OTHER" => roots.arg(&other),
                 word => roots.arg(word),

@@ -3,6 +3,7 @@
 use std::thread::sleep;
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
+use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{Attack, boxed};
@@ -44,9 +45,11 @@ impl Attack for Faulty {
     }
 }
 
-/// Opens must wait for it.
+/// Opens must wait for it, or are served a token that is there.
 fn ask_it(scene: &Scene<'_>, random: &mut StdRng) {
-    scene.reject();
+    if random.random() {
+        scene.reject();
+    }
     scene.refresh();
     sleep(scene.span(random));
 }
