@@ -1,6 +1,6 @@
 //! Honest readers of two users: processes that open and read all the time and note what they see.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Readers {
         enter: impl Fn(&[&str]) -> Command,
     ) -> Self {
         let stop = dir.join("readers-stop");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attack/reader.py");
+        let script = dir.file("reader.py", include_str!("reader.py"));
         let processes = paths.iter().enumerate().map(|(number, (user, group, path))| {
             let (user, group) = (user.to_string(), group.to_string());
             let words = ["setpriv", "--reuid", &user, "--regid", &group, "--clear-groups"];

@@ -48,9 +48,9 @@ pub const MEMBER: u32 = 1001;
 pub const STRANGER: u32 = 1002;
 /// By when a token is served again after an attack has ended. A failure that is permanent ends when
 /// the bearer is written again, which ends every attack.
-const RECOVERED: Duration = secs(25);
+const RECOVERED: Duration = secs(20);
 /// By when the daemon has given back what it took.
-const SETTLED: Duration = secs(40);
+const SETTLED: Duration = secs(20);
 
 /// How the tokens are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,9 @@ impl fmt::Display for Form {
         })
     }
 }
+
+/// What is done to each daemon at last.
+pub const LOG_IS_GONE: &str = "the log's reader is gone";
 
 /// Hosts of an attacker.
 pub const EVIL: [&str; 3] = ["evil.local", "evil.ghe.com", "github.localhost"];
@@ -149,6 +152,7 @@ pub struct Scene<'a> {
     server: Server,
     readers: Readers,
     before: Resources,
+    after: Resources,
     bearer: String,
     timeline: Timeline,
     harm: Vec<String>,
@@ -225,6 +229,7 @@ impl<'a> Scene<'a> {
             server,
             readers,
             before: Resources::default(),
+            after: Resources::default(),
             bearer,
             timeline: Timeline::default(),
             harm: Vec::new(),
@@ -232,8 +237,8 @@ impl<'a> Scene<'a> {
             over: false,
             traps,
         };
-        // It has fetched and rotated once or twice by then.
-        std::thread::sleep(if long { LIFE } else { secs(2) });
+        // By then all threads and connections are there.
+        std::thread::sleep(secs(2));
         scene.before = Resources::of(scene.supervisor());
         scene
     }
@@ -294,6 +299,9 @@ impl<'a> Scene<'a> {
             let _ = fs::remove_file(&new).or_else(|_| fs::remove_dir(&new));
             let _ = fs::remove_dir(&place);
             make(&new).expect("something new");
+            if fs::symlink_metadata(&new).expect("it is there").is_dir() {
+                fs::remove_file(&place).expect("it is the agent's");
+            }
             fs::rename(new, place).expect("a rename");
         });
     }
@@ -407,6 +415,22 @@ impl<'a> Scene<'a> {
 
     /// Ends everything, and gives the figures.
     pub fn end(mut self) -> Value {
+        self.come_to_rest();
+        self.close()
+    }
+
+    /// The same, the log's reader going away first.
+    pub fn end_without_log(mut self) -> Value {
+        self.come_to_rest();
+        if !self.over {
+            self.log.close();
+            self.go_on_without_a_log();
+        }
+        self.close()
+    }
+
+    /// Looks whether it has given back what it took.
+    fn come_to_rest(&mut self) {
         let last = "after the attacks";
         self.timeline.begin(last);
         let supervisor = self.supervisor();
@@ -420,6 +444,7 @@ impl<'a> Scene<'a> {
             let sentence = format!("it keeps what it took: {:?} before, {after:?}", self.before);
             self.tell(last, &sentence);
         }
+        self.after = after;
         if self.most_workers > 2 {
             self.tell(last, &format!("there were {} workers", self.most_workers));
         }
@@ -429,12 +454,11 @@ impl<'a> Scene<'a> {
         if !self.over {
             self.look_for_the_bearer();
         }
+    }
+
+    fn close(mut self) -> Value {
         let readers = std::mem::replace(&mut self.readers, Readers::none());
         let opens = readers.finish(DEADLINE + judge::GRACE);
-        if !self.over {
-            self.log.close();
-            self.end_without_a_log();
-        }
         self.abort();
         let tokens = self.demo.ledger().report().tokens;
         let verdict = judge::judge(&tokens, &opens, self.form, &self.timeline);
@@ -453,7 +477,7 @@ impl<'a> Scene<'a> {
             "longest_open_ms": verdict.longest_open_ms,
             "most_workers": self.most_workers,
             "before": self.before,
-            "after": after,
+            "after": self.after,
             "harm": harm,
         })
     }
@@ -471,8 +495,8 @@ impl<'a> Scene<'a> {
     }
 
     /// Nobody reads the log any more: it serves all the same, and ends when it is told to.
-    fn end_without_a_log(&mut self) {
-        let name = "the log's reader is gone";
+    fn go_on_without_a_log(&mut self) {
+        let name = LOG_IS_GONE;
         self.timeline.begin(name);
         for _ in 0..20 {
             self.refresh();
