@@ -314,6 +314,31 @@ fn the_figures_of_the_soak_in_freshness_are_those_of_its_evidence() {
 }
 
 #[test]
+fn the_figures_of_the_attacks_in_freshness_are_those_of_their_evidence() {
+    let figures = evidence("attack.json");
+    let names = ["attacks", "opens", "late", "dead", "foreign", "deaths", "runs_as_root"];
+    for (form, figures) in figures["forms"].as_object().unwrap() {
+        let cells = names.map(|name| grouped(&figures[name])).join(" | ");
+        let row = format!("| {form} | {cells} |");
+        assert!(freshness().contains(&row), "not in FRESHNESS.md: {row}");
+        assert_eq!(figures["harm"], Value::Array(Vec::new()), "{form}");
+    }
+    let text = freshness().replace('\n', " ");
+    let hosts = format!("{} tokens came to an evil host", figures["tokens_at_evil_hosts"]);
+    let limits = format!(
+        "later than {} s, the deadline of {} s and {} s of grace",
+        figures["open_timeout_seconds"].as_u64().unwrap()
+            + figures["grace_seconds"].as_u64().unwrap(),
+        figures["open_timeout_seconds"],
+        figures["grace_seconds"]
+    );
+    let seed = format!("--seed {}", figures["seed"]);
+    for words in [hosts, limits, seed] {
+        assert!(text.contains(&words), "not in FRESHNESS.md: {words}");
+    }
+}
+
+#[test]
 fn the_figures_of_the_simulation_in_freshness_are_those_of_its_evidence() {
     let (figures, mutations) = (evidence("simulation.json"), evidence("mutations.json"));
     let names = ["histories", "opens", "served", "judged_by_the_issuers_clock", "violations"];

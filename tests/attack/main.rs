@@ -95,7 +95,7 @@ fn no_attack_delays_an_open_serves_a_dead_token_or_ends_the_daemon() {
         (None, false) => secs(400),
     };
     sandboxed(limit, move || {
-        let world = World::new(wanted.program.clone());
+        let world = World::new(wanted.program.clone(), wanted.alone);
         let results = Mutex::new(serde_json::Map::new());
         // In the short form the attacks are shared out among daemons, which mostly wait.
         let of = if wanted.time.is_some() { 1 } else { PARTS };

@@ -28,7 +28,7 @@ impl Front {
         let (bad, leaked) = (Arc::new(Mutex::new(None::<Answers>)), Arc::new(AtomicU64::new(0)));
         let (now, counted, host) = (Arc::clone(&bad), Arc::clone(&leaked), host.to_owned());
         let server = Server::start(move |head: &str, to: &mut Answer| {
-            if head.contains(ROOTS_SECRET) {
+            if head.contains(ROOTS_SECRET) || head.contains("Bearer ghs_") {
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             let bad = *now.lock().unwrap();
@@ -54,7 +54,7 @@ impl Front {
         *self.bad.lock().unwrap() = bad;
     }
 
-    /// Requests that came with [`ROOTS_SECRET`].
+    /// Requests that came with [`ROOTS_SECRET`], or with a token, as the bearer.
     pub fn leaked(&self) -> u64 {
         self.leaked.load(Ordering::Relaxed)
     }

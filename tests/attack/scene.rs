@@ -101,12 +101,14 @@ const NAMES: &[&str] = &[
 pub struct World {
     pub dir: TestDir,
     pub program: PathBuf,
+    /// Each attack has a daemon of its own.
+    alone: bool,
     recorder: Recorder,
 }
 
 impl World {
     /// Call it in `sandboxed` only.
-    pub fn new(program: PathBuf) -> Self {
+    pub fn new(program: PathBuf, alone: bool) -> Self {
         let dir = TestDir::new();
         own_root(&dir);
         let none = None::<&str>;
@@ -114,7 +116,7 @@ impl World {
         let control = dir.folder("fusectl");
         mount(none, &control, Some("fusectl"), MsFlags::empty(), none).unwrap();
         let recorder = Recorder::start(NAMES, "https://evil.local/redirected", &dir);
-        Self { dir, program, recorder }
+        Self { dir, program, alone, recorder }
     }
 
     /// The certificates of all hosts.
@@ -158,6 +160,10 @@ pub struct Scene<'a> {
     harm: Vec<String>,
     most_workers: usize,
     over: bool,
+    /// The supervisor has ended.
+    dead: bool,
+    /// How often root ran or wrote something of the agent's.
+    runs_as_root: u64,
 }
 
 /// One at a time writes to the list of users.
@@ -235,6 +241,8 @@ impl<'a> Scene<'a> {
             harm: Vec::new(),
             most_workers: 0,
             over: false,
+            dead: false,
+            runs_as_root: 0,
             traps,
         };
         // By then all threads and connections are there.
@@ -319,6 +327,13 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// The same for half of the attacks: the others meet a token that is there.
+    pub fn reject_perhaps(&self, random: &mut StdRng) {
+        if self.world.alone || random.random() {
+            self.reject();
+        }
+    }
+
     /// Reads the token as root; `None`: it hangs.
     pub fn read(&self) -> Option<io::Result<Vec<u8>>> {
         self.in_time(|path, _| fs::read(path), "token", String::new())
@@ -375,10 +390,15 @@ impl<'a> Scene<'a> {
         }
         self.front.answer_with(None);
         self.demo.faults().heal();
+        if let Some(touched) = self.traps.touched() {
+            self.runs_as_root += 1;
+            self.tell(attack.name(), &touched);
+        }
         self.most_workers = self.most_workers.max(workers(self.supervisor()).len());
         register(&self.demo, self.dir());
         if self.has_ended() {
             self.tell(attack.name(), "the supervisor ended");
+            self.dead = true;
             self.over = true;
             return;
         }
@@ -449,7 +469,7 @@ impl<'a> Scene<'a> {
             self.tell(last, &format!("there were {} workers", self.most_workers));
         }
         if self.front.leaked() > 0 {
-            self.tell(last, "a file of root's was sent as the bearer");
+            self.tell(last, "a file of root's, or a token, was sent as the bearer");
         }
         if !self.over {
             self.look_for_the_bearer();
@@ -475,6 +495,8 @@ impl<'a> Scene<'a> {
             "foreign": verdict.foreign,
             "late": verdict.late,
             "longest_open_ms": verdict.longest_open_ms,
+            "deaths": u64::from(self.dead),
+            "runs_as_root": self.runs_as_root,
             "most_workers": self.most_workers,
             "before": self.before,
             "after": self.after,

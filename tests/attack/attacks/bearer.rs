@@ -9,7 +9,6 @@ use std::thread::sleep;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{Act, Attack, boxed};
@@ -29,9 +28,7 @@ impl Attack for Instead {
 
     fn run(&self, scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
         // Opens wait for the fetch that meets it, or are served a token that is there.
-        if random.random() {
-            scene.reject();
-        }
+        scene.reject_perhaps(random);
         scene.put(self.1);
         scene.refresh();
         sleep(scene.span(random));

@@ -3,7 +3,6 @@
 use std::thread::sleep;
 
 use molecule_tokenfs::demo::faults::{Fault, Service};
-use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{Attack, boxed};
@@ -47,9 +46,7 @@ impl Attack for Faulty {
 
 /// Opens must wait for it, or are served a token that is there.
 fn ask_it(scene: &Scene<'_>, random: &mut StdRng) {
-    if random.random() {
-        scene.reject();
-    }
+    scene.reject_perhaps(random);
     scene.refresh();
     sleep(scene.span(random));
 }
