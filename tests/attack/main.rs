@@ -214,7 +214,7 @@ fn play_alone(world: &World, part: Part, wanted: &Wanted) -> Value {
         judge(attack.name(), &scene.end());
     }
     if part.number == 1 {
-        judge(scene::LOG_IS_GONE, &part.start(world, true).end_without_log());
+        judge("the start, the end, and no log between", &part.start(world, true).end_without_log());
     }
     json!({ "attacks": made, "hurt": hurt, "harm": harm })
 }

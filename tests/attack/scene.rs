@@ -81,7 +81,7 @@ impl fmt::Display for Form {
 }
 
 /// What is done to each daemon at last.
-pub const LOG_IS_GONE: &str = "the log's reader is gone";
+const LOG_IS_GONE: &str = "the log's reader is gone";
 
 /// Hosts of an attacker.
 pub const EVIL: [&str; 3] = ["evil.local", "evil.ghe.com", "github.localhost"];
@@ -162,6 +162,8 @@ pub struct Scene<'a> {
     over: bool,
     /// The supervisor has ended.
     dead: bool,
+    /// What of the agent's root ran or wrote when it started.
+    started: Option<String>,
     /// How often root ran or wrote something of the agent's.
     runs_as_root: u64,
 }
@@ -242,12 +244,14 @@ impl<'a> Scene<'a> {
             most_workers: 0,
             over: false,
             dead: false,
+            started: None,
             runs_as_root: 0,
             traps,
         };
         // By then all threads and connections are there.
         std::thread::sleep(secs(2));
         scene.before = Resources::of(scene.supervisor());
+        scene.started = scene.traps.touched();
         scene
     }
 
@@ -439,8 +443,12 @@ impl<'a> Scene<'a> {
         self.close()
     }
 
-    /// The same, the log's reader going away first.
+    /// The same, the log's reader going away first. What became of the start counts, too.
     pub fn end_without_log(mut self) -> Value {
+        if let Some(touched) = self.started.take() {
+            self.runs_as_root += 1;
+            self.tell("the start in the agent's surroundings", &touched);
+        }
         self.come_to_rest();
         if !self.over {
             self.log.close();
