@@ -5,13 +5,13 @@ use rand::rngs::StdRng;
 
 use super::{Act, Attack, PROGRAM, boxed};
 use crate::scene::{Form, Scene};
-use crate::support::kernel_is_at_least;
+use molecule_tokenfs::connection::kernel::Kernel;
 
 pub fn all() -> Vec<Box<dyn Attack>> {
     let mut all =
         vec![Act { name: "more opens wait than the daemon keeps", forms: &Form::FUSE, act: crowd }];
     // From then on a process namespace has a limit of its own.
-    if kernel_is_at_least((6, 14)) {
+    if Kernel::running() >= Kernel(6, 14) {
         let name = "no process can be started";
         all.push(Act { name, forms: &[Form::FirstProcess], act: no_process });
     }
