@@ -70,6 +70,8 @@ struct Wanted {
     alone: bool,
     /// Only attacks with this in their name.
     only: String,
+    /// And none with one of these in it.
+    except: Vec<String>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "how scripts/evidence asks for more")]
@@ -83,6 +85,9 @@ fn wanted() -> Wanted {
             .map_or_else(|| PROGRAM.into(), PathBuf::from),
         alone: std::env::var_os("MOLECULE_ATTACK_ALONE").is_some(),
         only: std::env::var("MOLECULE_ATTACK_ONLY").unwrap_or_default(),
+        except: std::env::var("MOLECULE_ATTACK_EXCEPT")
+            .map(|names| names.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -116,6 +121,7 @@ fn no_attack_delays_an_open_serves_a_dead_token_or_ends_the_daemon() {
         let evil = world.tokens_at_evil_hosts();
         let figures = json!({
             "seed": wanted.seed,
+            "except": wanted.except,
             "seconds": wanted.time.map(|time| time.as_secs()),
             "open_timeout_seconds": scene::DEADLINE.as_secs(),
             "grace_seconds": judge::GRACE.as_secs(),
@@ -161,7 +167,10 @@ impl Part {
     /// The attacks that were asked for.
     fn attacks(self, wanted: &Wanted) -> Vec<Box<dyn Attack>> {
         let attacks = attacks::all().into_iter().filter(|attack| {
-            attack.forms().contains(&self.form) && attack.name().contains(wanted.only.as_str())
+            let name = attack.name();
+            attack.forms().contains(&self.form)
+                && name.contains(wanted.only.as_str())
+                && !wanted.except.iter().any(|word| name.contains(word))
         });
         attacks.skip(self.number - 1).step_by(self.of).collect()
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::timeline::{Timeline, boot};
 /// How long an open waits.
 pub const DEADLINE: Duration = secs(3);
 /// How long tokens live, and what an open must find left.
-pub const LIFE: Duration = secs(6);
+pub const LIFE: Duration = secs(4);
 pub const MIN_LIFE: Duration = millis(300);
 /// A group that may read the tokens, a user in it, and one who is in none.
 pub const GROUP: u32 = 2000;
@@ -104,6 +105,7 @@ pub struct World {
     /// Each attack has a daemon of its own.
     alone: bool,
     recorder: Recorder,
+    evil: AtomicUsize,
 }
 
 impl World {
@@ -116,7 +118,7 @@ impl World {
         let control = dir.folder("fusectl");
         mount(none, &control, Some("fusectl"), MsFlags::empty(), none).unwrap();
         let recorder = Recorder::start(NAMES, "https://evil.local/redirected", &dir);
-        Self { dir, program, alone, recorder }
+        Self { dir, program, alone, recorder, evil: AtomicUsize::new(0) }
     }
 
     /// The certificates of all hosts.
@@ -129,7 +131,8 @@ impl World {
     pub fn tokens_at_evil_hosts(&self) -> usize {
         let seen = self.recorder.seen("ghs_");
         let evil = seen.iter().filter(|(host, _)| EVIL.iter().any(|evil| host.ends_with(evil)));
-        evil.map(|(_, seen)| seen.with).sum()
+        let more: usize = evil.map(|(_, seen)| seen.with).sum();
+        self.evil.fetch_add(more, Ordering::Relaxed) + more
     }
 }
 
@@ -251,7 +254,7 @@ impl<'a> Scene<'a> {
         // By then all threads and connections are there.
         std::thread::sleep(secs(2));
         scene.before = Resources::of(scene.supervisor());
-        scene.started = scene.traps.touched();
+        scene.started = scene.touched();
         scene
     }
 
@@ -294,8 +297,20 @@ impl<'a> Scene<'a> {
         run(command, self.dir(), limit)
     }
 
+    /// What of the agent's root has run or written since the last call.
+    fn touched(&self) -> Option<String> {
+        let touched = self.traps.touched();
+        if touched.is_some() {
+            self.traps.own_all();
+        }
+        touched
+    }
+
     /// How long an attack goes on.
     pub fn span(&self, random: &mut StdRng) -> Duration {
+        if self.world.alone {
+            return LIFE + secs(2);
+        }
         if self.long { millis(random.random_range(300..3000)) } else { millis(250) }
     }
 
@@ -394,7 +409,7 @@ impl<'a> Scene<'a> {
         }
         self.front.answer_with(None);
         self.demo.faults().heal();
-        if let Some(touched) = self.traps.touched() {
+        if let Some(touched) = self.touched() {
             self.runs_as_root += 1;
             self.tell(attack.name(), &touched);
         }

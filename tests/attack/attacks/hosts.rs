@@ -59,6 +59,7 @@ const WAYS: &[(&str, &[&str])] = &[
 
 /// Through the shim, for the Enterprise server that the tokens are for.
 fn gh(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
+    let before = scene.world.tokens_at_evil_hosts();
     let bin = scene.dir().folder("bin");
     let program = scene.world.program.to_str().unwrap();
     if !bin.join("gh").exists() {
@@ -84,6 +85,6 @@ fn gh(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
         );
         scene.agent.run(&line, &scene.variables(random), PROGRAM)?;
     }
-    // What came to the hosts is counted at the end.
-    Ok(())
+    let evil = scene.world.tokens_at_evil_hosts();
+    if evil == before { Ok(()) } else { Err(format!("{evil} tokens came to evil hosts")) }
 }

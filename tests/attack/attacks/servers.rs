@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use super::{Attack, boxed};
 use crate::platform::Answers;
-use crate::scene::Scene;
+use crate::scene::{LIFE, Scene};
 use crate::support::millis;
 use crate::support::server::bearer;
 
@@ -37,11 +37,22 @@ impl Attack for Faulty {
     fn run(&self, scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
         scene.demo.faults().stick(Service::Platform, Some(self.1));
         ask_it(scene, random);
+        if is_about_time(self.1) {
+            // What is taken to live for too long must have the time to die.
+            sleep(LIFE);
+        }
         if scene.demo.strays().with_credential() > 0 {
             return Err("the bearer was sent to another origin".to_owned());
         }
         Ok(())
     }
+}
+
+fn is_about_time(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::DateOff(_) | Fault::TwoDates(_) | Fault::NoDate | Fault::Age(_) | Fault::Repeat
+    )
 }
 
 /// Opens must wait for it, or are served a token that is there.
