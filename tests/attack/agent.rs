@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::scene::SEARCH_PATH;
+use crate::server::SEARCH_PATH;
 use crate::support::dir::TestDir;
 use crate::support::process::ORDINARY;
 use crate::timeline::boot;
@@ -66,9 +66,9 @@ impl Agent {
         let number = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         let place = |name: &str| self.folder.join(format!("{number}{name}"));
         fs::write(place(".py"), format!("from agent import *\n{program}")).expect("a program");
-        let variables: String =
-            variables.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
-        let line = format!("PATH={SEARCH_PATH}\n{variables}exec python3 -B ./{number}.py\n");
+        let exports = variables.iter().map(|(name, value)| format!("export {name}='{value}'"));
+        let exports = exports.collect::<Vec<_>>().join("\n");
+        let line = format!("PATH={SEARCH_PATH}\n{exports}\nexec python3 -B ./{number}.py\n");
         fs::write(place(""), line).expect("a job");
         (&self.fifo).write_all(format!("{number}\n").as_bytes()).expect("the agent is told");
         let end = boot() + limit;

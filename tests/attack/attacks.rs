@@ -83,7 +83,7 @@ impl Attack for Program {
 struct Act {
     name: &'static str,
     forms: &'static [Form],
-    act: fn(&Scene<'_>, &mut StdRng) -> Result<(), String>,
+    run: fn(&Scene<'_>, &mut StdRng) -> Result<(), String>,
 }
 
 impl Attack for Act {
@@ -96,7 +96,7 @@ impl Attack for Act {
     }
 
     fn run(&self, scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
-        (self.act)(scene, random)
+        (self.run)(scene, random)
     }
 }
 

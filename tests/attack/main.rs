@@ -26,7 +26,9 @@ mod platform;
 mod readers;
 mod resources;
 mod scene;
+mod server;
 mod timeline;
+mod world;
 
 #[path = "../foreign/hung.rs"]
 mod hung;
@@ -47,12 +49,13 @@ use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
 use attacks::Attack;
-use scene::{Form, Scene, World};
+use scene::{Form, Scene};
 use support::daemon::PROGRAM;
 use support::limit::each;
 use support::namespace::sandboxed;
 use support::secs;
 use timeline::boot;
+use world::World;
 
 /// The order of the short form.
 const SEED: u64 = 1;
@@ -103,11 +106,11 @@ fn no_attack_delays_an_open_serves_a_dead_token_or_ends_the_daemon() {
         let world = World::new(wanted.program.clone(), wanted.alone);
         let results = Mutex::new(serde_json::Map::new());
         // In the short form the attacks are shared out among daemons, which mostly wait.
-        let of = if wanted.time.is_some() { 1 } else { PARTS };
-        let parts: Vec<_> = Form::ALL
-            .into_iter()
-            .flat_map(|form| (1..=of).map(move |number| Part { form, number, of }))
-            .collect();
+        let parts = Form::ALL.into_iter().flat_map(|form| {
+            let of = if wanted.time.is_some() { 1 } else { parts_of(form) };
+            (1..=of).map(move |number| Part { form, number, of })
+        });
+        let parts: Vec<_> = parts.collect();
         each(
             &parts,
             |part| part.to_string(),
@@ -153,8 +156,10 @@ struct Part {
     of: usize,
 }
 
-/// How many daemons of each form the short form attacks.
-const PARTS: usize = 3;
+/// How many daemons of a form the short form attacks: as many in all as [`each`] has side by side.
+fn parts_of(form: Form) -> usize {
+    if form == Form::Files { 2 } else { 3 }
+}
 
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -209,7 +214,6 @@ fn play_alone(world: &World, part: Part, wanted: &Wanted) -> Value {
     let (mut hurt, mut harm, mut made) = (Vec::new(), Vec::new(), 0);
     let mut judge = |name: &str, figures: &Value| {
         let told = figures["harm"].as_array().unwrap();
-        println!("{part}: {name}: {}", if told.is_empty() { "harmless" } else { "HURTS" });
         if !told.is_empty() {
             hurt.push(name.to_owned());
         }

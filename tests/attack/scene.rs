@@ -7,13 +7,11 @@ use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use molecule_tokenfs::demo::ledger::Verdict;
 use molecule_tokenfs::demo::{Demo, Setup};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::Rng as _;
@@ -26,17 +24,16 @@ use crate::judge;
 use crate::log::Log;
 use crate::platform::{Front, ROOTS_SECRET};
 use crate::readers::Readers;
-use crate::recorder::Recorder;
 use crate::resources::{Resources, workers};
-use crate::support::container::{Container, own_root};
-use crate::support::daemon::Daemon;
+use crate::server::{Server, enterer, outside, start};
 use crate::support::dir::TestDir;
 use crate::support::limit::Adopt;
 use crate::support::opens::as_user;
-use crate::support::process::{Finished, ORDINARY, Process, User, command, run};
+use crate::support::process::{Finished, ORDINARY, run};
 use crate::support::traps::Traps;
 use crate::support::{eventually, millis, secs};
 use crate::timeline::{Timeline, boot};
+use crate::world::World;
 
 /// How long an open waits.
 pub const DEADLINE: Duration = secs(3);
@@ -47,9 +44,9 @@ pub const MIN_LIFE: Duration = millis(300);
 pub const GROUP: u32 = 2000;
 pub const MEMBER: u32 = 1001;
 pub const STRANGER: u32 = 1002;
-/// By when a token is served again after an attack has ended. A failure that is permanent ends when
-/// the bearer is written again, which ends every attack.
-const RECOVERED: Duration = secs(20);
+/// By when a token is served again after an attack has ended: a failure may be retried after 30 seconds
+/// only (docs/FRESHNESS.md), though whoever writes to `refresh` need not wait for that.
+const RECOVERED: Duration = secs(45);
 /// By when the daemon has given back what it took.
 const SETTLED: Duration = secs(20);
 
@@ -83,64 +80,6 @@ impl fmt::Display for Form {
 
 /// What is done to each daemon at last.
 const LOG_IS_GONE: &str = "the log's reader is gone";
-
-/// Hosts of an attacker.
-pub const EVIL: [&str; 3] = ["evil.local", "evil.ghe.com", "github.localhost"];
-const NAMES: &[&str] = &[
-    "github.com",
-    "api.github.com",
-    "ghe.example.com",
-    "evil.local",
-    "api.evil.local",
-    "evil.ghe.com",
-    "api.evil.ghe.com",
-    "github.localhost",
-    "api.github.localhost",
-];
-
-/// What all daemons share: a root, a network in which every host notes what it is sent, and the program.
-pub struct World {
-    pub dir: TestDir,
-    pub program: PathBuf,
-    /// Each attack has a daemon of its own.
-    alone: bool,
-    recorder: Recorder,
-    evil: AtomicUsize,
-}
-
-impl World {
-    /// Call it in `sandboxed` only.
-    pub fn new(program: PathBuf, alone: bool) -> Self {
-        let dir = TestDir::new();
-        own_root(&dir);
-        let none = None::<&str>;
-        mount(none, "/dev/shm", Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).unwrap();
-        let control = dir.folder("fusectl");
-        mount(none, &control, Some("fusectl"), MsFlags::empty(), none).unwrap();
-        let recorder = Recorder::start(NAMES, "https://evil.local/redirected", &dir);
-        Self { dir, program, alone, recorder, evil: AtomicUsize::new(0) }
-    }
-
-    /// The certificates of all hosts.
-    pub fn certificates(&self) -> PathBuf {
-        self.recorder.certificates()
-    }
-
-    /// Requests with a token of ours that came to a host that has no business with it. gh itself takes
-    /// tenants and the mock for GitHub (see docs/SECURITY.md) and is not asked about them.
-    pub fn tokens_at_evil_hosts(&self) -> usize {
-        let seen = self.recorder.seen("ghs_");
-        let evil = seen.iter().filter(|(host, _)| EVIL.iter().any(|evil| host.ends_with(evil)));
-        let more: usize = evil.map(|(_, seen)| seen.with).sum();
-        self.evil.fetch_add(more, Ordering::Relaxed) + more
-    }
-}
-
-/// Who serves.
-enum Server {
-    Daemon(Daemon, #[expect(dead_code, reason = "it is ended with the daemon")] Process),
-    Container(Container),
-}
 
 /// See the module.
 pub struct Scene<'a> {
@@ -190,31 +129,11 @@ impl<'a> Scene<'a> {
         register(&demo, dir);
         let bearer = fs::read_to_string(dir.join("configs/.auth_token")).unwrap();
         let agent = Agent::prepare(dir);
-        let (log, errors) = if form == Form::FirstProcess { Log::pipe() } else { Log::terminal() };
-        let server = if form == Form::FirstProcess {
-            let mut command = first_process(world, &traps, &agent);
-            command.env("PLATFORM_URL", front.url());
-            command.env("WORKSPACE_ID", &demo.address().workspace_id);
-            Server::Container(Container::start_to(dir, &command, errors))
-        } else {
-            let mut builder = Daemon::of_copy(dir, &world.program)
-                .log_level("debug")
-                .args(SETTINGS)
-                .change(|command| {
-                    traps.inside(command);
-                })
-                .env("PLATFORM_URL", front.url())
-                .env("WORKSPACE_ID", &demo.address().workspace_id);
-            if form == Form::Files {
-                builder = builder.args(["--backend", "files"]);
-            }
-            let shared = errors.try_clone().unwrap();
-            let daemon = builder.start_to(errors);
-            let words = agent.command();
-            let mut shell = command(&words[0], User::Number(ORDINARY));
-            shell.args(&words[1..]);
-            Server::Daemon(daemon, Process::start_to(shell, "agent-shell", dir, shared))
-        };
+        let (reader, errors) =
+            if form == Form::FirstProcess { Log::pipe() } else { Log::terminal() };
+        let platform =
+            [("PLATFORM_URL", front.url()), ("WORKSPACE_ID", demo.address().workspace_id.as_str())];
+        let server = start(world, form, &traps, &agent, &platform, errors);
         let enter = enterer(&server);
         let mountpoint = dir.join("token");
         let mut paths = vec![(ORDINARY, ORDINARY, "token"), (MEMBER, GROUP, "token")];
@@ -234,7 +153,7 @@ impl<'a> Scene<'a> {
             user,
             demo,
             front,
-            log,
+            log: reader,
             agent,
             long,
             server,
@@ -392,12 +311,6 @@ impl<'a> Scene<'a> {
 
     /// Lets an attack go on, takes back what it did, and looks whether the daemon serves as before.
     pub fn suffer(&mut self, attack: &dyn Attack, random: &mut StdRng) {
-        let start = boot();
-        self.make(attack, random);
-        println!("{}: {}: {:.1?}", self.form, attack.name(), boot().saturating_sub(start));
-    }
-
-    fn make(&mut self, attack: &dyn Attack, random: &mut StdRng) {
         self.timeline.begin(attack.name());
         let outcome = catch_unwind(AssertUnwindSafe(|| attack.run(self, random)));
         let outcome = outcome.unwrap_or_else(|panic| {
@@ -424,13 +337,14 @@ impl<'a> Scene<'a> {
         let end = boot() + RECOVERED;
         let mut last = "an open hangs".to_owned();
         while boot() < end {
+            self.refresh();
             match self.read() {
                 Some(Ok(token)) if self.demo.ledger().verdict(&token) == Verdict::Live => return,
                 Some(Ok(_)) => "a dead token".clone_into(&mut last),
                 Some(Err(error)) => last = error.to_string(),
                 None => {}
             }
-            std::thread::sleep(millis(20));
+            std::thread::sleep(millis(200));
         }
         self.tell(attack.name(), &format!("no token {RECOVERED:?} after its end: {last}"));
         self.over = true;
@@ -573,34 +487,6 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// How each daemon is set.
-const SETTINGS: [&str; 14] = [
-    "--open-timeout",
-    "3s",
-    "--request-timeout",
-    "2s",
-    "--min-life",
-    "300ms",
-    "--group",
-    "2000",
-    "--mode",
-    "0440",
-    "--host",
-    "ghe.example.com",
-    "--host",
-    "github.com",
-];
-
-/// `run` with the agent's shell as its command.
-fn first_process(world: &World, traps: &Traps, agent: &Agent) -> Command {
-    let mut inner = command(&world.program, User::Own);
-    inner.args(["run", "--user", &ORDINARY.to_string(), "--log-level", "debug", "--mountpoint"]);
-    inner.arg(traps.dir.join("token")).args(SETTINGS).arg("--").args(agent.command());
-    traps.inside(&mut inner);
-    inner.env("CONFIGS_DIR", traps.dir.join("configs"));
-    inner
-}
-
 /// The workspace registers: the directory and what is in it are the agent's, whatever was there.
 fn register(demo: &Demo, dir: &TestDir) {
     let configs = dir.folder("configs");
@@ -617,34 +503,5 @@ fn register(demo: &Demo, dir: &TestDir) {
     let bearer = demo.register(&configs).expect("the workspace registers");
     for path in [configs, bearer] {
         lchown(path, Some(ORDINARY), Some(ORDINARY)).expect("chown");
-    }
-}
-
-fn outside(server: &Server, mountpoint: &Path) -> PathBuf {
-    match server {
-        Server::Daemon(..) => mountpoint.to_owned(),
-        Server::Container(container) => {
-            let root = PathBuf::from(format!("/proc/{}/root", container.first));
-            root.join(mountpoint.strip_prefix("/").expect("a whole path"))
-        }
-    }
-}
-
-/// Where everybody finds programs: the first of root's own may be shut to others.
-pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-
-/// Gives commands in the namespaces of a server.
-fn enterer(server: &Server) -> impl Fn(&[&str]) -> Command + '_ {
-    move |words| {
-        let mut command = match server {
-            Server::Container(container) => container.enter(words),
-            Server::Daemon(..) => {
-                let mut here = command(words[0], User::Own);
-                here.args(&words[1..]);
-                here
-            }
-        };
-        command.env("PATH", SEARCH_PATH);
-        command
     }
 }

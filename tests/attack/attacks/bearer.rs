@@ -19,7 +19,10 @@ use crate::support::opens::as_user;
 use crate::timeline::boot;
 
 /// Something in the bearer's place; it gets a path beside that.
-struct Instead(&'static str, fn(&Path) -> io::Result<()>);
+struct Instead(&'static str, Make);
+
+/// Makes something at a path.
+type Make = fn(&Path) -> io::Result<()>;
 
 impl Attack for Instead {
     fn name(&self) -> &str {
@@ -42,19 +45,32 @@ pub fn all() -> Vec<Box<dyn Attack>> {
         Act {
             name: "links and files take turns in the bearer's place",
             forms: &Form::ALL,
-            act: turns,
+            run: |scene, random| {
+                turns(scene, random);
+                Ok(())
+            },
         },
         Act {
             name: "the configs directory is shut, emptied, and opened",
             forms: &Form::ALL,
-            act: shut,
+            run: |scene, random| {
+                shut(scene, random);
+                Ok(())
+            },
         },
-        Act { name: "the configs directory hangs", forms: &Form::HERE, act: hang },
+        Act {
+            name: "the configs directory hangs",
+            forms: &Form::HERE,
+            run: |scene, random| {
+                hang(scene, random);
+                Ok(())
+            },
+        },
     ]));
     all
 }
 
-const INSTEAD: &[(&str, fn(&Path) -> io::Result<()>)] = &[
+const INSTEAD: &[(&str, Make)] = &[
     ("a link to the mount's own token", |at| symlink(mount(at, "token"), at)),
     ("a link to the mount's own live token", |at| symlink(mount(at, "live/token"), at)),
     ("a link to the mount's own status", |at| symlink(mount(at, "status.json"), at)),
@@ -81,7 +97,7 @@ const INSTEAD: &[(&str, fn(&Path) -> io::Result<()>)] = &[
     ("an empty file", |at| fs::write(at, "")),
     ("a file that its owner may not read", |at| {
         fs::write(at, "a-bearer")?;
-        fs::set_permissions(at, Permissions::from_mode(0))
+        fs::set_permissions(at, Permissions::from_mode(0o0))
     }),
     ("a bearer with a header in it", |at| fs::write(at, "a\r\nHost: evil.local\r\n\r\nGET / b")),
     ("a bearer of other bytes than text", |at| fs::write(at, b"\0\xff\x80abc")),
@@ -94,31 +110,29 @@ fn mount(at: &Path, name: &str) -> PathBuf {
 }
 
 /// Faster than anybody can look.
-fn turns(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
+fn turns(scene: &Scene<'_>, random: &mut StdRng) {
     let (end, place) = (boot() + scene.span(random), scene.bearer_file());
     let good = fs::read(&place).expect("the bearer");
-    let makes: [&(dyn Fn(&Path) -> io::Result<()> + Sync); 5] = [
-        &|at| fs::write(at, &good),
-        &|at| symlink("../secret", at),
-        &|at| Ok(mkfifo(at, Mode::S_IRWXU)?),
-        &|at| symlink(mount(at, "token"), at),
-        &|at| fs::write(at, &good),
+    // The good one comes between any two.
+    let makes: [Make; 3] = [
+        |at| symlink("../secret", at),
+        |at| Ok(mkfifo(at, Mode::S_IRWXU)?),
+        |at| symlink(mount(at, "token"), at),
     ];
     scene.refresh();
     as_user(|| {
         let new = place.with_file_name(".new");
-        for make in makes.iter().cycle() {
-            make(&new).expect("something new");
-            fs::rename(&new, &place).expect("a rename");
-            if boot() > end {
-                break;
+        for make in makes.iter().cycle().take_while(|_| boot() < end) {
+            for bad in [true, false] {
+                let made = if bad { make(&new) } else { fs::write(&new, &good) };
+                made.expect("something new");
+                fs::rename(&new, &place).expect("a rename");
             }
         }
     });
-    Ok(())
 }
 
-fn shut(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
+fn shut(scene: &Scene<'_>, random: &mut StdRng) {
     let (end, configs) = (boot() + scene.span(random), scene.configs());
     scene.reject();
     as_user(|| {
@@ -130,15 +144,13 @@ fn shut(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
             }
         }
     });
-    Ok(())
 }
 
 /// A file system of the agent's that answers nobody lies over the directory.
-fn hang(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
+fn hang(scene: &Scene<'_>, random: &mut StdRng) {
     let hung = Hung::over(&scene.configs());
     scene.reject();
     scene.refresh();
     sleep(scene.span(random));
     drop(hung);
-    Ok(())
 }

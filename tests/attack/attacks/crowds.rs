@@ -9,11 +9,11 @@ use molecule_tokenfs::connection::kernel::Kernel;
 
 pub fn all() -> Vec<Box<dyn Attack>> {
     let mut all =
-        vec![Act { name: "more opens wait than the daemon keeps", forms: &Form::FUSE, act: crowd }];
+        vec![Act { name: "more opens wait than the daemon keeps", forms: &Form::FUSE, run: crowd }];
     // From then on a process namespace has a limit of its own.
     if Kernel::running() >= Kernel(6, 14) {
         let name = "no process can be started";
-        all.push(Act { name, forms: &[Form::FirstProcess], act: no_process });
+        all.push(Act { name, forms: &[Form::FirstProcess], run: no_process });
     }
     boxed(all)
 }
@@ -56,7 +56,7 @@ fn crowd(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
 }
 
 /// The agent takes every process id that the container has.
-const FORK: &str = r#"
+const FORK: &str = r"
 children = []
 while len(children) < 2000:
     try:
@@ -76,7 +76,7 @@ for child in children:
 for child in children:
     os.waitpid(child, 0)
 done(start)
-"#;
+";
 
 fn no_process(scene: &Scene<'_>, random: &mut StdRng) -> Result<(), String> {
     let limit = |number: &str| {

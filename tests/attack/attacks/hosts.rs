@@ -9,7 +9,7 @@ use crate::scene::{Form, Scene};
 pub fn all() -> Vec<Box<dyn Attack>> {
     let mut all =
         boxed([Program { name: "git asks for evil hosts", forms: &Form::ALL, text: GIT }]);
-    all.extend(boxed([Act { name: "gh talks to an evil host", forms: &Form::ALL, act: gh }]));
+    all.extend(boxed([Act { name: "gh talks to an evil host", forms: &Form::ALL, run: gh }]));
     all
 }
 

@@ -7,8 +7,8 @@ use crate::scene::{Form, Scene};
 
 pub fn all() -> Vec<Box<dyn Attack>> {
     boxed([
-        Act { name: "a log that is full and that nobody reads", forms: &Form::ALL, act: fill },
-        Act { name: "a terminal whose output is stopped", forms: &Form::HERE, act: stop },
+        Act { name: "a log that is full and that nobody reads", forms: &Form::ALL, run: fill },
+        Act { name: "a terminal whose output is stopped", forms: &Form::HERE, run: stop },
     ])
 }
 

@@ -19,9 +19,9 @@ pub fn all() -> Vec<Box<dyn Attack>> {
         Act {
             name: "the parent of a mountpoint is exchanged",
             forms: &[Form::Mounted],
-            act: exchange,
+            run: exchange,
         },
-        Act { name: "a link of the agent's where root mounts", forms: &[Form::Mounted], act: link },
+        Act { name: "a link of the agent's where root mounts", forms: &[Form::Mounted], run: link },
     ])
 }
 

@@ -19,7 +19,7 @@ pub fn all() -> Vec<Box<dyn Attack>> {
         },
     ]);
     let name = "a setuid program against the first process";
-    all.extend(boxed([Act { name, forms: &[Form::FirstProcess], act: sudo }]));
+    all.extend(boxed([Act { name, forms: &[Form::FirstProcess], run: sudo }]));
     all
 }
 

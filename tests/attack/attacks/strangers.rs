@@ -7,8 +7,8 @@ use crate::scene::{Form, GROUP, MEMBER, STRANGER, Scene};
 
 pub fn all() -> Vec<Box<dyn Attack>> {
     boxed([
-        Act { name: "a stranger looks at everything", forms: &Form::ALL, act: stranger },
-        Act { name: "a member of the group rejects tokens", forms: &Form::ALL, act: member },
+        Act { name: "a stranger looks at everything", forms: &Form::ALL, run: stranger },
+        Act { name: "a member of the group rejects tokens", forms: &Form::ALL, run: member },
     ])
 }
 

@@ -12,7 +12,7 @@ pub fn all() -> Vec<Box<dyn Attack>> {
     boxed([Act {
         name: "the command types into the shell that called run",
         forms: &Form::HERE,
-        act: types,
+        run: types,
     }])
 }
 
