@@ -48,7 +48,8 @@ impl Readers {
     }
 
     /// Ends them, and gives what each saw; of one that does not end, that its last open hangs.
-    pub fn finish(mut self, patience: Duration) -> Vec<Open> {
+    /// `abort` frees those that cannot be killed.
+    pub fn finish(mut self, patience: Duration, abort: impl Fn()) -> Vec<Open> {
         std::fs::write(&self.stop, "").expect("a file");
         let (asked, end) = (boot(), boot() + patience);
         let mut opens = Vec::new();
@@ -58,6 +59,7 @@ impl Readers {
             }
             if process.ended().is_none() {
                 process.signal(Signal::SIGKILL);
+                abort();
                 opens.push(Open { start: asked, end: boot(), what: "hangs".to_owned() });
             }
             let said = process.stdout();

@@ -415,7 +415,7 @@ impl<'a> Scene<'a> {
 
     fn close(mut self) -> Value {
         let readers = std::mem::replace(&mut self.readers, Readers::none());
-        let opens = readers.finish(DEADLINE + judge::GRACE);
+        let opens = readers.finish(DEADLINE + judge::GRACE, || self.abort());
         self.abort();
         let tokens = self.demo.ledger().report().tokens;
         let verdict = judge::judge(&tokens, &opens, self.form, &self.timeline);
