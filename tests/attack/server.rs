@@ -19,13 +19,11 @@ pub enum Server {
 }
 
 /// How each daemon is set.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 12] = [
     "--open-timeout",
     "3s",
     "--request-timeout",
     "2s",
-    "--min-life",
-    "300ms",
     "--group",
     "2000",
     "--mode",
@@ -52,6 +50,7 @@ pub fn start(
         return Server::Container(Container::start_to(dir, &command, errors));
     }
     let mut builder = Daemon::of_copy(dir, &world.program).log_level("debug").args(SETTINGS);
+    builder = builder.arg_pair("--min-life", min_life(form));
     builder = builder.change(|command| {
         traps.inside(command);
         command.envs(platform.iter().copied());
@@ -67,11 +66,17 @@ pub fn start(
     Server::Daemon(daemon, Process::start_to(shell, "agent-shell", dir, shared))
 }
 
+/// Nobody judges the open of a file: a timer must take it away in time, also where the machine is busy.
+fn min_life(form: Form) -> &'static str {
+    if form == Form::Files { "1s" } else { "300ms" }
+}
+
 /// `run` with the agent's shell as its command.
 fn first_process(world: &World, traps: &Traps, agent: &Agent) -> Command {
     let mut inner = command(&world.program, User::Own);
     inner.args(["run", "--user", &ORDINARY.to_string(), "--log-level", "debug", "--mountpoint"]);
-    inner.arg(traps.dir.join("token")).args(SETTINGS).arg("--").args(agent.command());
+    inner.arg(traps.dir.join("token")).args(SETTINGS);
+    inner.args(["--min-life", min_life(Form::FirstProcess)]).arg("--").args(agent.command());
     traps.inside(&mut inner);
     inner.env("CONFIGS_DIR", traps.dir.join("configs"));
     inner
