@@ -66,11 +66,15 @@ fn too_many(workspace: &Workspace) {
 }
 
 pub fn check(section: &mut Section) {
-    section.says("No source configured: `ENOKEY`, at once.", || {
-        let dir = TestDir::new();
-        let unconfigured = Daemon::at(&dir).args(patient()).start();
-        assert_eq!(fails(fs::read(unconfigured.path("token"))), Errno::ENOKEY);
-    });
+    section.says(
+        "No bearer, as before a workspace has registered, and no token in the environment: `ENOKEY`, \
+         once no other try comes before the deadline.",
+        || {
+            let dir = TestDir::new();
+            let unregistered = Daemon::at(&dir).args(deadline(secs(1))).start();
+            assert_eq!(fails(fs::read(unregistered.path("token"))), Errno::ENOKEY);
+        },
+    );
     section.says(
         "A source that fails, and none that ever gave a token: `ENOKEY`, once no other try comes \
          before the deadline.",
