@@ -91,6 +91,18 @@ fn the_oldest_rust_and_the_version_are_the_same_everywhere() {
 }
 
 #[test]
+fn contributing_says_what_each_test_target_is_for() {
+    let text = fs::read_to_string(root().join("docs/CONTRIBUTING.md")).unwrap();
+    let targets = in_first_cells(&text);
+    for entry in fs::read_dir(root().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_target = path.extension().is_some() || path.join("main.rs").exists();
+        assert!(!is_target || targets.contains(&name), "CONTRIBUTING.md does not list {name}");
+    }
+}
+
+#[test]
 fn the_picture_of_the_floors_names_every_module() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let (lib, picture) = (read("src/lib.rs"), read("docs/ARCHITECTURE.md"));
