@@ -80,6 +80,7 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
     let sources = setup.sources.into_iter().map(metered).collect();
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let is_delayed = !setup.windows.initial_delay.is_zero();
+    let open_timeout = setup.windows.open_timeout;
     let windows = Windows { prefetch: true, idle: Duration::MAX, ..setup.windows };
     // Nothing outlives this process.
     let store = Arc::new(MemoryStore::default());
@@ -115,8 +116,10 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
         runtime.block_on(async {
             let engine = tokio::spawn(engine.run());
             if !is_delayed {
-                // Somebody always asks: that is what files are there for.
-                drop(token.token(None, now.boot).await);
+                // Somebody always asks: that is what files are there for. It is as patient as an open, so
+                // that the first source has its time to answer.
+                let (token, deadline) = (token.clone(), now.boot.saturating_add(open_timeout));
+                tokio::spawn(async move { drop(token.token(None, deadline).await) });
             }
             keeper.run(&token, &*clock, &*timer, stopped).await;
             engine.abort();

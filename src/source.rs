@@ -97,6 +97,13 @@ pub trait Source: Send + Sync + 'static {
         true
     }
 
+    /// Whether its only token is an installation token from before the start, which nobody renews. Once
+    /// an earlier source of the chain gave a token, this one is older than that, and is not served any
+    /// more.
+    fn is_stopgap(&self) -> bool {
+        false
+    }
+
     /// How far the clock of whoever answers was ahead of this machine's wall clock at the last
     /// answer, in seconds, to a second or two; negative where it was behind. It explains to people
     /// what the engine makes of the clocks.

@@ -172,6 +172,10 @@ impl Source for Metered {
         self.source.can_replace_rejected()
     }
 
+    fn is_stopgap(&self) -> bool {
+        self.source.is_stopgap()
+    }
+
     fn clock_ahead(&self) -> Option<i64> {
         self.source.clock_ahead()
     }

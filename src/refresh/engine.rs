@@ -80,6 +80,7 @@ impl Engine {
                 .map(|source| SourceRules {
                     max_life: source.max_life(),
                     rejection_is_final: !source.can_replace_rejected(),
+                    is_stopgap: source.is_stopgap(),
                 })
                 .collect(),
         });

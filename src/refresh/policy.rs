@@ -294,6 +294,8 @@ impl Policy {
         state.in_flight = false;
         match answer {
             Answer::Failed { kind, retry_after } => self.fail(source, kind, retry_after, now, rng),
+            // An earlier source was faster.
+            Answer::Token { .. } if self.is_outdated(source) => Decision::default(),
             Answer::Token { fingerprint, issued, term } => {
                 let life = self.judge_term(source, fingerprint, term, &issued, now);
                 let offer = Held { fingerprint, source, issued, life };

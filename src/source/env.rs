@@ -79,7 +79,7 @@ impl Env {
         };
         let now = self.clock.now();
         let life = self.config.assumed_life;
-        let issued = if secret.expose().starts_with(INSTALLATION_PREFIX) {
+        let issued = if self.is_stopgap() {
             if now.elapsed_since(&self.start) >= life {
                 return Err(FetchError::new(
                     NAME,
@@ -106,6 +106,11 @@ impl Source for Env {
 
     fn can_replace_rejected(&self) -> bool {
         false
+    }
+
+    fn is_stopgap(&self) -> bool {
+        let token = self.config.token.as_ref();
+        token.is_some_and(|token| token.expose().starts_with(INSTALLATION_PREFIX))
     }
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
@@ -148,6 +153,7 @@ mod tests {
     #[tokio::test]
     async fn an_installation_token_counts_from_the_start_and_is_never_renewed() {
         let (env, clock) = env(Some("ghs_injected"));
+        assert!(env.is_stopgap());
         let start = clock.now();
         clock.advance(MINUTE * 59);
         let fetched = env.fetch().await.unwrap();
@@ -164,6 +170,7 @@ mod tests {
     async fn a_token_of_the_users_own_is_renewed_at_each_fetch() {
         for own in ["ghp_a", "github_pat_a", "gho_a", "ghu_a", "0123456789abcdef"] {
             let (env, clock) = env(Some(own));
+            assert!(!env.is_stopgap(), "{own}");
             clock.advance(MINUTE * 600);
             assert_eq!(env.fetch().await.unwrap().issued, clock.now(), "{own}");
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use molecule_tokenfs::demo::Setup;
+use molecule_tokenfs::demo::{Demo, Setup};
 use molecule_tokenfs::demo::faults::{Fault, Service};
 use molecule_tokenfs::demo::ledger::Verdict;
 use molecule_tokenfs::secret::Secret;
@@ -201,5 +201,28 @@ fn the_files_are_for_their_owner_and_the_directory_for_nobody_to_write() {
             fs::read_link(workspace.daemon.mountpoint()).unwrap().parent(),
             Some(Path::new(MEMORY))
         );
+    });
+}
+
+#[test]
+fn the_environments_token_is_not_shown_while_the_platform_takes_a_second() {
+    sandboxed(secs(40), || {
+        let dir = TestDir::new();
+        without_fuse(&dir);
+        let demo = Demo::start(Setup::default()).unwrap();
+        demo.register(&dir.join("configs")).unwrap();
+        demo.faults().stick(Service::Platform, Some(Fault::Slow(secs(1))));
+        let daemon = Daemon::at(&dir)
+            .env("PLATFORM_URL", demo.url())
+            .env("WORKSPACE_ID", &demo.address().workspace_id)
+            .env("GITHUB_TOKEN", "ghs_fromBeforeTheStart")
+            .start();
+        let first = eventually("a token", secs(10), || read(&daemon.path("token")));
+        assert_ne!(String::from_utf8_lossy(&first), "ghs_fromBeforeTheStart");
+        // The pages come after the views.
+        eventually("the platform's token", secs(5), || {
+            let status = fs::read_to_string(daemon.path("status.json")).unwrap();
+            status.contains("\"source\": \"platform\"").then_some(())
+        });
     });
 }

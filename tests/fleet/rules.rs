@@ -76,8 +76,8 @@ pub trait Rule: Sized {
 pub struct Tokenfs(Policy);
 
 static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
-    let platform =
-        SourceRules { max_life: Some(Duration::from_hours(1)), rejection_is_final: false };
+    let max_life = Some(Duration::from_hours(1));
+    let platform = SourceRules { max_life, ..SourceRules::default() };
     Arc::new(Rules { windows: Windows::default(), sources: vec![platform] })
 });
 

@@ -97,6 +97,10 @@ pub struct Model {
     /// The last rejection of each source's token, and when it was.
     rejections: [Option<Rejection>; 2],
     env: EnvPace,
+    /// The environment's installation token, which is older than any that the platform gives.
+    pub stopgap: Option<Fingerprint>,
+    /// True time at which the platform's first token was in hand.
+    given: Option<Duration>,
     /// The token in hand came more than once.
     came_again: bool,
     /// An engine was restarted since, and what it had learnt of the token by that is lost, unless it
@@ -129,6 +133,8 @@ impl Model {
             misled: false,
             rejections: [None; 2],
             env: EnvPace::default(),
+            stopgap: None,
+            given: None,
             came_again: false,
             blurred: false,
             moved: now.boot,
@@ -177,6 +183,9 @@ impl Model {
         let Some(entry) = self.ledger.get(&fingerprint) else {
             return Err("served what nobody issued".to_owned());
         };
+        if self.stopgap == Some(fingerprint) && self.has_given(truth) {
+            return Err("served a token of the environment that the platform's outdate".to_owned());
+        }
         for (source, rejection) in self.rejections.iter().enumerate() {
             if rejection.is_some_and(|rejection| {
                 rejection.fingerprint == fingerprint
@@ -265,6 +274,11 @@ impl Model {
             .is_some_and(|(hand, rejection)| rejection.withholds(hand.source, user, now, slack))
     }
 
+    /// Whether the platform gave a token, and the engine had time to notice.
+    fn has_given(&self, truth: Duration) -> bool {
+        self.given.is_some_and(|given| truth > given + SLACK)
+    }
+
     // === requests ===
 
     /// A source is asked.
@@ -284,6 +298,9 @@ impl Model {
         }
         if now.boot < self.env.not_before && !self.blurred {
             return Err("the environment was asked too early".to_owned());
+        }
+        if self.stopgap.is_some() && self.has_given(truth) {
+            return Err("the environment was asked for an outdated token".to_owned());
         }
         let settled = |hand: &Hand| hand.source == PLATFORM && truth > hand.since + SLACK;
         let better = self.hand.as_ref().is_some_and(settled);
@@ -344,6 +361,9 @@ impl Model {
         };
         let offer = Hand { fingerprint, source, issued, life: judged, since: truth };
         self.offered(offer, reckoned.is_some(), trusted, now);
+        if self.hand.as_ref().is_some_and(|hand| hand.source == PLATFORM) {
+            self.given.get_or_insert(truth);
+        }
         reckoned
     }
 

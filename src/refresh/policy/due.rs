@@ -207,7 +207,7 @@ impl Policy {
     /// When the next fetch from this source is due, as things stand.
     pub(super) fn due(&self, source: usize, now: &Now) -> Option<Duration> {
         let state = self.sources.get(source)?;
-        if state.in_flight || !self.active(now) {
+        if state.in_flight || !self.active(now) || self.is_outdated(source) {
             return None;
         }
         let usable = self.usable(now);
@@ -273,6 +273,12 @@ impl Policy {
             .filter_map(|state| state.rejection.as_deref())
             .find(|rejection| rejection.fingerprint == offer.fingerprint)
             .copied()
+    }
+
+    /// Whether an earlier source gave a token, and this one has only an older one to give.
+    pub(super) fn is_outdated(&self, source: usize) -> bool {
+        self.rules.sources.get(source).is_some_and(|rules| rules.is_stopgap)
+            && self.held.is_some_and(|held| held.source < source)
     }
 
     pub(super) fn rejection_is_final(&self, source: usize) -> bool {

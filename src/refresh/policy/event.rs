@@ -16,6 +16,8 @@ pub struct SourceRules {
     pub max_life: Option<Duration>,
     /// A rejection of its token is final: it has no other.
     pub rejection_is_final: bool,
+    /// Its token is older than any that an earlier source gives.
+    pub is_stopgap: bool,
 }
 
 /// What never changes: the windows and the chain. Shared by as many policies as there are.

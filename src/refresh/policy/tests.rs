@@ -24,7 +24,7 @@ const DAY: Duration = Duration::from_hours(24);
 const START: Now = Now { boot: HOUR, wall: Duration::from_secs(1_780_000_000) };
 
 fn rules(windows: Windows, sources: usize) -> Arc<Rules> {
-    let source = SourceRules { max_life: None, rejection_is_final: false };
+    let source = SourceRules::default();
     Arc::new(Rules { windows, sources: vec![source; sources] })
 }
 

@@ -1,6 +1,8 @@
 //! More than one source.
 
 use super::*;
+use crate::secret::Secret;
+use crate::source::env::{Env, EnvConfig};
 
 fn chain(platform: Scripted, env: Scripted) -> World {
     World::with(Windows::default(), &[("platform", platform), ("env", env)])
@@ -151,6 +153,56 @@ async fn the_platforms_word_about_the_token_in_the_environment_counts() {
     assert_eq!(fresh.token().source, "platform");
     assert!(fresh.token().expires_at(&world.now()).is_some());
     assert_eq!((fresh.token().generation, world.state()), (2, State::Fresh));
+}
+
+/// A platform that gives tokens which live for ten minutes, and the real environment with this token.
+/// Says what an open gets before an outage, during it, and after the engine was restarted in it.
+async fn through_an_outage(token: &str) -> [Result<String, ReadErrorKind>; 3] {
+    let time = SimulatedTime::new();
+    let clock: Arc<dyn Clock> = Arc::new(time.clone());
+    let platform = ScriptedSource::new("platform", clock.clone(), Scripted::NewToken(10 * MINUTE));
+    let config = EnvConfig {
+        token: Some(Secret::new(token.into()).unwrap()),
+        assumed_life: HOUR,
+        start: Some(time.now()),
+    };
+    let sources: [Arc<dyn Source>; 2] =
+        [Arc::new(platform.clone()), Arc::new(Env::new(config, clock.clone()))];
+    let store = Arc::new(MemoryStore::default());
+    let engine = || {
+        let timer = Arc::new(time.clone());
+        Engine::new(sources.to_vec(), Windows::default(), store.clone(), clock.clone(), timer, 1)
+    };
+    let open = async |handle: &Handle| {
+        let opened = handle.token(time.now().boot + 5 * SECOND).await;
+        opened.map(|token| bytes(&token)).map_err(|error| error.kind)
+    };
+    let (handle, first) = engine();
+    let first = tokio::spawn(first.run());
+    let before = open(&handle).await;
+    platform.always(fail(FetchErrorKind::Unreachable));
+    pass(11 * MINUTE).await;
+    let during = open(&handle).await;
+    first.abort();
+    let (handle, second) = engine();
+    let second = tokio::spawn(second.run());
+    let after_a_restart = open(&handle).await;
+    second.abort();
+    [before, during, after_a_restart]
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_platform_gave_a_token_an_older_one_of_the_environment_is_not_served() {
+    let expired = || Err(ReadErrorKind::Expired);
+    let got = through_an_outage("ghs_fromBeforeTheStart").await;
+    assert_eq!(got, [Ok("ghs_platform_0".to_owned()), expired(), expired()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_users_own_is_served_in_an_outage_whatever_came_before() {
+    let own = || Ok("ghp_own".to_owned());
+    let got = through_an_outage("ghp_own").await;
+    assert_eq!(got, [Ok("ghs_platform_0".to_owned()), own(), own()]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ fn time(seconds: i64) -> Duration {
 
 impl Life {
     fn new(world: World) -> Self {
-        let source = SourceRules { max_life: Some(time(HOUR)), rejection_is_final: false };
+        let source = SourceRules { max_life: Some(time(HOUR)), ..SourceRules::default() };
         let rules = Rules { windows: Windows::default(), sources: vec![source] };
         Self {
             policy: Policy::new(rules.into(), &Now { boot: time(BOOT), wall: time(START) }),
