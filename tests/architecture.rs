@@ -340,3 +340,14 @@ fn each_other_rule_finds_its_violation() {
     }
     assert_eq!(first_violation("src/source/http.rs", "use reqwest::Client;"), "");
 }
+
+#[test]
+fn what_is_shipped_is_stripped() {
+    let manifest: toml::Table = fs::read_to_string("Cargo.toml").unwrap().parse().unwrap();
+    for name in ["release", "dist"] {
+        let profile = &manifest["profile"][name];
+        // A table of its own takes the profile's word away from the package.
+        let own = profile["package"].get("molecule-tokenfs").unwrap_or(profile);
+        assert_eq!(own.get("strip").and_then(toml::Value::as_bool), Some(true), "{name}");
+    }
+}
