@@ -8,7 +8,7 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::stat::makedev;
 use nix::unistd::{getegid, geteuid};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{self as kernel, MoveMountFlags};
@@ -33,6 +34,8 @@ pub use error::MountError;
 pub use probe::{Obstacle, probe};
 
 const DEVICE: &str = "/dev/fuse";
+/// Major and minor number of the device (`FUSE_MINOR` in Linux's `miscdevice.h`).
+const DEVICE_NUMBER: (u64, u64) = (10, 229);
 const HELPER: &str = "fusermount3";
 /// Who rotates holds the root for some milliseconds; whoever is still there half a second later is
 /// somebody else.
@@ -141,7 +144,7 @@ impl Mount {
                     Errno::EACCES | Errno::EPERM => MountError::Forbidden,
                     errno => {
                         let what = format!("mount on {}", self.target().display());
-                        MountError::system(what, errno)
+                        MountError::kernel(what, errno)
                     }
                 },
             )?;
@@ -272,8 +275,11 @@ fn clear(place: &Place) -> Result<(), MountError> {
 
 fn open_device() -> Result<OwnedFd, MountError> {
     match std::fs::metadata(DEVICE) {
-        Ok(metadata) if metadata.file_type().is_char_device() => {}
-        Ok(_) => return Err(MountError::NoDevice),
+        Ok(metadata) if !metadata.file_type().is_char_device() => return Err(MountError::NoDevice),
+        Ok(metadata) if metadata.rdev() != makedev(DEVICE_NUMBER.0, DEVICE_NUMBER.1) => {
+            return Err(MountError::OtherDevice);
+        }
+        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(MountError::NoDevice);
         }
@@ -335,7 +341,7 @@ fn by_ourselves(
         }
         Err(rustix::io::Errno::PERM) => Err(MountError::NotPermitted),
         Err(rustix::io::Errno::NODEV) => Err(MountError::NoFuse),
-        Err(error) => Err(MountError::system("create the file system", from_rustix(error))),
+        Err(error) => Err(MountError::kernel("create the file system", from_rustix(error))),
     }
 }
 
@@ -403,7 +409,7 @@ fn classic(
     .map_err(|errno| match errno {
         Errno::EPERM => MountError::NotPermitted,
         Errno::ENODEV => MountError::NoFuse,
-        errno => MountError::system("mount", errno),
+        errno => MountError::kernel("mount", errno),
     })
 }
 
@@ -431,7 +437,7 @@ fn by_helper(target: &Path, refused: MountError) -> Result<OwnedFd, MountError> 
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .output()
-        .map_err(|error| MountError::system(format!("run {HELPER}"), errno(&error)))?;
+        .map_err(|error| MountError::Helper { message: format!("it cannot be run: {error}") })?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(MountError::Helper { message });
@@ -445,7 +451,7 @@ fn receive_device(socket: &OwnedFd) -> Result<OwnedFd, MountError> {
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .map_err(|error| MountError::system(format!("hear from {HELPER}"), from_rustix(error)))?;
+        .map_err(|error| MountError::Helper { message: format!("it sent nothing: {error}") })?;
     ancillary
         .drain()
         .find_map(|message| match message {

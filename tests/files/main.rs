@@ -2,7 +2,7 @@
 //! test's own.
 //!
 //! needs: root, git, python3
-//! tests `of_a_mount`, `shared_memory_of_a_mount` need: fuse
+//! tests `of_a_mount`, `shared_memory_of_a_mount`, `that_of_fuse`, `refuses_a_mount` need: fuse
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

@@ -1,13 +1,14 @@
-//! Where the memory that a mount shares with its worker cannot be had, the tokens are files.
+//! Where the memory that a mount shares with its worker cannot be had, or what is called `/dev/fuse` is
+//! no FUSE device, the tokens are files.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::empty_memory;
-use crate::support::daemon::{PROGRAM, tokenfs};
+use crate::support::daemon::{Daemon, PROGRAM, tokenfs, tokenfs_run};
 use crate::support::dir::TestDir;
-use crate::support::namespace::sandboxed;
+use crate::support::namespace::{bind, sandboxed};
 use crate::support::process::{Process, User, command, run};
 use crate::support::{eventually, secs};
 
@@ -62,5 +63,49 @@ fn a_refusal_of_shared_memory_of_a_mount_is_told_and_files_are_served() {
             drop(process);
             assert!(!mount.is_symlink());
         }
+    });
+}
+
+/// As a container runtime masks what its containers shall not see.
+#[test]
+fn a_device_that_lies_over_that_of_fuse_is_named_and_files_are_served() {
+    sandboxed(secs(60), || {
+        empty_memory();
+        for masked in ["/dev/null", "/dev/zero"] {
+            bind(Path::new(masked), Path::new("/dev/fuse"));
+            let dir = TestDir::new();
+            let why = "/dev/fuse is no FUSE device here";
+            let mount = dir.join("token");
+            let shown = mount.to_str().unwrap();
+            let fuse = ["mount", "--made-up", "1m", "--backend", "fuse", shown];
+            let refused = tokenfs_run(&dir, &fuse);
+            assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+            assert!(refused.stderr.contains(&format!("error: {why}")), "{refused:?}");
+            assert!(refused.stderr.contains("--device /dev/fuse"), "{refused:?}");
+            assert!(!mount.exists(), "nothing is left");
+
+            let mut daemon = Daemon::at(&dir).args(["--made-up", "1m"]).start();
+            eventually("a token", secs(10), || fs::read(daemon.path("token")).ok());
+            let status = tokenfs_run(&dir, &["status", shown]).stdout;
+            assert!(status.contains(&format!("plain files, without FUSE ({why})")), "{status}");
+            let doctor = tokenfs_run(&dir, &["doctor", shown]).stdout;
+            assert!(doctor.contains("there is no /dev/fuse"), "{doctor}");
+            assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+        }
+    });
+}
+
+#[test]
+fn a_kernel_that_refuses_a_mount_for_another_reason_is_quoted_and_files_are_served() {
+    sandboxed(secs(60), || {
+        empty_memory();
+        let dir = TestDir::new();
+        let calls = format!("{}:EINVAL,{}:ENOMEM", nix::libc::SYS_fsopen, nix::libc::SYS_mount);
+        let mut daemon = Daemon::refused(&dir, &calls).args(["--made-up", "1m"]).start();
+        eventually("a token", secs(10), || fs::read(daemon.path("token")).ok());
+        let status = tokenfs_run(&dir, &["status", daemon.mountpoint().to_str().unwrap()]).stdout;
+        let why = "the kernel refuses to create the file system: EINVAL: Invalid argument";
+        assert!(status.contains(&format!("plain files, without FUSE ({why})")), "{status}");
+        assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
     });
 }

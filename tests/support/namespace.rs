@@ -88,7 +88,7 @@ pub fn private_devices(dir: &TestDir) {
     mount(Some(&devices), "/dev", None::<&str>, recursive, None::<&str>).expect("another /dev");
 }
 
-fn bind(source: &Path, target: &Path) {
+pub fn bind(source: &Path, target: &Path) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .unwrap_or_else(|error| panic!("binding over {}: {error}", target.display()));
 }

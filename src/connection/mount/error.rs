@@ -107,6 +107,9 @@ pub enum MountError {
     /// There is no FUSE device.
     #[error("there is no {DEVICE} here")]
     NoDevice,
+    /// What is called so is another device: something was mounted over it.
+    #[error("{DEVICE} is no FUSE device here")]
+    OtherDevice,
     /// The device may not be opened.
     #[error("{DEVICE} cannot be opened: {errno}")]
     DeviceRefused {
@@ -125,6 +128,14 @@ pub enum MountError {
         /// What it is needed for.
         what: &'static str,
         /// What the kernel, or a filter of system calls, said.
+        errno: Errno,
+    },
+    /// The kernel refuses, for whatever reason.
+    #[error("the kernel refuses to {what}: {errno}")]
+    KernelRefused {
+        /// What was tried.
+        what: String,
+        /// What it said.
         errno: Errno,
     },
     /// The kernel has no FUSE.
@@ -212,7 +223,7 @@ impl MountError {
                      molecule-tokenfs umount --lazy {target}"
                 )
             }
-            Self::NoDevice => {
+            Self::NoDevice | Self::OtherDevice => {
                 "in a container pass it in (docker run --device /dev/fuse --cap-add SYS_ADMIN …); \
                  on a host load the module: modprobe fuse"
                     .into()
@@ -236,6 +247,11 @@ impl MountError {
                 "let the container's seccomp profile allow it, or do without a mount: --backend files"
                     .into()
             }
+            Self::KernelRefused { .. } => {
+                "see what keeps it from that: molecule-tokenfs doctor; or do without a mount: \
+                 --backend files"
+                    .into()
+            }
             Self::NoFuse => "load the module: modprobe fuse".into(),
             Self::Helper { .. } => {
                 format!("it must be setuid root, and {DEVICE} open to users; see {HELPER}(1)")
@@ -249,10 +265,12 @@ impl MountError {
     pub fn is_want_of_fuse(&self) -> bool {
         match self {
             Self::NoDevice
+            | Self::OtherDevice
             | Self::DeviceRefused { .. }
             | Self::NotPermitted
             | Self::Forbidden
             | Self::Refused { .. }
+            | Self::KernelRefused { .. }
             | Self::NoFuse
             | Self::Helper { .. } => true,
             Self::AlreadyServed { .. }
@@ -279,6 +297,11 @@ impl MountError {
             }
             errno => Self::system(what, errno.unwrap_or(Errno::EIO)),
         }
+    }
+
+    /// Why the kernel does not make a mount.
+    pub(super) fn kernel(what: impl Into<String>, errno: Errno) -> Self {
+        Self::KernelRefused { what: what.into(), errno }
     }
 
     pub(crate) fn system(what: impl Into<String>, errno: impl Into<Errno>) -> Self {

@@ -37,7 +37,7 @@ const PLACES: [&str; 4] = ["/run", "/tmp", "/mnt", "/dev"];
 /// The step that failed.
 pub fn probe() -> Result<(), Obstacle> {
     let device = open_device().map_err(|error| match error {
-        MountError::NoDevice => Obstacle::NoDevice,
+        MountError::NoDevice | MountError::OtherDevice => Obstacle::NoDevice,
         MountError::DeviceRefused { errno } => Obstacle::Device(errno),
         _ => Obstacle::Device(Errno::ENODEV),
     })?;
