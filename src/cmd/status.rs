@@ -13,7 +13,8 @@ use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
-use crate::fs::status::{FailureStatus, HistoryEntry, State, Status, TokenStatus, words};
+use crate::fs::attribute::REFRESH;
+use crate::fs::status::{FailureStatus, HistoryEntry, Layout, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
 
 mod files;
@@ -116,7 +117,7 @@ pub fn text(status: &Status, now: Timestamp) -> String {
 
 /// Writing into a string cannot fail.
 macro_rules! line {
-    ($out:expr, $($arguments:tt)*) => { let _ = writeln!($out, $($arguments)*); };
+    ($out:expr, $($arguments:tt)*) => {{ let _ = writeln!($out, $($arguments)*); }};
 }
 
 fn failures(out: &mut String, token: &TokenStatus, now: Timestamp) {
@@ -242,7 +243,12 @@ fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) 
     line!(out, "  credential helper or file of its own, or one that it read long ago.");
     if token.expires_at.is_some() {
         line!(out, "  If it is this one, say so, and another is fetched:");
-        line!(out, "    echo {fingerprint} > {}/refresh", status.mountpoint);
+        let mountpoint = &status.mountpoint;
+        match status.layout {
+            Layout::Directory => line!(out, "    echo {fingerprint} > {mountpoint}/refresh"),
+            // Nothing lies beside a file; its attribute takes the same words.
+            Layout::File => line!(out, "    setfattr -n {REFRESH} -v {fingerprint} {mountpoint}"),
+        }
     } else {
         // A source that cannot renew its token would have no other to give.
         line!(
@@ -311,6 +317,16 @@ mod tests {
           If it is this one, say so, and another is fetched:
             echo df683ed0 > /run/molecule/token/refresh
         ");
+    }
+
+    #[test]
+    fn of_a_mounted_file_what_works_there_is_named() {
+        let mut status = Scene::fresh().document();
+        (status.layout, status.view) = (Layout::File, Some("token".to_owned()));
+        let said = text(&status, now().timestamp());
+        let line = "    setfattr -n system.molecule.refresh -v df683ed0 /run/molecule/token\n";
+        assert!(said.ends_with(line), "{said}");
+        assert!(!said.contains("/refresh"), "{said}");
     }
 
     #[test]

@@ -155,11 +155,20 @@ fn status_and_refresh_are_attributes() {
         let length = rustix::fs::listxattr(file, exact.as_mut_slice()).unwrap();
         assert_eq!(&exact[..length], b"user.molecule.status\0");
 
+        // What status says of a token that is refused works here.
+        let said = tell(&dir, &daemon, &["status"]).ok();
+        let line = said.lines().find(|line| line.contains("setfattr")).expect(&said).trim();
+        let mut shell = command("sh", User::Own);
+        shell.args(["-c", line]);
+        run(shell, &dir, secs(5)).ok();
+        assert!(!said.contains("/refresh"), "{said}");
+        eventually("another token", secs(5), || (generation(file) == 2).then_some(()));
+
         assert_eq!(ask(file, "nonsense"), Err(Errno::EINVAL));
         assert_eq!(ask(file, "0123abcd\n"), Ok(()), "a token that nobody knows");
         assert_eq!(ask(file, "now\n"), Ok(()));
         assert_eq!(ask(file, ""), Err(Errno::EBUSY), "a second one within a second");
-        eventually("another token", secs(5), || (generation(file) == 2).then_some(()));
+        eventually("another token", secs(5), || (generation(file) == 3).then_some(()));
 
         // Another user may read this one, and its status, but ask for nothing.
         let other = |words: &[&str]| {
