@@ -71,7 +71,8 @@ enum Way {
 
 /// A mount of ours. Dropping it unmounts, and removes what it made to mount on.
 pub struct Mount {
-    /// Where it was made, and what was made for it, which is dropped after the unmount.
+    /// Where it was made, and what was made for it. It is dropped after the unmount, and before the lock:
+    /// whoever waits for the lock finds nothing left.
     place: Place,
     pinned: Flock<std::fs::File>,
     layout: Layout,

@@ -137,8 +137,8 @@ impl Found {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        // The directory and the link go right after the files.
-        while self.link.as_ref().is_some_and(|link| link.is_symlink()) {
+        // The directories and the link go right after the files, and the lock after them.
+        while self.holder() != Holder::Nobody {
             if SystemClock.now().boot >= deadline {
                 break;
             }

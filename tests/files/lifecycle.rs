@@ -111,6 +111,22 @@ fn what_a_killed_daemon_leaves_is_named_and_the_next_start_cleans_it() {
 }
 
 #[test]
+fn when_umount_returns_the_directories_that_were_made_are_gone() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        without_fuse(&dir);
+        for round in 0..5 {
+            let path = dir.join("made/for/the/link");
+            let mut daemon = Daemon::at(&dir).mountpoint(&path).args(LIFE).start();
+            tokenfs_run(&dir, &["umount", path.to_str().unwrap()]).ok();
+            assert!(!dir.join("made").exists(), "round {round}");
+            assert_eq!(in_memory(), [""; 0].map(Path::new), "round {round}");
+            assert_eq!(daemon.process().wait(secs(5)).code(), Some(0), "{}", daemon.log());
+        }
+    });
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_umount_ends_the_first() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();

@@ -75,6 +75,40 @@ fn umount_ends_the_daemon_and_refuses_what_is_not_ours() {
 }
 
 #[test]
+fn when_umount_returns_the_directories_that_were_made_are_gone() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        for round in 0..6 {
+            let path = dir.join("made/of/the/mount");
+            let more: &[&str] = if round % 2 == 0 { &[] } else { &["--layout", "file"] };
+            let mut daemon = Daemon::at(&dir).mountpoint(&path).args(LIFE).args(more).start();
+            tokenfs_run(&dir, &["umount", path.to_str().unwrap()]).ok();
+            assert!(!dir.join("made").exists(), "round {round}");
+            assert_eq!(daemon.process().wait(secs(5)).code(), Some(0));
+        }
+        // One that was there stays, and nobody waits for it.
+        let path = dir.folder("there");
+        let mut daemon = Daemon::at(&dir).mountpoint(&path).args(LIFE).start();
+        tokenfs_run(&dir, &["umount", path.to_str().unwrap()]).ok();
+        assert!(path.is_dir());
+        assert_eq!(daemon.process().wait(secs(5)).code(), Some(0));
+    });
+}
+
+#[test]
+fn a_daemon_that_is_stopped_keeps_nobody_from_unmounting() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        let daemon = Daemon::at(&dir).args(LIFE).start();
+        let paused = daemon.pause();
+        let path = daemon.mountpoint().to_str().unwrap().to_owned();
+        tokenfs_run(&dir, &["umount", &path]).ok();
+        assert_eq!(mounts_below(dir.path()).len(), 0);
+        drop(paused);
+    });
+}
+
+#[test]
 fn a_mount_in_use_says_so_and_lazy_detaches_it() {
     sandboxed(secs(30), || {
         let dir = TestDir::new();
@@ -212,7 +246,7 @@ fn an_ordinary_user_mounts_through_the_helper() {
         let mut umount = tokenfs(&dir, user);
         umount.arg("umount").arg(daemon.mountpoint());
         run(umount, &dir, secs(5)).ok();
-        assert_eq!(daemon.process().wait(secs(5)).code(), Some(0));
+        assert_eq!(daemon.process().wait(secs(5)).code(), Some(0), "{}", daemon.log());
     });
 }
 
