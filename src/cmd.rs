@@ -121,7 +121,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn describe(error: &anyhow::Error) -> (String, u8) {
+pub(crate) fn describe(error: &anyhow::Error) -> (String, u8) {
     let mut lines = vec![format!("error: {error}")];
     lines.extend(error.chain().skip(1).map(|cause| format!("  caused by: {cause}")));
     let advised: Vec<_> =

@@ -43,6 +43,21 @@ pub enum Environment {
 }
 
 impl Environment {
+    /// The names of all variables that are set to something, as far as they are text.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let all: Vec<_> = match self {
+            Self::Process => variables().map(|(name, value)| (name.into_string(), value)).collect(),
+            #[cfg(test)]
+            Self::Fake(variables) => {
+                variables.iter().map(|(name, value)| (Ok(name.clone()), value.clone())).collect()
+            }
+        };
+        let set = all.into_iter().filter(|(_, value)| !value.is_empty());
+        let mut names: Vec<_> = set.filter_map(|(name, _)| name.ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The value of a variable; an empty one counts as unset.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place that reads it")]

@@ -56,8 +56,12 @@ impl ConfigFile {
     fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {
         let at = |offset: usize| Origin::File(path.clone(), line(text, offset));
         let table = DeTable::parse(text).map_err(|error| {
-            let place = at(error.span().map_or(0, |span| span.start));
-            anyhow::anyhow!("{place}: this is not TOML: {}", error.message())
+            let start = error.span().map_or(0, |span| span.start);
+            let told = anyhow::anyhow!("{}: this is not TOML: {}", at(start), error.message());
+            match unquoted(text, line(text, start)) {
+                Some(right) => told.hint(format!("write the value in quotes: {right}")),
+                None => told,
+            }
         })?;
         let mut values = Vec::new();
         for (name, value) in table.get_ref() {
@@ -65,10 +69,14 @@ impl ConfigFile {
             let name: &str = name.get_ref();
             let key = Key::by_name(name).ok_or_else(|| unknown(&place, name))?;
             let texts = texts(key, value).map_err(|expected| {
-                anyhow::anyhow!(
+                let told = anyhow::anyhow!(
                     "{place}: wrong type for `{name}`: expected {expected}, found {}",
                     described(value.get_ref())
-                )
+                );
+                match unquoted(text, line(text, value.span().start)) {
+                    Some(right) => told.hint(format!("write the value in quotes: {right}")),
+                    None => told,
+                }
             })?;
             values.extend(
                 texts
@@ -92,6 +100,19 @@ fn unknown(place: &Origin, name: &str) -> anyhow::Error {
         Some(key) => error.hint(format!("did you mean `{}`?", key.name())),
         None => error.hint(format!("the keys are {}", Key::ALL.map(Key::name).join(", "))),
     }
+}
+
+/// How the line with this number should read, if it sets a text without quotes: `mode = 0440`.
+fn unquoted(text: &str, number: usize) -> Option<String> {
+    let (name, value) = text.lines().nth(number.checked_sub(1)?)?.split_once('=')?;
+    let value = value.split('#').next()?.trim();
+    let key = Key::by_name(name.trim())?;
+    let is_plain =
+        value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte));
+    let is_text = matches!(key.shape(), Shape::Text | Shape::NameOrNumber);
+    // TOML's own octal numbers are not what people write elsewhere.
+    let value = if key == Key::Mode { value.replacen("0o", "0", 1) } else { value.to_owned() };
+    (is_text && is_plain && !value.is_empty()).then(|| format!("{} = \"{value}\"", key.name()))
 }
 
 /// The texts of a value, each with its place; or what the value should have been.
@@ -209,6 +230,25 @@ mod tests {
             ),
         ] {
             assert_eq!(told(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_wants_quotes_is_shown_with_them() {
+        for (text, right) in [
+            ("mode = 0440", "mode = \"0440\""),
+            ("mode = 0o440", "mode = \"0440\""),
+            ("\nidle = 24h # a day", "idle = \"24h\""),
+            ("idle = 86400", "idle = \"86400\""),
+            ("backend = files", "backend = \"files\""),
+        ] {
+            let (told, _) = crate::cmd::describe(&parse(text).unwrap_err());
+            let hint = format!("\nhint: write the value in quotes: {right}\n");
+            assert!(told.ends_with(&hint), "{told}");
+        }
+        for text in ["mode = ", "mode = '04", "prefetch = yes", "host = a.example", "x = 0440"] {
+            let (told, _) = crate::cmd::describe(&parse(text).unwrap_err());
+            assert!(!told.contains("quotes:"), "{told}");
         }
     }
 

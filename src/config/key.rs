@@ -1,5 +1,10 @@
 //! The settings by name: as a flag, as a key of the file, as a variable.
 
+use crate::config::{file, mountpoint};
+
+/// What the names of most variables begin with.
+const PREFIX: &str = "MOLECULE_TOKENFS_";
+
 /// One setting. Its flag is `--name`, its key in the file `name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "a setting is described at its flag, for people")]
@@ -189,13 +194,33 @@ impl Key {
     #[must_use]
     pub fn nearest(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase().replace('_', "-");
-        Self::ALL
-            .into_iter()
-            .map(|key| (strsim::jaro_winkler(&name, key.name()), key))
-            .filter(|&(likeness, _)| likeness > 0.8)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, key)| key)
+        most_like(&name, Self::ALL.into_iter().map(|key| (key.name(), key)))
     }
+
+    /// What to do instead of setting this variable, whose name begins like those of settings.
+    #[must_use]
+    pub fn instead_of_variable(name: &str) -> Option<String> {
+        let others = [file::VARIABLE, mountpoint::VARIABLE];
+        let known = Self::ALL.into_iter().map(Self::variable).chain(others);
+        let ours: Vec<_> = known.filter_map(|name| name.strip_prefix(PREFIX)).collect();
+        let rest = name.strip_prefix(PREFIX).filter(|rest| !ours.contains(rest))?;
+        let meant = most_like(rest, ours.into_iter().map(|name| (name, name)));
+        let by_key = || Self::nearest(rest).map(Self::variable);
+        let meant = meant.map(|meant| format!("{PREFIX}{meant}"));
+        Some(match meant.or_else(|| by_key().map(str::to_owned)) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => "molecule-tokenfs check shows all settings".to_owned(),
+        })
+    }
+}
+
+/// The value whose name is most like `name`; `None` if none is at all like it.
+fn most_like<'a, T>(name: &str, named: impl Iterator<Item = (&'a str, T)>) -> Option<T> {
+    named
+        .map(|(candidate, value)| (strsim::jaro_winkler(name, candidate), value))
+        .filter(|&(likeness, _)| likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -228,5 +253,23 @@ mod tests {
             assert_eq!(Key::nearest(misspelt), Some(meant), "{misspelt}");
         }
         assert_eq!(Key::nearest("colour"), None);
+    }
+
+    #[test]
+    fn a_misspelt_variable_finds_the_one_that_was_meant() {
+        let told = |rest: &str| Key::instead_of_variable(&format!("{PREFIX}{rest}"));
+        for (misspelt, meant) in [
+            ("MINLIFE", "MOLECULE_TOKENFS_MIN_LIFE"),
+            ("MOUNT_POINT", "MOLECULE_TOKENFS_MOUNTPOINT"),
+            // These have names of their own.
+            ("PLATFORM_URL", "PLATFORM_URL"),
+            ("REFRESH_INTERVAL", "TOKEN_REFRESH_INTERVAL_SEC"),
+        ] {
+            assert_eq!(told(misspelt), Some(format!("did you mean {meant}?")), "{misspelt}");
+        }
+        assert!(told("COLOUR").unwrap().contains("molecule-tokenfs check"));
+        assert_eq!(told("MOUNTPOINT"), None);
+        assert_eq!(told("CONFIG"), None);
+        assert_eq!(Key::instead_of_variable("PLATFORM_URI"), None);
     }
 }

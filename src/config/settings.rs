@@ -20,7 +20,7 @@ use crate::refresh::policy::Windows;
 use crate::secret::Secret;
 use crate::source::SourceConfig;
 use crate::source::env::EnvConfig;
-use crate::source::platform::PlatformConfig;
+use crate::source::platform::{self, PlatformConfig};
 use crate::time::{Clock, SystemClock};
 use crate::view::token::TokenView;
 use crate::view::{View, ViewContext};
@@ -142,7 +142,11 @@ impl Settings {
         let margin = |key, default| -> anyhow::Result<_> {
             Ok(layers.get(key, parse::span)?.unwrap_or_else(|| Setting::default(default)))
         };
-        let mut warnings = Vec::new();
+        let unknown = |name: String| {
+            let instead = Key::instead_of_variable(&name)?;
+            Some(format!("the variable {name} is no setting, and ignored: {instead}"))
+        };
+        let mut warnings: Vec<_> = environment.names().into_iter().filter_map(unknown).collect();
         let configs_dir = layers
             .get(Key::ConfigsDir, parse::path)?
             .unwrap_or_else(|| Setting::default(PathBuf::from("/configs")));
@@ -227,6 +231,13 @@ impl Settings {
     #[must_use]
     pub fn bearer_request(&self) -> Request {
         Request { user: self.configs_owner, ..Request::stat(&self.bearer_file()) }
+    }
+
+    /// What is asked to find out whether the daemon can read it: as the daemon does.
+    #[must_use]
+    pub fn bearer_read(&self) -> Request {
+        let request = Request::file(&self.bearer_file(), platform::MAX_BEARER_BYTES);
+        Request { user: self.configs_owner, ..request }
     }
 
     /// The chain of sources: the platform, then the environment.

@@ -31,7 +31,7 @@ const NAME: &str = "platform";
 const MAX_LIFE: Duration = Duration::from_hours(1);
 
 /// The longest bearer, in bytes: what servers accept as a header line.
-const MAX_BEARER_BYTES: usize = 16 * 1024;
+pub const MAX_BEARER_BYTES: usize = 16 * 1024;
 
 /// The platform has not told its time yet.
 const NO_DATE: i64 = i64::MIN;
