@@ -465,6 +465,33 @@ fn a_workspace_that_has_not_registered() {
 }
 
 #[test]
+fn a_bearer_that_the_daemon_cannot_read_or_that_others_can() {
+    sandboxed(secs(60), || {
+        let (site, _daemon) = Site::wired();
+        let (configs, bearer) = (site.dir.join("configs"), site.dir.join("configs/.auth_token"));
+        let owned_by = |path: &Path, user: u32| std::os::unix::fs::chown(path, Some(user), None);
+        // Somebody became root to write it, and the daemon reads it as the owner of the directory.
+        owned_by(&configs, ORDINARY).unwrap();
+        owned_by(&bearer, 0).unwrap();
+        fs::set_permissions(&bearer, fs::Permissions::from_mode(0o600)).unwrap();
+        let remedy = site.doctor().told("fail", "bearer", "cannot be read by user 1000, as whom");
+        site.run(&remedy).ok();
+        assert_eq!(site.doctor().bad(Some("bearer")), Vec::<String>::new());
+
+        for mode in [0o640, 0o604] {
+            fs::set_permissions(&bearer, fs::Permissions::from_mode(mode)).unwrap();
+            let told = format!("others may read it (mode {mode:04o})");
+            let remedy = site.doctor().told("warn", "bearer", &told);
+            site.run(&remedy).ok();
+            assert_eq!(site.doctor().bad(Some("bearer")), Vec::<String>::new());
+        }
+        // Whoever is neither says nothing of what is not theirs.
+        let report = site.doctor_by(User::Number(ORDINARY + 1), &[]);
+        assert_eq!(report.bad(Some("bearer")), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_platform_that_fails_is_told_with_its_remedy() {
     sandboxed(secs(60), || {
         let site = Site::new();

@@ -264,7 +264,9 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
 fn bearer(settings: &Settings) -> Option<Finding> {
     let path = settings.bearer_file();
     let shown = path.display();
-    match foreign::look(&settings.bearer_request()).and_then(|answer| answer.found) {
+    let answer = foreign::look(&settings.bearer_read());
+    let owner = answer.as_ref().ok().and_then(|answer| answer.owner);
+    match answer.and_then(|answer| answer.found) {
         Ok(found) if found.stamp.size == 0 => Some(unregistered(&format!("{shown} is empty"))),
         Ok(found) if found.mode & 0o077 != 0 => Some(Finding::warn(
             "bearer",
@@ -276,6 +278,14 @@ fn bearer(settings: &Settings) -> Option<Finding> {
         )),
         Ok(_) => Some(Finding::ok("bearer", format!("{shown} is there"))),
         Err(Unreadable::Missing) => Some(unregistered(&format!("there is no {shown}"))),
+        // It is read as the owner of its directory.
+        Err(Unreadable::System { errno: libc::EACCES, user }) if owner == Some(user) => {
+            Some(Finding::fail(
+                "bearer",
+                format!("{shown} cannot be read by user {user}, as whom the daemon reads it"),
+                format!("chown {user} {shown}; chmod 0600 {shown}"),
+            ))
+        }
         // Another user's business: the daemon says whether it can read it.
         Err(Unreadable::System { errno: libc::EACCES, .. }) => None,
         Err(why) => Some(Finding::fail(
