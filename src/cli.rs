@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::cmd;
@@ -15,6 +16,35 @@ Exit codes:
   1  failed, or working in a degraded way
   2  the command line or the configuration is wrong
   3  there is no token";
+
+/// Those of `status`, as a monitor sees them.
+const EXIT_CODES_OF_STATUS: &str = "\
+Exit codes:
+  0  a fresh token is served, or nobody has asked for one yet
+  1  a token is served, but something fails; or the status may not be read
+  2  the command line or the configuration is wrong
+  3  there is no token, or nothing is mounted";
+
+/// Those of `doctor`.
+const EXIT_CODES_OF_DOCTOR: &str = "\
+Exit codes:
+  0  all is well, or only worth a warning
+  1  something must be mended
+  2  the command line or the configuration is wrong";
+
+/// Those of commands that need no token.
+pub(crate) const EXIT_CODES_WITHOUT_TOKEN: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong";
+
+/// Those of `git-credential`.
+const EXIT_CODES_OF_GIT_CREDENTIAL: &str = "\
+Exit codes:
+  0  answered, or not our business
+  1  there is no token, which the answer tells git (quit=1); or it cannot be asked
+  2  the command line is wrong";
 
 /// Those of `run`.
 const EXIT_CODES_OF_RUN: &str = "\
@@ -45,10 +75,41 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    /// What to print, with its exit code: also a help or a version that was asked for.
+    pub fn from_process() -> Result<Self, clap::Error> {
+        Self::try_parse().map_err(|mut error| {
+            if let Some(tip) = missing_dashes(&error) {
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+            }
+            error
+        })
+    }
+}
+
+/// What is wrong if a command for `run` or `exec` stands where their own words do.
+fn missing_dashes(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) else { return None };
+    let (usage, takes_command) = (usage.to_string(), ["run", "exec"]);
+    let named =
+        takes_command.into_iter().find(|name| usage.contains(&format!("tokenfs {name} ")))?;
+    let is_command = error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-');
+    is_command.then(|| {
+        format!(
+            "the command and its arguments stand after --: molecule-tokenfs {named} -- {word} …"
+        )
+    })
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Mount(Box<cmd::mount::MountArgs>),
     /// Mount, wire git and gh, and run a command: the first process of a container
     #[command(after_help = EXIT_CODES_OF_RUN)]
@@ -63,13 +124,16 @@ pub enum Command {
     #[command(hide = true)]
     ReadForeign(cmd::read_foreign::ReadForeignArgs),
     /// Let the program that is on disk now take the mount over, without an unmount
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Upgrade(cmd::upgrade::UpgradeArgs),
     /// Unmount the tokens; the daemon that serves them then ends
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Umount(cmd::umount::UmountArgs),
     /// Print the token, or another view of it
     #[command(after_help = EXIT_CODES)]
     Get(cmd::get::GetArgs),
     /// Say how the token stands, what fails and what to do
+    #[command(after_help = EXIT_CODES_OF_STATUS)]
     Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
     #[command(after_help = EXIT_CODES)]
@@ -81,21 +145,28 @@ pub enum Command {
     #[command(after_help = EXIT_CODES_OF_EXEC)]
     Exec(cmd::exec::ExecArgs),
     /// Show every setting, its value and where it comes from
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Check(Box<cmd::check::CheckArgs>),
     /// Look at all that stands between a tool and its token, and say what mends it
+    #[command(after_help = EXIT_CODES_OF_DOCTOR)]
     Doctor(cmd::doctor::DoctorArgs),
     /// Show everything at work here, with short-lived tokens, real git and real gh
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Demo(cmd::demo::DemoArgs),
     /// Serve the demo's platform, git server and REST interface until standard input closes
     #[command(hide = true)]
     DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
     /// Make git and gh use the mount, or take it back
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Setup(cmd::setup::SetupArgs),
     /// Answer git as its credential helper; `setup git` tells git to run it
+    #[command(after_help = EXIT_CODES_OF_GIT_CREDENTIAL)]
     GitCredential(cmd::git_credential::GitCredentialArgs),
     /// Print the completions for a shell
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Completions(cmd::completions::CompletionsArgs),
     /// Write the manual pages into a directory
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Man(cmd::completions::ManArgs),
 }
 

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use molecule_tokenfs::{cli::Cli, cmd, observe, secret::wiping::Wiping};
 
 #[global_allocator]
@@ -10,7 +9,7 @@ static ALLOCATOR: Wiping = Wiping;
 
 /// Starts no thread and no runtime: that is the business of the commands that need one.
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::from_process() {
         Ok(cli) => cli,
         Err(error) => {
             // A closed standard output or error is no reason to report anything.

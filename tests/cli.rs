@@ -39,6 +39,18 @@ fn run_with(dir: &TestDir, environment: &[(&str, &str)], args: &[&str]) -> Strin
     shown(dir, &run(command, dir, secs(10)))
 }
 
+/// The commands that a help lists.
+fn commands(help: &str) -> Vec<String> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Files as a daemon keeps them, as far as `get` and `exec` can tell.
 fn with_token(dir: &TestDir) -> String {
     let mountpoint = dir.join("mount");
@@ -128,6 +140,87 @@ fn check_shows_each_setting_its_value_and_its_origin() {
 }
 
 #[test]
+fn a_variable_that_is_no_setting_is_a_warning_with_the_one_that_was_meant() {
+    within(secs(20), || {
+        let dir = TestDir::new();
+        let variables = [
+            ("MOLECULE_TOKENFS_MINLIFE", CANARY),
+            ("MOLECULE_TOKENFS_MOUNTPOINT", "/somewhere"),
+            ("MOLECULE_TOKENFS_COLOUR", "red"),
+            ("MOLECULE_TOKENFS_MODE", "0440"),
+            ("MOLECULE_TOKENFS_VEIW", ""),
+        ];
+        let text = run_with(&dir, &variables, &["check"]);
+        let warnings: Vec<_> = text.lines().filter(|line| line.contains("is no setting")).collect();
+        insta::assert_snapshot!(warnings.join("\n"), @r"
+            warning: the variable MOLECULE_TOKENFS_COLOUR is no setting, and ignored: molecule-tokenfs check shows all settings
+            warning: the variable MOLECULE_TOKENFS_MINLIFE is no setting, and ignored: did you mean MOLECULE_TOKENFS_MIN_LIFE?
+            ");
+    });
+}
+
+#[test]
+fn every_help_tells_the_exit_codes_and_where_a_command_stands() {
+    within(secs(60), || {
+        let dir = TestDir::new();
+        let help = |words: &[&str]| tokenfs_run(&dir, words).ok();
+        for name in commands(&help(&["--help"])) {
+            let text = help(&[&name, "--help"]);
+            let told = text.contains("\nExit codes:\n") || text.contains("\nCommands:\n");
+            assert!(told, "{name}: {text}");
+        }
+        for name in ["setup", "setup git", "setup gh"] {
+            let words: Vec<_> = name.split(' ').chain(["--help"]).collect();
+            assert!(help(&words).contains("\nExit codes:\n"), "{name}");
+        }
+        let run = help(&["run", "--help"]);
+        let (before, settings) = run.split_once("\nSettings:\n").unwrap();
+        assert!(before.contains("[COMMAND]...") && !settings.contains("[COMMAND]..."), "{run}");
+    });
+}
+
+#[test]
+fn a_command_without_dashes_before_it_is_told_where_it_stands() {
+    within(secs(20), || {
+        let dir = TestDir::new();
+        for (words, right) in [
+            (&["run", "sh", "-c", "true"][..], "molecule-tokenfs run -- sh …"),
+            (&["run", "--user", "agent", "sh"], "molecule-tokenfs run -- sh …"),
+            (&["exec", "true"], "molecule-tokenfs exec -- true …"),
+        ] {
+            let told = tokenfs_run(&dir, words);
+            assert_eq!(told.status.code(), Some(2), "{told:?}");
+            let tip = format!("tip: the command and its arguments stand after --: {right}\n");
+            assert!(told.stderr.contains(&tip), "{told:?}");
+        }
+        for words in [&["get", "a", "b"][..], &["run", "--no-such"]] {
+            let told = tokenfs_run(&dir, words);
+            assert!(!told.stderr.contains("stand after --: "), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_unmounted_for_it_is_not_there_is_exit_code_1_however_it_is_named() {
+    within(secs(20), || {
+        let dir = TestDir::new();
+        let nowhere = dir.join("nowhere");
+        let nowhere = nowhere.to_str().unwrap();
+        let environment = [("MOLECULE_TOKENFS_MOUNTPOINT", nowhere)];
+        insta::assert_snapshot!(run_with(&dir, &environment, &["umount"]), @r"
+            error: no tokens are mounted (DIR/nowhere: it does not exist)
+            hint: see what is mounted: findmnt -t fuse.molecule-tokenfs
+            exit code 1
+            ");
+        insta::assert_snapshot!(run_with(&dir, &[], &["umount", nowhere]), @r"
+            error: nothing of molecule-tokenfs is mounted at DIR/nowhere
+            hint: see what is mounted: findmnt -t fuse.molecule-tokenfs
+            exit code 1
+            ");
+    });
+}
+
+#[test]
 fn check_can_be_read_by_a_program() {
     within(secs(20), || {
         let dir = TestDir::new();
@@ -171,10 +264,16 @@ fn what_is_wrong_in_the_configuration_is_told_with_its_place() {
             hint: the keys are platform-url, workspace-id, configs-dir, proxy, ca-file, request-timeout, refresh-interval, refresh-jitter, refresh-initial-delay, prefetch, idle, min-life, git-min-life, open-timeout, assumed-life, owner, group, mode, refresh-mode, host, layout, view, backend, allow-disk, log-level, log-file
             exit code 2
             ");
-        insta::assert_snapshot!(with_file("idle = 86400\n"), @r"
+        insta::assert_snapshot!(with_file("idle = 86400\n"), @r#"
             error: DIR/tokenfs.toml:1: wrong type for `idle`: expected a string in quotes, found an integer
+            hint: write the value in quotes: idle = "86400"
             exit code 2
-            ");
+            "#);
+        insta::assert_snapshot!(with_file("mode = 0440\n"), @r#"
+            error: DIR/tokenfs.toml:1: this is not TOML: unexpected leading zero, expected nothing
+            hint: write the value in quotes: mode = "0440"
+            exit code 2
+            "#);
         insta::assert_snapshot!(with_file("idle = \"one day\"\n"), @r"
             error: DIR/tokenfs.toml:1: invalid value `one day` for `idle`: expected a span of time such as 90s, 45m or 1h30m, at most a year
             exit code 2
@@ -345,16 +444,8 @@ fn exec_ends_as_its_command_does() {
 fn completions_and_manual_pages_know_every_command() {
     within(secs(30), || {
         let dir = TestDir::new();
-        let help = tokenfs_run(&dir, &["--help"]).ok();
-        let commands = help
-            .lines()
-            .skip_while(|line| *line != "Commands:")
-            .skip(1)
-            .take_while(|line| !line.is_empty())
-            .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
-            .filter(|name| *name != "help")
-            .collect::<Vec<_>>();
-        assert!(commands.len() >= 8, "{help}");
+        let commands = commands(&tokenfs_run(&dir, &["--help"]).ok());
+        assert!(commands.len() >= 8, "{commands:?}");
 
         let pages = dir.join("man/man1");
         tokenfs_run(&dir, &["man", pages.to_str().unwrap()]).ok();
@@ -363,7 +454,15 @@ fn completions_and_manual_pages_know_every_command() {
         for shell in ["bash", "zsh", "fish"] {
             let script = tokenfs_run(&dir, &["completions", shell]).ok();
             for name in &commands {
-                assert!(script.contains(name), "{shell}: {name}");
+                assert!(script.contains(name.as_str()), "{shell}: {name}");
+            }
+            for hidden in
+                ["run-command", "read-foreign", "demo-platform", "--made-up", "tell-parent"]
+            {
+                assert!(!script.contains(hidden), "{shell}: {hidden}");
+            }
+            for value in ["0440", "git-credential", "gh/hosts.yml", "fuse", "trace", "directory"] {
+                assert!(script.contains(value), "{shell}: {value}");
             }
         }
         for name in &commands {
@@ -373,6 +472,13 @@ fn completions_and_manual_pages_know_every_command() {
         let script = dir.join("completions");
         fs::write(&script, tokenfs_run(&dir, &["completions", "bash"]).ok()).unwrap();
         assert!(syntax.arg("-n").arg(&script).status().unwrap().success());
+
+        // As a person at a shell sees it.
+        let mut complete = command("bash", User::Own);
+        let ask = "source \"$1\"; COMP_WORDS=(molecule-tokenfs mount --backend f); COMP_CWORD=3
+            _molecule__tokenfs molecule-tokenfs f --backend; echo \"${COMPREPLY[@]}\"";
+        complete.args(["-c", ask, "bash"]).arg(&script);
+        assert_eq!(run(complete, &dir, secs(10)).ok(), "fuse files\n");
     });
 }
 

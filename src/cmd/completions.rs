@@ -4,15 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, Command, CommandFactory, ValueHint};
+use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::observe::LEVELS;
+use crate::view;
 
 /// The arguments of `completions`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
     /// The shell
-    pub shell: clap_complete::Shell,
+    pub shell: Shell,
 }
 
 /// The arguments of `man`.
@@ -28,9 +32,57 @@ pub struct ManArgs {
 /// When standard output cannot be written.
 pub fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "molecule-tokenfs", &mut script);
+    let mut command = completed(&Cli::command());
+    clap_complete::generate(args.shell, &mut command, "molecule-tokenfs", &mut script);
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6 spells a program's name with a dash in two ways, and finds no command then.
+        let text = String::from_utf8_lossy(&script);
+        script = text.replace("molecule__subcmd__tokenfs", "molecule__tokenfs").into_bytes();
+    }
     super::print(&script)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A command as completions show it: without what is hidden, and with the values that its arguments take.
+/// They are known to the settings alone otherwise, which say what is wrong with one.
+fn completed(command: &Command) -> Command {
+    // clap wants names that live for ever, and this process ends soon.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let about = command.get_about().cloned().unwrap_or_default();
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    Command::new(name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .args(arguments.map(with_values))
+        .subcommands(commands.map(completed))
+}
+
+/// The argument with its values, or with what kind of thing they are.
+fn with_values(argument: &Arg) -> Arg {
+    let argument = argument.clone();
+    let values = |values: &[&'static str]| PossibleValuesParser::new(values.to_vec());
+    let hint = match argument.get_id().as_str() {
+        "layout" => return argument.value_parser(values(&["directory", "file"])),
+        "backend" => return argument.value_parser(values(&["auto", "fuse", "files"])),
+        "mode" => return argument.value_parser(values(&["0400", "0440", "0444"])),
+        "prefetch" | "allow_disk" => return argument.value_parser(values(&["true", "false"])),
+        "action" => return argument.value_parser(values(&["get", "store", "erase"])),
+        "log_level" => return argument.value_parser(values(&LEVELS)),
+        "view" => {
+            let views: Vec<_> = view::ALL.iter().map(|view| view.path()).collect();
+            return argument.value_parser(values(&views));
+        }
+        "owner" | "user" => ValueHint::Username,
+        "host" | "hosts" => ValueHint::Hostname,
+        "platform_url" | "proxy" => ValueHint::Url,
+        "config" | "ca_file" | "log_file" | "file" | "shell_helper" => ValueHint::FilePath,
+        "configs_dir" | "dir" | "directory" => ValueHint::DirPath,
+        "mountpoint" => ValueHint::AnyPath,
+        "command" => ValueHint::CommandWithArguments,
+        _ => return argument,
+    };
+    argument.value_hint(hint)
 }
 
 /// Writes `molecule-tokenfs.1` and a page for each command.

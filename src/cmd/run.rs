@@ -63,13 +63,13 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_new_privileges: bool,
 
-    /// What is served.
-    #[command(flatten)]
-    pub serve: ServeArgs,
-
     /// The command and its arguments; without one the tokens are served until a signal ends it
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    /// What is served.
+    #[command(flatten)]
+    pub serve: ServeArgs,
 }
 
 /// Serves and runs the command; its exit code is that of the command.

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 
+use crate::cli::EXIT_CODES_WITHOUT_TOKEN as EXIT_CODES;
 use crate::config;
 use crate::foreign::plain::{self, PlainFile};
 
@@ -29,8 +30,10 @@ pub struct SetupArgs {
 #[derive(Debug, Subcommand)]
 enum Tool {
     /// Make git ask the mount for its credentials
+    #[command(after_help = EXIT_CODES)]
     Git(git::GitArgs),
     /// Put the shim that gives gh a fresh token before gh in PATH
+    #[command(after_help = EXIT_CODES)]
     Gh(gh::GhArgs),
 }
 
