@@ -52,6 +52,19 @@ fn git_asks_the_mount_and_no_earlier_helper_gets_the_token() {
 }
 
 #[test]
+fn the_comment_in_the_file_undoes_it() {
+    let home = Home::new();
+    let file = home.path("my own/config");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    fs::write(&file, USERS).unwrap();
+    succeed(&mut setup(&home, &["--file", file.to_str().unwrap()]), "");
+    let text = fs::read_to_string(&file).unwrap();
+    let undo = text.split_once("(undo: molecule-tokenfs").unwrap().1.split_once(")\n").unwrap().0;
+    succeed(&mut home.command(["sh", "-c", &format!("{BINARY}{undo}")]), "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), USERS);
+}
+
+#[test]
 fn a_second_run_changes_nothing() {
     let home = Home::new();
     home.write(".gitconfig", USERS);

@@ -27,9 +27,9 @@ impl SystemWide {
     /// Wires what can be wired: a read-only root, or one without git, is no reason to give up.
     pub fn wire(settings: &[(String, String)]) -> Self {
         let mut wired = Self::default();
-        match system_file()
-            .and_then(|file| git::write_block(&file, settings).map(|written| (file, written)))
-        {
+        match system_file().and_then(|file| {
+            git::write_block(&file, settings, " --system").map(|written| (file, written))
+        }) {
             Ok((file, written)) => {
                 tracing::debug!("git is wired for all users in {}", file.display());
                 wired.git = written.changed.then_some(file);

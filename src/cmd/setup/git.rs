@@ -84,7 +84,7 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     let mut report = String::new();
     let program = program(args, &mut report)?;
     let asked = Asked::of(&program, &hosts, args.mountpoint.as_deref())?;
-    let Written { changed, urls_before } = write_block(file, &settings(&asked))?;
+    let Written { changed, urls_before } = write_block(file, &settings(&asked), &flag(args))?;
 
     let urls: Vec<&str> = asked.iter().map(|asked| asked.url.as_str()).collect();
     let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
@@ -164,11 +164,16 @@ pub struct Written {
     urls_before: Vec<String>,
 }
 
-/// Puts the settings into a configuration file, as our block at its end.
+/// Puts the settings into a configuration file, as our block at its end. `undo` are the flags with which
+/// `setup git --undo` finds it again, each with a blank before it.
 ///
 /// # Errors
 /// When git does not understand the file, or it cannot be written; it is as it was then.
-pub fn write_block(file: &Path, settings: &[(String, String)]) -> anyhow::Result<Written> {
+pub fn write_block(
+    file: &Path,
+    settings: &[(String, String)],
+    undo: &str,
+) -> anyhow::Result<Written> {
     let target = follow_links(file)?;
     let before = read(&target)?;
     if before.is_some() {
@@ -177,7 +182,8 @@ pub fn write_block(file: &Path, settings: &[(String, String)]) -> anyhow::Result
     }
     let stripped = git_block::strip(before.as_deref().unwrap_or_default());
     let made_by_setup = before.is_none() || stripped.made_by_setup;
-    let after = git_block::append(&stripped.rest, &git_config::render(settings)?, made_by_setup);
+    let entries = git_config::render(settings)?;
+    let after = git_block::append(&stripped.rest, &entries, made_by_setup, undo);
     let changed = before.as_deref() != Some(&after);
     if changed {
         write(&target, &after, |staged| {
@@ -317,7 +323,10 @@ fn rivals(entries: &[git_config::Entry], asked: &Asked) -> String {
 /// The flag that names the same file again.
 fn flag(args: &GitArgs) -> String {
     let mut flag = match &args.file {
-        Some(file) => format!(" --file {}", shell_quote(&file.to_string_lossy())),
+        Some(file) => {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            format!(" --file {}", shell_quote(&file.to_string_lossy()))
+        }
         None if args.system => " --system".to_owned(),
         None => String::new(),
     };

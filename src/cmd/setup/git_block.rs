@@ -5,11 +5,10 @@
 //! put lines of the user's into it later (`git config` adds to the last section of a name): those
 //! stay when the block goes.
 
-/// Opens the block.
-const BEGIN: &[u8] = b"# molecule-tokenfs: begin (undo: molecule-tokenfs setup git --undo)";
-/// Opens the block in a file that held nothing else.
-const BEGIN_OWN: &[u8] =
-    b"# molecule-tokenfs: begin, file made by setup (undo: molecule-tokenfs setup git --undo)";
+/// Opens the block; how to undo it follows.
+const BEGIN: &[u8] = b"# molecule-tokenfs: begin";
+/// The same in a file that held nothing else.
+const BEGIN_OWN: &[u8] = b"# molecule-tokenfs: begin, file made by setup";
 /// Closes the block.
 const END: &[u8] = b"# molecule-tokenfs: end";
 /// Ends each line that setup wrote, so that undo finds it whatever the program is called.
@@ -36,10 +35,10 @@ pub fn strip(text: &[u8]) -> Stripped {
     let mut lines = text.split_inclusive(|&byte| byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         let trimmed = line.trim_ascii();
-        if trimmed == BEGIN || trimmed == BEGIN_OWN {
+        if trimmed.starts_with(BEGIN) {
             inside = true;
             stripped.found = true;
-            stripped.made_by_setup |= trimmed == BEGIN_OWN;
+            stripped.made_by_setup |= trimmed.starts_with(BEGIN_OWN);
         } else if trimmed == END {
             inside = false;
         } else if !inside {
@@ -79,14 +78,19 @@ fn is_our_helper(line: &[u8]) -> bool {
 
 /// Puts `entries`, sections as git writes them, as our block at the end of a file without one.
 ///
-/// `made_by_setup`: the file was not there.
-pub fn append(rest: &[u8], entries: &[u8], made_by_setup: bool) -> Vec<u8> {
+/// `made_by_setup`: the file was not there. `undo` are the flags with which `setup git --undo` finds it
+/// again, each with a blank before it.
+pub fn append(rest: &[u8], entries: &[u8], made_by_setup: bool, undo: &str) -> Vec<u8> {
     let mut text = rest.to_vec();
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
     }
     text.extend_from_slice(if made_by_setup { BEGIN_OWN } else { BEGIN });
-    text.push(b'\n');
+    // A comment has one line.
+    let undo = if undo.contains(char::is_control) { "" } else { undo };
+    text.extend_from_slice(
+        format!(" (undo: molecule-tokenfs setup git --undo{undo})\n").as_bytes(),
+    );
     for line in entries.split_inclusive(|&byte| byte == b'\n') {
         match line.strip_suffix(b"\n") {
             Some(entry) if !line.starts_with(b"[") => {
@@ -113,7 +117,7 @@ mod tests {
     #[test]
     fn stripping_gives_back_every_byte_that_was_there() {
         for users in [USERS, b"", b"\n\n", b"# \xff\n"] {
-            let stripped = strip(&append(users, ENTRIES, false));
+            let stripped = strip(&append(users, ENTRIES, false, ""));
             assert_eq!(stripped.rest, users);
             assert!(stripped.found && !stripped.made_by_setup);
             assert_eq!(stripped.urls, ["https://github.com"]);
@@ -121,17 +125,28 @@ mod tests {
         let untouched = strip(USERS);
         assert!(!untouched.found);
         assert_eq!(untouched.rest, USERS);
-        assert!(strip(&append(b"", ENTRIES, true)).made_by_setup);
+        assert!(strip(&append(b"", ENTRIES, true, " --file /etc/x")).made_by_setup);
+    }
+
+    #[test]
+    fn the_block_says_how_to_undo_it_in_one_line() {
+        let text = append(b"", ENTRIES, true, " --file '/etc/my git'");
+        let begin =
+            b"# molecule-tokenfs: begin, file made by setup (undo: molecule-tokenfs setup git \
+            --undo --file '/etc/my git')\n";
+        assert!(text.starts_with(begin), "{}", String::from_utf8_lossy(&text));
+        let text = append(USERS, ENTRIES, false, " --file 'a\nb'");
+        assert_eq!(strip(&text).rest, USERS, "{}", String::from_utf8_lossy(&text));
     }
 
     #[test]
     fn a_last_line_without_an_end_gets_one() {
-        assert_eq!(strip(&append(b"[a]\n\tb = 1", ENTRIES, false)).rest, b"[a]\n\tb = 1\n");
+        assert_eq!(strip(&append(b"[a]\n\tb = 1", ENTRIES, false, "")).rest, b"[a]\n\tb = 1\n");
     }
 
     #[test]
     fn lines_of_the_users_within_the_block_stay_with_their_section() {
-        let text = String::from_utf8(append(USERS, ENTRIES, false)).unwrap();
+        let text = String::from_utf8(append(USERS, ENTRIES, false, "")).unwrap();
         let after =
             |line: &str, added: &str| (format!("{line} # molecule-tokenfs\n"), added.to_owned());
         let text = [
@@ -154,7 +169,7 @@ mod tests {
         let helper = "helper = /opt/mtfs git-credential --host ghe.example.com";
         let entries =
             format!("[credential \"https://ghe.example.com\"]\n\thelper = \n\t{helper}\n");
-        assert_eq!(strip(&append(USERS, entries.as_bytes(), false)).rest, USERS);
+        assert_eq!(strip(&append(USERS, entries.as_bytes(), false, "")).rest, USERS);
     }
 
     #[test]
@@ -165,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_the_user_wrote_after_the_block_stays() {
-        let mut text = append(USERS, ENTRIES, false);
+        let mut text = append(USERS, ENTRIES, false, "");
         text.extend_from_slice(b"[alias]\n\tst = status\n");
         assert_eq!(strip(&text).rest, [USERS, b"[alias]\n\tst = status\n"].concat());
     }
