@@ -254,3 +254,33 @@ fn an_ordinary_user_without_a_runtime_directory_has_the_tokens_at_home() {
         assert!(!dir.join(".molecule-tokenfs").exists(), "nothing is left");
     });
 }
+
+/// Opens the standard streams by their names, as programs do that log to `/dev/stdout`.
+const OPEN: &str = "echo one >/dev/stdout && echo two >/dev/stderr && echo all is open";
+
+#[test]
+fn the_command_of_another_user_opens_its_streams_by_name() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        own_root(&dir);
+        let words = [PROGRAM, "run", "--made-up", "1m", "--user", "1000", "--"];
+        // Pipes, as container engines give them.
+        let mut piped = command("bash", User::Own);
+        piped.args(["-o", "pipefail", "-c", "\"$@\" 2>&1 | cat", "bash"]).args(words);
+        piped.args(["sh", "-c", OPEN]).env("HOME", dir.path());
+        let said = run(piped, &dir, secs(20)).ok();
+        for line in ["one\n", "two\n", "all is open\n"] {
+            assert!(said.contains(line), "{said}");
+        }
+        // A file of root's stays root's.
+        let file = dir.file("log", "");
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let mut filed = command("sh", User::Own);
+        filed.args(["-c", "file=$1; shift; exec \"$@\" >\"$file\"", "sh"]).arg(&file).args(words);
+        filed.args(["sh", "-c", "echo written; echo opened >/dev/stdout"]).env("HOME", dir.path());
+        let refused = run(filed, &dir, secs(20));
+        assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "written\n");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&file).unwrap()), 0);
+    });
+}

@@ -53,6 +53,28 @@ fn a_job_of_a_shell_stops_and_goes_on_with_its_command() {
     play("job", &BASH, 6);
 }
 
+/// Opens its terminal by the name of a stream, and tells whose that is.
+const OPEN: &str = "echo one >/dev/stdout && echo all is open; stat -c owner-%u $(tty)";
+
+#[test]
+fn a_terminal_that_is_ours_alone_is_the_users_and_that_of_a_shell_stays_the_shells() {
+    let run = [PROGRAM, "run", "--made-up", "1m", "--user", "1000", "--", "sh", "-c", OPEN];
+    let said = play("opened", &run, 0);
+    assert!(said.contains("owner-1000"), "{said}");
+
+    for before in ["", "setsid --wait "] {
+        let dir = TestDir::new();
+        let script = format!(
+            "{before}{PROGRAM} run --made-up 1m --no-new-privileges --user 1000 -- \
+             sh -c 'echo typed >/dev/stdout; echo typing: ended'; stat -c owner-%u $(tty)"
+        );
+        let line = format!("sh {}", dir.file("script", script).display());
+        let said = play_with("typed", &BASH, 5, &[("TYPE", &line)]);
+        assert!(said.contains("Permission denied"), "{said}");
+        assert!(said.contains("owner-0"), "{said}");
+    }
+}
+
 #[test]
 fn a_command_that_nobody_could_continue_does_not_stop() {
     let words = [PROGRAM, "run", "--made-up", "1m", "--log-level", "info", "--", "sleep", "64"];

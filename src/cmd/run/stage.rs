@@ -6,14 +6,20 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::termios::tcgetsid;
 use nix::unistd::{
-    Gid, Uid, geteuid, getgroups, getpgrp, getppid, getsid, setgid, setgroups, setuid, tcsetpgrp,
+    Gid, Uid, fchown, geteuid, getgroups, getpgrp, getppid, getsid, setgid, setgroups, setuid,
+    tcsetpgrp,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -24,6 +30,9 @@ use crate::cmd::exec::{EXIT_CANNOT_RUN, cannot_run};
 
 /// The name of the hidden command.
 pub const NAME: &str = "run-command";
+
+/// The file system of pipes without a name (`PIPEFS_MAGIC` in Linux's `magic.h`).
+const PIPEFS: FsType = FsType(0x5049_5045);
 
 /// What a container engine leaves the command of a container by default: enough for every program
 /// that does not manage the machine. Above all it is without `CAP_SYS_ADMIN`, which can unmount.
@@ -105,6 +114,7 @@ pub fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
     if !args.keep_capabilities {
         limit_capabilities().context("cannot give up capabilities")?;
     }
+    give_streams(args.uid);
     become_user(args).context("cannot become the user of the command")?;
     clear_inherited().context("cannot give up capabilities")?;
     Err(cannot_run(program, Command::new(program).args(arguments).exec()))
@@ -164,6 +174,28 @@ fn limit_capabilities() -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the command's user its standard streams, as container runtimes do: it could not open
+/// `/dev/stdout` otherwise, which asks for rights on what is behind (`proc_pid_fd(5)`). Only pipes, and a
+/// terminal that is ours alone: files, and the terminal of whoever called us, stay theirs.
+fn give_streams(uid: u32) {
+    if !geteuid().is_root() || uid == 0 {
+        return;
+    }
+    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
+    for stream in [input.as_fd(), output.as_fd(), errors.as_fd()] {
+        let Ok(found) = fstat(stream) else { continue };
+        let is_roots = found.st_uid == 0;
+        let is_pipe = fstatfs(stream).is_ok_and(|system| system.filesystem_type() == PIPEFS);
+        let is_terminal = tcgetsid(stream).is_ok_and(|session| getsid(None) == Ok(session));
+        let is_terminal = is_terminal && !is_shared();
+        if is_roots && (is_pipe || is_terminal) {
+            // Refused to the root of a user namespace that does not know the owner; that is no reason not
+            // to run.
+            fchown(stream, Some(Uid::from_raw(uid)), None).ok();
+        }
+    }
 }
 
 fn become_user(args: &StageArgs) -> nix::Result<()> {
