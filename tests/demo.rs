@@ -1,6 +1,6 @@
 //! The demo, run as a newcomer runs it: it shows what it claims, in every way in which it can mount,
 //! and leaves nothing behind.
-//! needs: root, fuse, git, gh, fusermount3
+//! needs: root, fuse, git, gh, fusermount3, python3
 //! tests `through_fusermount3`, `may_not_open_the_device` need: host-root
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -15,7 +15,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use support::daemon::PROGRAM;
 use support::dir::TestDir;
-use support::namespace::{open_fuse_device, replace_file, sandboxed};
+use support::namespace::{open_fuse_device, private_copy, replace_file, sandboxed};
 use support::process::{Finished, ORDINARY, Process, User, command, require, run};
 use support::{eventually, secs};
 
@@ -163,6 +163,46 @@ fn a_terminal_shows_both_lanes_live_and_is_given_back_as_it_was() {
         assert!(after.contains("mounted token: ") && after.contains("code 0"), "{after}");
         assert_eq!(read("before"), read("after"), "the terminal's settings");
         assert!(!shown.contains("ghs_"), "it showed a token");
+    });
+}
+
+#[test]
+fn a_demo_that_is_stopped_gives_the_terminal_back_and_goes_on_where_it_was() {
+    sandboxed(secs(90), || {
+        require("python3", "python3");
+        let dir = TestDir::new();
+        let mut python = command("python3", User::Own);
+        python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/terminal.py"));
+        python.args(["demo", "bash", "--norc", "-i"]).env("TMPDIR", dir.path());
+        python.env("DEMO", format!("{PROGRAM} demo --life 4s --lifetimes 2")).env("TERM", "xterm");
+        let told = run(python, &dir, secs(80)).ok();
+        let (before, after) = told.split_once("Stopped").unwrap();
+        assert!(before.contains("\x1b[?1049l"), "the other screen was left: {told}");
+        assert!(after.contains("\x1b[?1049h"), "and entered again: {told}");
+        assert!(after.contains("got-0") && told.ends_with("ended 7\n"), "{told}");
+        assert_eq!(left_behind(dir.path()), [""; 0]);
+    });
+}
+
+#[test]
+fn a_shim_of_the_machines_gives_the_frozen_lane_no_fresh_token() {
+    sandboxed(secs(90), || {
+        let dir = TestDir::new();
+        // Root's programs are looked for in a few directories of root's alone.
+        let bin = Path::new("/usr/local/bin");
+        private_copy(bin, &dir);
+        let mut setup = command(PROGRAM, User::Own);
+        setup.args(["setup", "gh", "--dir"]).arg(bin);
+        run(setup, &dir, secs(10)).ok();
+        let mut demo = demo(&dir, User::Own, &["--lifetimes", "2", "--life", "8s", "--plain"]);
+        demo.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let told = run(demo, &dir, secs(60));
+        for line in told.stdout.lines().filter(|line| line.contains("|  frozen ")) {
+            let frozen = line.split("|  frozen ").last().unwrap();
+            assert!(frozen.contains(" dead for ") || frozen.contains(" 0 failed"), "{line}");
+        }
+        assert!(told.stdout.contains("FUSE serves the mounted token, at /"), "{told:?}");
+        assert_shown(&dir, &told);
     });
 }
 

@@ -4,11 +4,14 @@
 //! in two lanes, side by side: one reads its token from a mount, the other got it in its environment
 //! at the start, as workspaces do today.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cmd::demo::daemon::Daemon;
@@ -104,33 +107,46 @@ async fn demonstrate(
 
     let begin = SystemClock.now();
     let end = args.life * args.lifetimes + Duration::from_millis(500);
+    // How long the demo stood still.
+    let stopped = Cell::new(Duration::ZERO);
     let look = || {
         let now = SystemClock.now();
         Progress {
             life: args.life,
-            elapsed: now.elapsed_since(&begin),
+            elapsed: now.elapsed_since(&begin).saturating_sub(stopped.get()),
             end,
             lanes: frame::views(&lanes, &demo, tools.asker, &now),
         }
     };
     let plain = args.plain || !screen::can_be_drawn();
     let mut notes = tools.notes();
-    if daemon.keeps_files() {
-        let why = obstacle.unwrap_or_else(|| "FUSE cannot be used".to_owned());
-        notes.push(format!("{why}: the tokens are files, replaced at each rotation"));
-    }
+    notes.insert(
+        0,
+        if daemon.keeps_files() {
+            let why = obstacle.unwrap_or_else(|| "FUSE cannot be used".to_owned());
+            format!("{why}: the tokens are files, replaced at each rotation")
+        } else {
+            format!("FUSE serves the mounted token{}, at {}", way.words(), place.mount().display())
+        },
+    );
+    let mut stops = Stops::new(!plain)?;
+    // Each lane takes a turn for each of its commands.
+    let turns = Semaphore::new(LANES as usize);
     let mut output = Output::open(plain, notes, &look())?;
     let stop = CancellationToken::new();
     let signalled = {
         let [ours, frozen] = &lanes;
         let work = async {
             tokio::try_join!(
-                ours.run(&place, &demo, tools, &stop),
-                frozen.run(&place, &demo, tools, &stop)
+                ours.run(&place, &demo, tools, &turns, &stop),
+                frozen.run(&place, &demo, tools, &turns, &stop)
             )
         };
         tokio::pin!(work);
-        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = SystemClock.now();
+        let mut all_turns = None;
         loop {
             tokio::select! {
                 done = &mut work => {
@@ -138,7 +154,26 @@ async fn demonstrate(
                     break false;
                 }
                 () = signals.next() => break true,
+                () = stops.next(), if all_turns.is_none() => {
+                    // The platform is in this process: a command that waited for it would come with a
+                    // token that died meanwhile. So what runs is done first.
+                    all_turns = Some(Box::pin(turns.acquire_many(LANES)));
+                }
+                none_runs = wait_for(&mut all_turns) => {
+                    all_turns = None;
+                    if output.stop()? {
+                        daemon.recover(&place).await;
+                    }
+                    drop(none_runs);
+                }
                 _ = tick.tick() => {
+                    let now = SystemClock.now();
+                    let passed = now.elapsed_since(&last);
+                    // It was stopped, or the machine slept: none of that was shown to anybody.
+                    if passed > STOOD_STILL {
+                        stopped.set(stopped.get() + passed);
+                    }
+                    last = now;
                     let progress = look();
                     output.draw(&progress)?;
                     if progress.elapsed >= end {
@@ -174,9 +209,41 @@ async fn demonstrate(
     Ok(code)
 }
 
+/// Waits for what there is to wait for.
+async fn wait_for<F: Future + Unpin>(what: &mut Option<F>) -> F::Output {
+    match what {
+        Some(what) => what.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many lanes there are.
+const LANES: u32 = 2;
+/// Between two looks at how things stand.
+const TICK: Duration = Duration::from_millis(200);
+/// Nothing but a stop keeps the demo from looking for so long.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+
 /// What a shell reports for a process that SIGINT ended.
 fn interrupted() -> ExitCode {
     ExitCode::from(130)
+}
+
+/// Ctrl-Z, where there is a screen to leave before the process stops.
+struct Stops(Option<Signal>);
+
+impl Stops {
+    fn new(has_screen: bool) -> anyhow::Result<Self> {
+        let listen = || signal(SignalKind::from_raw(libc::SIGTSTP));
+        Ok(Self(has_screen.then(listen).transpose().context("cannot listen for signals")?))
+    }
+
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(stop) => drop(stop.recv().await),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The signals that end the demo.

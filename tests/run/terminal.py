@@ -46,6 +46,19 @@ SCENES = {
         (0.3, "\x1a"),
         (0.3, "\x03"),
     ],
+    # The command opens its streams by their names.
+    "opened": [("all is open", None)],
+    # The demo is a job of a shell: it stops for longer than it lasts, and goes on to its end.
+    "demo": [
+        ("# ", "stty rows 24 cols 80; $DEMO\n"),
+        ("git clone", None),
+        (1, "\x1a"),
+        ("Stopped", None),
+        (10, "echo still-$((40 + 2)); fg\n"),
+        ("still-42", None),
+        ("mounted token: ", "echo got-$?\n"),
+        ("got-", "exit 7\n"),
+    ],
     # Nothing is typed.
     "nothing": [],
     # The command stops the output, and lets it go on.

@@ -25,6 +25,8 @@ use crate::spawn;
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to unmount and end.
 const STOP: Duration = Duration::from_secs(5);
+/// How often a token is asked for after a stop, before the demo goes on without.
+const RECOVERY_TRIES: u32 = 10;
 const POLL: Duration = Duration::from_millis(20);
 
 /// See the module. Dropping it ends the daemon and waits until the mount is gone.
@@ -93,6 +95,23 @@ impl Daemon {
             tokio::time::sleep(POLL).await;
         }
         Err(failure(place, "the mount does not answer"))
+    }
+
+    /// After the platform stood still, whose requests failed meanwhile: has a token fetched at once, and
+    /// waits until there is one.
+    pub(super) async fn recover(&self, place: &Place) {
+        for _ in 0..RECOVERY_TRIES {
+            if let Ok(pid) = i32::try_from(self.child.id()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGUSR1);
+            }
+            let mut cat = tokio::process::Command::new("cat");
+            cat.env("PATH", &self.path).arg(place.mount().join("token"));
+            if process::run(&mut cat).await.is_ok_and(|cat| cat.success) {
+                return;
+            }
+            // A fetch may be forced once a second.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// Whether it keeps files, since it could not mount.

@@ -1,7 +1,6 @@
 //! What the demo shows, as text: the two lanes side by side, one line of both, and the totals. Pure
 //! functions of what happened.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::cmd::demo::lane::{Kind, Lane, Operation, Tally};
@@ -9,6 +8,10 @@ use crate::cmd::demo::tools::Asker;
 use crate::demo::Demo;
 use crate::secret::{Fingerprint, Secret};
 use crate::time::Now;
+
+mod summary;
+
+pub(super) use summary::{Failure, Summary};
 
 /// How a piece of text is meant; colour only underlines what the words say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +123,7 @@ impl LaneView {
     fn column(&self, life: Duration, width: usize, blocks: bool) -> Vec<Line> {
         let (title, about) = match self.kind {
             Kind::Mounted => ("TOKEN FROM THE MOUNT", "read afresh at every use"),
-            Kind::Frozen => ("TOKEN FROZEN AT START", "in the environment, as it is done today"),
+            Kind::Frozen => ("TOKEN FROZEN AT START", "in the environment, as done today"),
         };
         let plain = |text: String| vec![(Tone::Plain, text)];
         let alive = if self.dead_for.is_some() { Tone::Bad } else { Tone::Good };
@@ -150,63 +153,174 @@ impl LaneView {
             (ok(self.refused), format!("{:>8}", self.refused)),
         ]);
         lines.push(Vec::new());
-        lines.push(match &self.last_failure {
-            None => vec![(Tone::Good, "no failure".to_owned())],
-            Some(said) => vec![(Tone::Bad, said.clone())],
-        });
+        lines.extend(self.failure(width));
         lines
+    }
+
+    /// What failed last, in lines of this width.
+    fn failure(&self, width: usize) -> Vec<Line> {
+        match &self.last_failure {
+            None => vec![vec![(Tone::Good, "no failure".to_owned())]],
+            Some(said) => wrapped(Tone::Bad, said, width).into_iter().take(MOST_LINES).collect(),
+        }
     }
 }
 
-/// The whole screen, `width` wide: the lanes side by side where there is room, else one below the
-/// other.
-pub(super) fn screen(
-    progress: &Progress,
-    notes: &[String],
-    width: usize,
-    blocks: bool,
-) -> Vec<Line> {
-    let clock = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
-    let seconds = progress.life.as_secs();
-    let mut lines = vec![
-        vec![
-            (Tone::Title, "molecule-tokenfs demo".to_owned()),
-            (
-                Tone::Plain,
-                format!(
-                    "   tokens live {seconds} s   {} of {}",
-                    clock(progress.elapsed.min(progress.end)),
-                    clock(progress.end)
-                ),
-            ),
-        ],
-        Vec::new(),
-    ];
-    let beside = width >= 2 * MIN_COLUMN + GAP;
-    let column_width = if beside { ((width - GAP) / 2).min(MAX_COLUMN) } else { width };
-    let columns: Vec<Vec<Line>> = progress
-        .lanes
-        .iter()
-        .map(|lane| lane.column(progress.life, column_width, blocks))
-        .collect();
-    if let (true, [left, right]) = (beside, columns.as_slice()) {
-        for (left, right) in left.iter().zip(right) {
-            let mut line = cut(left, column_width);
-            line.push((Tone::Plain, " ".repeat(column_width + GAP - length(&line))));
-            line.extend(cut(right, column_width));
-            lines.push(line);
-        }
-    } else {
-        for column in columns {
-            lines.extend(column.into_iter().filter(|line| !line.is_empty()));
-            lines.push(Vec::new());
-        }
-    }
+/// What screen there is, in characters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// Whether it can show blocks.
+    pub(super) blocks: bool,
+}
+
+/// The whole screen: the lanes side by side; where there is too little room for that, as the columns of
+/// a table; and on the narrowest, one below the other.
+pub(super) fn screen(progress: &Progress, notes: &[String], room: Room) -> Vec<Line> {
+    let Room { width, height, .. } = room;
+    let mut lines = head(progress);
     lines.push(Vec::new());
-    lines.extend(notes.iter().map(|note| vec![(Tone::Dim, note.clone())]));
-    lines.push(vec![(Tone::Dim, "Ctrl-C ends it; nothing is left behind.".to_owned())]);
+    let mut foot = vec![Vec::new()];
+    foot.extend(notes.iter().flat_map(|note| wrapped(Tone::Dim, note, width)));
+    foot.push(vec![(Tone::Dim, "Ctrl-C ends it; nothing is left behind.".to_owned())]);
+    let beside = (width >= 2 * MIN_COLUMN + GAP).then(|| beside(progress, room));
+    let fits = |body: &Vec<Line>| lines.len() + body.len() + foot.len() <= height;
+    lines.extend(match beside.filter(fits) {
+        Some(body) => body,
+        None if width >= TABLE => table(progress, width),
+        None => stacked(progress, room),
+    });
+    lines.extend(foot);
+    if lines.len() > height {
+        lines.retain(|line| !line.is_empty());
+    }
     lines.iter().map(|line| cut(line, width)).collect()
 }
+
+fn head(progress: &Progress) -> Vec<Line> {
+    let clock = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
+    let seconds = progress.life.as_secs();
+    let moment = clock(progress.elapsed.min(progress.end));
+    let about = format!("   tokens live {seconds} s   {moment} of {}", clock(progress.end));
+    vec![vec![(Tone::Title, "molecule-tokenfs demo".to_owned()), (Tone::Plain, about)]]
+}
+
+fn beside(progress: &Progress, room: Room) -> Vec<Line> {
+    let width = ((room.width - GAP) / 2).min(MAX_COLUMN);
+    let columns: Vec<_> =
+        progress.lanes.iter().map(|lane| lane.column(progress.life, width, room.blocks)).collect();
+    let longest = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let row = |number: usize| {
+        let mut line = Line::new();
+        for (place, column) in columns.iter().enumerate() {
+            line.push((Tone::Plain, " ".repeat(place * (width + GAP) - length(&line))));
+            line.extend(column.get(number).map(|cell| cut(cell, width)).unwrap_or_default());
+        }
+        line
+    };
+    (0..longest).map(row).collect()
+}
+
+fn stacked(progress: &Progress, room: Room) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for lane in &progress.lanes {
+        let column = lane.column(progress.life, room.width, room.blocks);
+        lines.extend(column.into_iter().filter(|line| !line.is_empty()));
+        lines.push(Vec::new());
+    }
+    lines
+}
+
+/// The lanes as the columns of a table, for a small screen.
+fn table(progress: &Progress, width: usize) -> Vec<Line> {
+    let row = |label: &str, cell: &dyn Fn(&LaneView) -> [(Tone, String); 2]| {
+        let mut line = vec![(Tone::Plain, format!("{label:<16}"))];
+        for lane in &progress.lanes {
+            let [(tone, one), (other_tone, other)] = cell(lane);
+            line.push((tone, format!("{one:>12}")));
+            line.push((other_tone, format!("{other:>8}")));
+        }
+        line
+    };
+    // Over both numbers of a lane.
+    let wide = |label: &str, tone: Tone, cell: &dyn Fn(&LaneView) -> (Tone, String)| {
+        let mut line = vec![(tone, format!("{label:<16}"))];
+        let cells = progress.lanes.iter().map(cell);
+        line.extend(cells.map(|(tone, text)| (tone, format!("{text:>20}"))));
+        line
+    };
+    let ok = |bad: u64| if bad == 0 { Tone::Good } else { Tone::Bad };
+    let plain = |text: String| (Tone::Plain, text);
+    let mut lines = vec![
+        wide("TOKEN", Tone::Title, &|lane| {
+            let from = match lane.kind {
+                Kind::Mounted => "FROM THE MOUNT",
+                Kind::Frozen => "FROZEN AT START",
+            };
+            (Tone::Title, from.to_owned())
+        }),
+        wide("", Tone::Plain, &|lane| plain(lane.token())),
+        wide("life", Tone::Plain, &|lane| (ok(lane.dead_for.is_some().into()), lane.life())),
+        wide("rotations", Tone::Plain, &|lane| plain(lane.rotations.to_string())),
+        row("", &|_| [(Tone::Dim, "worked".to_owned()), (Tone::Dim, "failed".to_owned())]),
+    ];
+    let operations = progress.lanes.iter().map(|lane| lane.tallies.len()).max().unwrap_or(0);
+    for number in 0..operations {
+        let tally = |lane: &LaneView| lane.tallies.get(number).copied();
+        let label = progress.lanes.first().and_then(tally).map_or("", |(label, _)| label);
+        // The one operation that has another name in each lane.
+        let label = if label == "cat token" { "read the token" } else { label };
+        lines.push(row(label, &|lane| {
+            let Tally { worked, failed } = tally(lane).map(|(_, tally)| tally).unwrap_or_default();
+            [plain(worked.to_string()), (ok(failed), failed.to_string())]
+        }));
+    }
+    lines.push(row("HTTP ok, 401", &|lane| {
+        [plain(lane.accepted.to_string()), (ok(lane.refused), lane.refused.to_string())]
+    }));
+    for lane in &progress.lanes {
+        let name = lane.kind.name();
+        lines.extend(match &lane.last_failure {
+            None => vec![vec![(Tone::Good, format!("{name}: no failure"))]],
+            Some(said) => wrapped(Tone::Bad, &format!("{name}: {said}"), width)
+                .into_iter()
+                .take(MOST_LINES)
+                .collect(),
+        });
+    }
+    lines
+}
+
+/// The text in lines of this width, broken between words where there are any.
+fn wrapped(tone: Tone, text: &str, width: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let length = |text: &str| text.chars().count();
+    for word in text.split_whitespace() {
+        let mut word = word.to_owned();
+        if !line.is_empty() && length(&line) + 1 + length(&word) > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        while length(&word) > width.max(1) {
+            let rest: String = word.chars().skip(width.max(1)).collect();
+            lines.push(word.chars().take(width.max(1)).collect());
+            word = rest;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += &word;
+    }
+    lines.push(line);
+    lines.into_iter().map(|line| vec![(tone, line)]).collect()
+}
+
+/// The most lines that a failure takes.
+const MOST_LINES: usize = 3;
+
+/// What the table needs.
+const TABLE: usize = 16 + 2 * 20;
 
 /// The narrowest column that holds a lane's numbers, and the widest that still reads as one.
 const MIN_COLUMN: usize = 36;
@@ -253,87 +367,6 @@ fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
-/// The totals at the end.
-pub(super) struct Summary {
-    elapsed: Duration,
-    life: Duration,
-    lanes: Vec<LaneView>,
-    issued: u64,
-}
-
-/// Why a demo showed the opposite of what it should.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// Something of the mounted lane failed.
-    Requests { failed: u64, refused: u64 },
-    /// The mounted lane's token did not rotate as often as lives went by.
-    Rotations { seen: u64, expected: u64 },
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Requests { failed, refused } => write!(
-                f,
-                "with the mounted token {} failed, and {refused} of its requests got 401",
-                count(*failed, "operation")
-            ),
-            Self::Rotations { seen, expected } => {
-                write!(f, "the mounted token rotated {seen} times instead of {expected}")
-            }
-        }
-    }
-}
-
-impl Summary {
-    pub(super) fn of(progress: &Progress, issued: u64) -> Self {
-        Self {
-            elapsed: progress.elapsed,
-            life: progress.life,
-            lanes: progress.lanes.clone(),
-            issued,
-        }
-    }
-
-    /// Whether the mounted lane did without a failure what it should: rotate once a lifetime.
-    pub(super) fn verdict(&self, lifetimes: u32) -> Result<(), Failure> {
-        for lane in self.lanes.iter().filter(|lane| lane.kind == Kind::Mounted) {
-            let (failed, refused) = (lane.total().failed, lane.refused);
-            if failed + refused > 0 {
-                return Err(Failure::Requests { failed, refused });
-            }
-            let expected = u64::from(lifetimes.saturating_sub(1)).max(1);
-            if lane.rotations < expected {
-                return Err(Failure::Rotations { seen: lane.rotations, expected });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} s, tokens that live {} s, {} issued",
-            self.elapsed.as_secs(),
-            self.life.as_secs(),
-            self.issued
-        )?;
-        let totals = self.lanes.iter().map(|lane| {
-            let Tally { worked, failed } = lane.total();
-            format!(
-                "{} token: {}, {worked} worked, {failed} failed, {} of {} requests got 401",
-                lane.kind.name(),
-                count(lane.rotations, "rotation"),
-                lane.refused,
-                lane.accepted + lane.refused
-            )
-        });
-        writeln!(f, "{}", totals.collect::<Vec<_>>().join("; "))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,6 +397,10 @@ mod tests {
         }
     }
 
+    fn room(width: usize, height: usize) -> Room {
+        Room { width, height, blocks: false }
+    }
+
     fn text(lines: &[Line]) -> String {
         let join = |line: &Line| line.iter().map(|(_, text)| text.as_str()).collect::<String>();
         lines.iter().map(|line| join(line).trim_end().to_owned() + "\n").collect()
@@ -372,16 +409,56 @@ mod tests {
     #[test]
     fn a_wide_screen_shows_the_lanes_side_by_side() {
         let note = ["gh is not installed".to_owned()];
-        insta::assert_snapshot!(text(&screen(&progress(0), &note, 100, false)));
+        insta::assert_snapshot!(text(&screen(&progress(0), &note, room(100, 30))));
     }
 
     #[test]
     fn a_narrow_screen_shows_them_one_below_the_other_and_no_line_is_too_long() {
         for width in [0, 1, 20, 40, 74, 75, 80, 200] {
-            let lines = screen(&progress(0), &[], width, true);
+            let lines = screen(&progress(0), &[], Room { blocks: true, ..room(width, 24) });
             assert!(lines.iter().all(|line| length(line) <= width), "{width}");
         }
-        insta::assert_snapshot!(text(&screen(&progress(0), &[], 40, false)));
+        insta::assert_snapshot!(text(&screen(&progress(0), &[], room(40, 24))));
+    }
+
+    const NOTES: [&str; 2] = [
+        "FUSE serves the mounted token, at /tmp/molecule-demo-01234567/token",
+        "gh is not installed, so curl asks in its place: apt-get install gh",
+    ];
+
+    #[test]
+    fn the_usual_terminal_shows_every_word() {
+        let notes = NOTES.map(str::to_owned);
+        // The last column is never written to.
+        let lines = screen(&progress(0), &notes, room(79, 24));
+        assert!(lines.len() <= 24, "{}", lines.len());
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let shown = words(&text(&lines));
+        let failure = progress(0).lanes.pop().unwrap().last_failure.unwrap();
+        let said = [words(&failure), words("environment, as done today"), words(NOTES[0])].concat();
+        for word in said {
+            assert!(shown.contains(&word), "{word}: {}", text(&lines));
+        }
+        insta::assert_snapshot!(text(&lines));
+    }
+
+    #[test]
+    fn a_small_terminal_shows_both_lanes_and_every_word_too() {
+        let lines = screen(&progress(0), &NOTES.map(str::to_owned), room(59, 20));
+        assert!(lines.len() <= 20, "{}", lines.len());
+        insta::assert_snapshot!(text(&lines));
+    }
+
+    #[test]
+    fn a_text_is_broken_between_words_and_a_long_word_anywhere() {
+        let broken = |text, width| {
+            let lines = wrapped(Tone::Plain, text, width);
+            lines.iter().map(|line| line[0].1.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(broken("one two  three", 7), ["one two", "three"]);
+        assert_eq!(broken("a abcdefgh i", 3), ["a", "abc", "def", "gh", "i"]);
+        assert_eq!(broken("", 3), [""]);
+        assert_eq!(broken("ab", 0), ["a", "b"]);
     }
 
     #[test]

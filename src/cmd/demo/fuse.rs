@@ -27,6 +27,17 @@ pub(super) enum Way {
     Files,
 }
 
+impl Way {
+    /// How FUSE got its mount, after "FUSE serves the mounted token".
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Direct | Self::Files => "",
+            Self::Fusermount => " (mounted by fusermount3)",
+            Self::Namespace => " (in a mount namespace of the demo's own)",
+        }
+    }
+}
+
 /// `CAP_SYS_ADMIN` in the sets of `/proc/self/status` (capabilities(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 

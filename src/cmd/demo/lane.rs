@@ -1,6 +1,7 @@
 //! One of the two loops that run side by side: clone, commit and push, ask for the user, read the
 //! token. They differ only in where the token comes from.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cmd::demo::place::{Place, quoted};
@@ -114,7 +116,7 @@ impl Lane {
         self.lock().clone()
     }
 
-    /// Goes round until told to stop.
+    /// Goes round until told to stop. Each command takes one of the `turns`.
     ///
     /// # Errors
     /// A command cannot be run at all. That one fails is no error, it is counted.
@@ -123,27 +125,30 @@ impl Lane {
         place: &Place,
         demo: &Demo,
         tools: &Tools,
+        turns: &Semaphore,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let bench = Bench::prepare(self, place, demo, tools).await?;
-        self.note(Operation::Clone, bench.git(&["clone", "--quiet", &bench.url, "work"]).await?);
+        let clone = async |name| bench.git(&["clone", "--quiet", &bench.url, name]).await;
+        let turn = async || turns.acquire().await.context("the demo is over");
+        let began = turn().await?;
+        self.note(Operation::Clone, clone("work").await?);
+        drop(began);
         let mut round = 0;
         while !stop.is_cancelled() {
             round += 1;
-            let message = format!("Round {round}");
-            let commit = ["-C", "work", "commit", "--quiet", "--allow-empty", "-m", &message];
-            let commit = bench.git(&commit).await?;
-            if commit.success {
-                self.note(Operation::Push, bench.git(&["-C", "work", "push", "--quiet"]).await?);
-            } else {
-                self.note(Operation::Push, commit);
-            }
+            let began = turn().await?;
+            self.note(Operation::Push, bench.push(&format!("Round {round}")).await?);
+            drop(began);
+            let began = turn().await?;
             self.note(Operation::Ask, run(&mut bench.ask()).await?);
+            drop(began);
+            let began = turn().await?;
             self.read(&bench, demo).await?;
-            self.note(
-                Operation::Clone,
-                bench.git(&["clone", "--quiet", &bench.url, "again"]).await?,
-            );
+            drop(began);
+            let began = turn().await?;
+            self.note(Operation::Clone, clone("again").await?);
+            drop(began);
             let again = bench.home.join("again");
             if again.exists() {
                 std::fs::remove_dir_all(again)?;
@@ -281,7 +286,7 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.home);
@@ -292,10 +297,25 @@ impl<'a> Bench<'a> {
         run(self.command("git").args(arguments)).await
     }
 
+    /// Commits, and pushes if that worked.
+    async fn push(&self, message: &str) -> io::Result<Finished> {
+        let commit = ["-C", "work", "commit", "--quiet", "--allow-empty", "-m", message];
+        let commit = self.git(&commit).await?;
+        if !commit.success {
+            return Ok(commit);
+        }
+        self.git(&["-C", "work", "push", "--quiet"]).await
+    }
+
     fn ask(&self) -> Command {
         match (self.tools.asker, self.kind) {
-            (Asker::Gh, _) => {
-                let mut command = self.command("gh");
+            (Asker::Gh, kind) => {
+                let program = match kind {
+                    Kind::Mounted => OsStr::new("gh"),
+                    // With nothing before it that would give it a fresh token.
+                    Kind::Frozen => self.tools.gh.as_os_str(),
+                };
+                let mut command = self.command(program);
                 command.args(["api", "/user"]);
                 command
             }
@@ -375,7 +395,7 @@ mod tests {
             demo.create_repository(&lane.repository()).unwrap();
         }
         rotate(&demo, &place.mount());
-        let stop = CancellationToken::new();
+        let (stop, turns) = (CancellationToken::new(), Semaphore::new(2));
         let rotation = async {
             for _ in 0..6 {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -386,8 +406,8 @@ mod tests {
         };
         let all = async {
             tokio::try_join!(
-                mounted.run(&place, &demo, &tools, &stop),
-                frozen.run(&place, &demo, &tools, &stop),
+                mounted.run(&place, &demo, &tools, &turns, &stop),
+                frozen.run(&place, &demo, &tools, &turns, &stop),
                 rotation,
             )
         };

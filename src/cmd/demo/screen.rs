@@ -8,9 +8,11 @@ use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::style::{Attribute, Color, Print, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, size};
 use crossterm::{QueueableCommand, queue};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
+use nix::unistd::{Pid, getppid, getsid};
 
-use crate::cmd::demo::frame::{self, Line, Progress, Tone};
+use crate::cmd::demo::frame::{self, Line, Progress, Room, Tone};
 use crate::cmd::print;
 use crate::config;
 
@@ -42,6 +44,20 @@ impl Output {
             return Ok(Self::Lines(Lines { landmarks: Vec::new(), next: Duration::ZERO }));
         }
         Ok(Self::Screen(Box::new(Screen::enter(notes)?)))
+    }
+
+    /// Stops this process as Ctrl-Z does, with the terminal given back, and takes it again when somebody
+    /// lets the process go on. Whether it was stopped: not where nobody could let it go on, since its parent
+    /// is in another session.
+    pub(super) fn stop(&mut self) -> anyhow::Result<bool> {
+        let Self::Screen(screen) = self else { return Ok(false) };
+        if getsid(Some(getppid())) != getsid(None) {
+            return Ok(false);
+        }
+        screen.leave();
+        kill(Pid::this(), Signal::SIGSTOP)?;
+        screen.enter_again()?;
+        Ok(true)
     }
 
     /// Shows how things stand.
@@ -87,26 +103,43 @@ pub(super) struct Screen {
 
 impl Screen {
     fn enter(notes: Vec<String>) -> anyhow::Result<Self> {
-        let stdin = std::io::stdin();
-        // Keys neither show nor wait for a newline; Ctrl-C stays a signal.
-        let before = stdin.is_terminal().then(|| tcgetattr(stdin.as_fd()).ok()).flatten();
-        if let Some(before) = &before {
-            let mut quiet = before.clone();
-            quiet.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
-            tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &quiet)?;
-        }
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(config::env);
         let locale = locale.unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        let screen = Self {
-            before,
+        let mut screen = Self {
+            before: None,
             notes,
             colour: config::env("NO_COLOR").is_none(),
             blocks: locale.contains("utf-8") || locale.contains("utf8"),
         };
+        screen.enter_again()?;
+        Ok(screen)
+    }
+
+    fn enter_again(&mut self) -> anyhow::Result<()> {
+        let stdin = std::io::stdin();
+        // Keys neither show nor wait for a newline; Ctrl-C and Ctrl-Z stay signals.
+        self.before = stdin.is_terminal().then(|| tcgetattr(stdin.as_fd()).ok()).flatten();
+        if let Some(before) = &self.before {
+            let mut quiet = before.clone();
+            quiet.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
+            tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &quiet)?;
+        }
         let mut out = Vec::new();
         queue!(out, EnterAlternateScreen, Hide, Clear(ClearType::All))?;
-        print(&out)?;
-        Ok(screen)
+        print(&out)
+    }
+
+    fn leave(&mut self) {
+        let mut out = Vec::new();
+        if queue!(out, Show, LeaveAlternateScreen).is_ok() {
+            let _ = print(&out);
+        }
+        if let Some(before) = self.before.take() {
+            let stdin = std::io::stdin();
+            // What was typed meanwhile was for the demo, not for the shell.
+            let _ = tcflush(stdin.as_fd(), FlushArg::TCIFLUSH);
+            let _ = tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &before);
+        }
     }
 
     fn draw(&mut self, progress: &Progress) -> anyhow::Result<()> {
@@ -114,7 +147,8 @@ impl Screen {
         let (width, height) = size().unwrap_or((80, 24));
         // The last column stays free: behind it, clearing the rest of a line differs by terminal.
         let width = usize::from(width.saturating_sub(1));
-        let lines = frame::screen(progress, &self.notes, width, self.blocks);
+        let room = Room { width, height: height.into(), blocks: self.blocks };
+        let lines = frame::screen(progress, &self.notes, room);
         let mut out = Vec::new();
         for (row, line) in (0..height).zip(&lines) {
             queue!(out, MoveTo(0, row))?;
@@ -149,15 +183,6 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let mut out = Vec::new();
-        if queue!(out, Show, LeaveAlternateScreen).is_ok() {
-            let _ = print(&out);
-        }
-        if let Some(before) = &self.before {
-            let stdin = std::io::stdin();
-            // What was typed meanwhile was for the demo, not for the shell.
-            let _ = tcflush(stdin.as_fd(), FlushArg::TCIFLUSH);
-            let _ = tcsetattr(stdin.as_fd(), SetArg::TCSANOW, before);
-        }
+        self.leave();
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::cmd::Advise;
+use crate::cmd::setup::gh::real_gh_of;
 use crate::spawn;
 
 /// What asks the REST interface.
@@ -22,6 +23,8 @@ pub(super) struct Tools {
     pub(super) path: OsString,
     /// What asks the REST interface.
     pub(super) asker: Asker,
+    /// gh itself. What PATH calls so may be a shim that gives it the machine's fresh tokens.
+    pub(super) gh: PathBuf,
 }
 
 impl Tools {
@@ -31,7 +34,8 @@ impl Tools {
             return Err(anyhow::anyhow!("git is not installed, and the demo is about git")
                 .hint("install it: apt-get install git"));
         }
-        let asker = if find_in(&path, "gh").is_some() {
+        let gh = real_gh_of(find_all_in(&path, "gh"));
+        let asker = if gh.is_some() {
             Asker::Gh
         } else if find_in(&path, "curl").is_some() {
             Asker::Curl
@@ -39,7 +43,7 @@ impl Tools {
             return Err(anyhow::anyhow!("neither gh nor curl is installed")
                 .hint("install one, better the first: apt-get install gh"));
         };
-        Ok(Self { path, asker })
+        Ok(Self { path, asker, gh: gh.unwrap_or_default() })
     }
 
     /// What is missing for the whole demo, with the line that installs it.
@@ -57,6 +61,11 @@ impl Tools {
 
 /// The first executable of this name in `path`; empty and relative entries do not count.
 pub(super) fn find_in(path: &OsStr, name: &str) -> Option<PathBuf> {
+    find_all_in(path, name).next()
+}
+
+/// All of them.
+fn find_all_in(path: &OsStr, name: &str) -> impl Iterator<Item = PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let executable = |path: &Path| {
         let metadata = std::fs::metadata(path).ok();
@@ -64,6 +73,6 @@ pub(super) fn find_in(path: &OsStr, name: &str) -> Option<PathBuf> {
     };
     std::env::split_paths(path)
         .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(name))
-        .find(|program| executable(program))
+        .map(move |directory| directory.join(name))
+        .filter(move |program| executable(program))
 }

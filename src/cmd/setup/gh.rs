@@ -199,7 +199,12 @@ fn config_dir() -> anyhow::Result<String> {
 
 /// The first gh in PATH that is not a shim of ours.
 fn real_gh() -> Option<PathBuf> {
-    in_path("gh").find_map(|gh| {
+    real_gh_of(in_path("gh"))
+}
+
+/// The first of these programs that is not a shim of ours, or that such a shim took the place of.
+pub fn real_gh_of(mut programs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    programs.find_map(|gh| {
         let aside = gh.with_file_name(ASIDE);
         if is_script(&gh, SHIM) { aside.is_file().then_some(aside) } else { Some(gh) }
     })

@@ -1,0 +1,88 @@
+//! The totals at the end, and whether they are what the demo claims.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{LaneView, Progress, count};
+use crate::cmd::demo::lane::{Kind, Tally};
+
+/// The totals at the end.
+pub(in crate::cmd::demo) struct Summary {
+    elapsed: Duration,
+    life: Duration,
+    lanes: Vec<LaneView>,
+    issued: u64,
+}
+
+/// Why a demo showed the opposite of what it should.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cmd::demo) enum Failure {
+    /// Something of the mounted lane failed.
+    Requests { failed: u64, refused: u64 },
+    /// The mounted lane's token did not rotate as often as lives went by.
+    Rotations { seen: u64, expected: u64 },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests { failed, refused } => write!(
+                f,
+                "with the mounted token {} failed, and {refused} of its requests got 401",
+                count(*failed, "operation")
+            ),
+            Self::Rotations { seen, expected } => {
+                write!(f, "the mounted token rotated {seen} times instead of {expected}")
+            }
+        }
+    }
+}
+
+impl Summary {
+    pub(in crate::cmd::demo) fn of(progress: &Progress, issued: u64) -> Self {
+        Self {
+            elapsed: progress.elapsed,
+            life: progress.life,
+            lanes: progress.lanes.clone(),
+            issued,
+        }
+    }
+
+    /// Whether the mounted lane did without a failure what it should: rotate once a lifetime.
+    pub(in crate::cmd::demo) fn verdict(&self, lifetimes: u32) -> Result<(), Failure> {
+        for lane in self.lanes.iter().filter(|lane| lane.kind == Kind::Mounted) {
+            let (failed, refused) = (lane.total().failed, lane.refused);
+            if failed + refused > 0 {
+                return Err(Failure::Requests { failed, refused });
+            }
+            let expected = u64::from(lifetimes.saturating_sub(1)).max(1);
+            if lane.rotations < expected {
+                return Err(Failure::Rotations { seen: lane.rotations, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} s, tokens that live {} s, {} issued",
+            self.elapsed.as_secs(),
+            self.life.as_secs(),
+            self.issued
+        )?;
+        let totals = self.lanes.iter().map(|lane| {
+            let Tally { worked, failed } = lane.total();
+            format!(
+                "{} token: {}, {worked} worked, {failed} failed, {} of {} requests got 401",
+                lane.kind.name(),
+                count(lane.rotations, "rotation"),
+                lane.refused,
+                lane.accepted + lane.refused
+            )
+        });
+        writeln!(f, "{}", totals.collect::<Vec<_>>().join("; "))
+    }
+}
