@@ -86,8 +86,10 @@ const FIXED: u64 = 1 << FIXED_BITS;
 pub const ROOT: u64 = 1;
 const LIVE: u64 = 2;
 const CONTROL: u64 = 3;
-const STATUS: u64 = 4;
+/// That of version 0.1, whose size was another: the kernel keeps a size for ever, also through an upgrade.
+const STATUS_OF_0_1: u64 = 4;
 const METRICS: u64 = 5;
+const STATUS: u64 = 6;
 const EMPTY_VIEWS: u64 = 0x100;
 const LIVE_VIEWS: u64 = 0x200;
 /// A directory of views is numbered after the first view in it.
@@ -218,7 +220,7 @@ impl Tree {
         }
         match ino {
             CONTROL => Some(Node::Control),
-            STATUS => Some(Node::Page(Page::Status)),
+            STATUS | STATUS_OF_0_1 => Some(Node::Page(Page::Status)),
             METRICS => Some(Node::Page(Page::Metrics)),
             _ if self.directories.contains_key(&ino) => Some(Node::Directory(ino)),
             _ if ino & !0xff == EMPTY_VIEWS => {

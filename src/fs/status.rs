@@ -16,7 +16,7 @@ pub use crate::refresh::State;
 pub use judge::{Identity, document, document_for_strangers, words};
 
 /// The size of `status.json`, in bytes: fixed, so that `stat` is right without rendering it.
-pub const SIZE: usize = 16 * 1024;
+pub const SIZE: usize = 8 * 1024;
 
 /// Among files, beside `status.json`: the document with all particulars. A mount tells from who opens
 /// `status.json` what to show; a file cannot.
