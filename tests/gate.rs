@@ -1,5 +1,5 @@
 //! scripts/test leaves out what cannot be had here, says so, and never leaves out anything else.
-//! needs: root
+//! needs: root, git
 //! tests `where_fuse_cannot_be_used`, `where_everything_is_there` need: fuse
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -15,7 +15,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use support::dir::TestDir;
 use support::namespace::sandboxed;
-use support::process::{Finished, User, command, run};
+use support::process::{Finished, User, command, require, run};
 use support::secs;
 
 /// Stands in for cargo and for the checkers: it notes how it was called, and passes.
@@ -181,5 +181,58 @@ fn a_stage_that_fails_fails_the_whole_and_the_others_run() {
         assert_eq!(finished.status.code(), Some(1));
         assert!(finished.stdout.contains("FAILED: format"), "{}", finished.stdout);
         assert!(gate.tests_run().contains("--lib"));
+    });
+}
+
+/// In the place of mmdebstrap: fails as often as a file has lines, with what apt says then.
+const MIRROR: &str = "#!/bin/sh
+for root; do :; done
+mkdir \"$root\"
+sed -i 1d \"$FAILURES\" && [ -s \"$FAILURES\" ] || exit 0
+echo 'E: Failed to fetch InRelease  503  Service Unavailable'
+exit 100
+";
+
+#[test]
+fn a_mirror_that_fails_is_asked_again_and_its_words_are_shown() {
+    sandboxed(secs(60), || {
+        for (failures, made) in [(0, true), (2, true), (3, false)] {
+            let dir = TestDir::new();
+            let stub = dir.file("path/mmdebstrap", MIRROR);
+            fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
+            // One line more than it fails: it takes one away first.
+            let count = dir.file("failures", "x\n".repeat(failures + 1));
+            let rootfs = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rootfs");
+            let mut make = command("bash", User::Own);
+            make.arg(rootfs).arg("debian").env("XDG_CACHE_HOME", dir.path()).env("FAILURES", count);
+            make.env("PATH", format!("{}:/usr/bin:/bin", stub.parent().unwrap().display()));
+            let told = run(make, &dir, secs(20));
+            assert_eq!(told.status.success(), made, "{failures}: {told:?}");
+            assert_eq!(told.stderr.matches("503  Service Unavailable").count(), failures);
+            let root = Path::new(told.stdout.trim());
+            assert_eq!(made, !told.stdout.is_empty() && root.is_dir(), "{told:?}");
+            let left = fs::read_dir(dir.join("molecule-tokenfs/rootfs")).unwrap();
+            let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let left: Vec<_> = left.filter(|name| name.starts_with("new.")).collect();
+            assert_eq!(left, [""; 0], "{failures}");
+        }
+    });
+}
+
+#[test]
+fn every_way_to_break_the_engine_still_applies() {
+    sandboxed(secs(30), || {
+        require("git", "git");
+        let dir = TestDir::new();
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let patches = fs::read_dir(project.join("tests/simulation/mutations")).unwrap();
+        let patches: Vec<_> = patches.map(|entry| entry.unwrap().path()).collect();
+        assert!(patches.len() > 20);
+        for patch in patches {
+            let mut apply = command("git", User::Own);
+            apply.args(["apply", "--check", "--whitespace=nowarn"]).arg(&patch);
+            apply.current_dir(project);
+            run(apply, &dir, secs(10)).ok();
+        }
     });
 }

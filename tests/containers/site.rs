@@ -85,6 +85,8 @@ impl Site {
         let dir = TestDir::new();
         // Before the network of the test's own, in which no package can be downloaded.
         cached_root("python", &dir);
+        // Container engines make directories of theirs there, whatever place they are told.
+        mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
         open_fuse_device(&dir);
         // crun gives what it finds as standard input to the container's user, the machine's too.
         own_null(&dir);
