@@ -66,6 +66,7 @@ fn with_values(argument: &Arg) -> Arg {
         "layout" => return argument.value_parser(values(&["directory", "file"])),
         "backend" => return argument.value_parser(values(&["auto", "fuse", "files"])),
         "mode" => return argument.value_parser(values(&["0400", "0440", "0444"])),
+        "refresh_mode" => return argument.value_parser(values(&["0600", "0620", "0660"])),
         "prefetch" | "allow_disk" => return argument.value_parser(values(&["true", "false"])),
         "action" => return argument.value_parser(values(&["get", "store", "erase"])),
         "log_level" => return argument.value_parser(values(&LEVELS)),

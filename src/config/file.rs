@@ -111,7 +111,8 @@ fn unquoted(text: &str, number: usize) -> Option<String> {
         value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte));
     let is_text = matches!(key.shape(), Shape::Text | Shape::NameOrNumber);
     // TOML's own octal numbers are not what people write elsewhere.
-    let value = if key == Key::Mode { value.replacen("0o", "0", 1) } else { value.to_owned() };
+    let is_mode = matches!(key, Key::Mode | Key::RefreshMode);
+    let value = if is_mode { value.replacen("0o", "0", 1) } else { value.to_owned() };
     (is_text && is_plain && !value.is_empty()).then(|| format!("{} = \"{value}\"", key.name()))
 }
 

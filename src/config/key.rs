@@ -204,10 +204,13 @@ impl Key {
         let known = Self::ALL.into_iter().map(Self::variable).chain(others);
         let ours: Vec<_> = known.filter_map(|name| name.strip_prefix(PREFIX)).collect();
         let rest = name.strip_prefix(PREFIX).filter(|rest| !ours.contains(rest))?;
-        let meant = most_like(rest, ours.into_iter().map(|name| (name, name)));
-        let by_key = || Self::nearest(rest).map(Self::variable);
-        let meant = meant.map(|meant| format!("{PREFIX}{meant}"));
-        Some(match meant.or_else(|| by_key().map(str::to_owned)) {
+        // A setting whose variable has a name of its own is meant by its own name only.
+        let by_name = Self::by_name(&rest.to_ascii_lowercase().replace('_', "-"));
+        let like = || most_like(rest, ours.into_iter().map(|name| (name, name)));
+        let like = || like().map(|meant| format!("{PREFIX}{meant}"));
+        let by_key = || Self::nearest(rest).map(|key| key.variable().to_owned());
+        let by_name = by_name.map(|key| key.variable().to_owned());
+        Some(match by_name.or_else(like).or_else(by_key) {
             Some(meant) => format!("did you mean {meant}?"),
             None => "molecule-tokenfs check shows all settings".to_owned(),
         })

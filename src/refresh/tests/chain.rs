@@ -174,7 +174,7 @@ async fn through_an_outage(token: &str) -> [Result<String, ReadErrorKind>; 3] {
         Engine::new(sources.to_vec(), Windows::default(), store.clone(), clock.clone(), timer, 1)
     };
     let open = async |handle: &Handle| {
-        let opened = handle.token(time.now().boot + 5 * SECOND).await;
+        let opened = handle.token(None, time.now().boot + 5 * SECOND).await;
         opened.map(|token| bytes(&token)).map_err(|error| error.kind)
     };
     let (handle, first) = engine();
