@@ -174,7 +174,7 @@ fn a_demo_that_is_stopped_gives_the_terminal_back_and_goes_on_where_it_was() {
         let mut python = command("python3", User::Own);
         python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/terminal.py"));
         python.args(["demo", "bash", "--norc", "-i"]).env("TMPDIR", dir.path());
-        python.env("DEMO", format!("{PROGRAM} demo --life 4s --lifetimes 2")).env("TERM", "xterm");
+        python.env("DEMO", format!("{PROGRAM} demo --life 8s --lifetimes 1")).env("TERM", "xterm");
         let told = run(python, &dir, secs(80)).ok();
         let (before, after) = told.split_once("Stopped").unwrap();
         assert!(before.contains("\x1b[?1049l"), "the other screen was left: {told}");

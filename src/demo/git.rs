@@ -73,6 +73,8 @@ async fn backend(root: &Path, request: Request<Incoming>) -> io::Result<Response
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        // Away from the terminal's signals: it ends with its request, and stops for nobody.
+        .process_group(0)
         .kill_on_drop(true);
     for (variable, value) in [
         ("CONTENT_TYPE", header(CONTENT_TYPE)),
