@@ -125,7 +125,7 @@ const HANGING: [Errno; 4] = [Errno::EIO, Errno::ETIMEDOUT, Errno::ECONNABORTED, 
 
 fn replaced(daemon: &Daemon) -> usize {
     let log = daemon.log();
-    log.matches("does not answer").count() + log.matches("is made anew").count()
+    log.matches("the worker does not answer").count() + log.matches("is made anew").count()
 }
 
 #[test]

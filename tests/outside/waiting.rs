@@ -139,7 +139,7 @@ fn many_with_a_deadline() -> serde_json::Value {
         "deadline_ms": milliseconds(DEADLINE),
         "last_after_the_deadline_ms": milliseconds(last.saturating_sub(DEADLINE)),
         "errors": errors,
-        "workers_killed_by_the_watchdog": daemon.log().matches("does not answer").count(),
+        "workers_killed_by_the_watchdog": daemon.log().matches("the worker does not answer").count(),
     })
 }
 

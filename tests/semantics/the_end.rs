@@ -185,8 +185,9 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "Before Linux 6.9 the death of a worker fails no open either, but a `read` or `fstat` of a \
-         file that is open may fail with `ESTALE` in that instant.",
+        "Before Linux 6.9 the death of a worker fails no open by a path of the mount either. A \
+         `read`, `fstat` or listing of what is open may fail with `ESTALE` in that instant, and so may \
+         the open of a view that is bound, if its token has just passed.",
         || {
             let older = Mount::living("1h", |builder| builder.args(["--without-resend"]));
             let path = older.path("live/token");
