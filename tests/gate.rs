@@ -27,8 +27,8 @@ case \"$*\" in test*--lib*) echo 'test result: ok. 3 passed; 0 failed; 0 ignored
 
 /// What scripts/test uses besides the tools that it can leave out.
 const BASICS: &[&str] = &[
-    "awk", "bash", "cat", "dirname", "env", "grep", "id", "mktemp", "rm", "sed", "sh", "tail",
-    "tee", "tr", "true", "unshare", "wc",
+    "awk", "bash", "cat", "dirname", "env", "grep", "id", "mktemp", "nice", "rm", "sed", "sh",
+    "tail", "tee", "tr", "true", "unshare", "wc",
 ];
 
 /// A PATH with the basics, stubs, and no other tool.

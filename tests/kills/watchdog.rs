@@ -148,7 +148,8 @@ fn slow_fetches_under_load(series: &Series, report: &mut Report) {
     let (last, busy, fetches) = (daemon.worker(), load.len(), fetches());
     drop(load);
     let log = daemon.log();
-    let alarms = log.matches("the worker does not answer").count() + log.matches("the worker died").count();
+    let alarms =
+        log.matches("the worker does not answer").count() + log.matches("the worker died").count();
     let errors: Vec<_> = readers.iter().flat_map(|seen| &seen.errors).collect();
     let tokens: BTreeSet<_> = readers.iter().flat_map(|seen| &seen.tokens).collect();
     let fewest = readers.iter().map(|seen| seen.waits).min().unwrap_or_default();

@@ -101,6 +101,10 @@ fn four_thousand_opens_that_wait_while_the_worker_dies_are_answered_by_their_dea
         assert!(answers.iter().all(|(_, errno)| *errno == Some(Errno::ETIMEDOUT)));
         assert!(longest < Some(DEADLINE + SLACK), "{longest:?}\n{}", workspace.daemon.log());
         assert_ne!(workspace.daemon.worker(), worker);
-        assert!(!workspace.daemon.log().contains("the worker does not answer"), "{}", workspace.daemon.log());
+        assert!(
+            !workspace.daemon.log().contains("the worker does not answer"),
+            "{}",
+            workspace.daemon.log()
+        );
     });
 }
