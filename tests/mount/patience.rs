@@ -16,8 +16,13 @@ const LIFE: Duration = secs(20);
 
 /// A workspace with a token of which less is left than git should have: nothing but an open refreshes it.
 fn with_an_old_token() -> (Workspace, Vec<u8>) {
+    with_an_old_token_and("8s")
+}
+
+/// The same with another deadline.
+fn with_an_old_token_and(deadline: &str) -> (Workspace, Vec<u8>) {
     let workspace = Workspace::start_with(Setup::with_life(LIFE), |builder| {
-        let patient = ["--git-min-life", "9s", "--open-timeout", "8s"];
+        let patient = ["--git-min-life", "9s", "--open-timeout", deadline];
         builder.args(["--min-life", "1s", "--idle", "1s"]).args(patient)
     });
     let old = fs::read(workspace.path("token")).unwrap();
@@ -78,7 +83,8 @@ fn a_platform_that_hangs_or_fails_costs_git_no_token() {
 #[test]
 fn a_worker_that_dies_meanwhile_costs_git_nothing() {
     sandboxed(secs(60), || {
-        let (workspace, old) = with_an_old_token();
+        // The next worker needs time on a busy machine.
+        let (workspace, old) = with_an_old_token_and("12s");
         workspace.demo.faults().stick(Service::Platform, Some(Fault::Slow(millis(500))));
         let git = std::thread::scope(|scope| {
             let git = scope.spawn(|| password(&workspace, "git-credential"));
