@@ -19,7 +19,7 @@ pub use flags::SettingsArgs;
 pub use key::Key;
 pub use layers::{Origin, Setting};
 pub use mountpoint::{default_mountpoint, find_mountpoint, find_served};
-pub use settings::{Settings, TOKEN_VARIABLES};
+pub use settings::{DEFAULT_HOST, Settings, TOKEN_VARIABLES};
 
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]

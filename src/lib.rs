@@ -40,7 +40,7 @@
 //! 4 serve     connection/  fs/  files/  place/  spawn
 //! 3 views     view/
 //! 2 refresh   refresh/
-//! 1 sources   source/  foreign/  program
+//! 1 sources   source/  foreign/  program  trust
 //! 0 domain    secret time token error
 //! ```
 
@@ -62,4 +62,5 @@ pub mod source;
 pub mod spawn;
 pub mod time;
 pub mod token;
+pub mod trust;
 pub mod view;

@@ -15,6 +15,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat};
 use crate::connection::mount::MountError;
 use crate::connection::mountinfo::{self, MountEntry};
 use crate::fs::status::Layout;
+use crate::trust::Trust;
 
 mod made;
 mod served;
@@ -23,7 +24,6 @@ mod walk;
 
 pub(crate) use made::Made;
 pub use served::{Served, Unserved};
-pub use trust::{Flaw, Trust};
 use walk::{Arrival, Missing, Walk};
 
 /// A name in a directory that only root and this user can change.
@@ -158,7 +158,7 @@ impl Place {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != layout) {
             return Err(MountError::OtherLayout { target: target(), wanted });
         }
-        match self.trust.flaw_of(&stat) {
+        match self.trust.flaw_of_file(file, &stat) {
             Some(flaw) => Err(flaw.of(&self.path)),
             None => Ok(layout),
         }

@@ -22,13 +22,10 @@ use zeroize::Zeroizing;
 
 use crate::cmd::EXIT_FAILURE;
 use crate::cmd::reader::files;
-use crate::config;
+use crate::config::{self, DEFAULT_HOST};
 use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Rendered};
-
-/// The host that the helper answers for when it is told none.
-pub const DEFAULT_HOST: &str = "github.com";
 
 /// What marks a `state[]` of git's as ours.
 const STATE_PREFIX: &[u8] = b"mol.";

@@ -9,9 +9,7 @@ use anyhow::anyhow;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use crate::cmd::{Advise, EXIT_USAGE};
-
-/// What a user namespace shows for a user that has no number in it (`user_namespaces(7)`).
-const UNMAPPED: u32 = 65534;
+use crate::trust::Trust;
 
 /// Refuses a file that others can change: `what` is its name in the sentence, and `also` a further
 /// user that it may belong to.
@@ -21,11 +19,8 @@ const UNMAPPED: u32 = 65534;
 /// The exit code is that of usage errors.
 pub fn check(what: &str, path: &Path, file: &Metadata, also: Option<u32>) -> anyhow::Result<()> {
     let (shown, uid, mode) = (path.display(), file.uid(), file.mode() & 0o7777);
-    let own = geteuid().as_raw();
-    let is_known = [Some(0), Some(own), also].contains(&Some(uid));
-    // In a user namespace, root's own.
-    let is_unmapped = uid == UNMAPPED && is_namespace();
-    if !is_known && !is_unmapped {
+    if !Trust::own().covers(uid) && also != Some(uid) {
+        let own = geteuid();
         let error = anyhow!("{what}, {shown}, belongs to user {uid}, who could change it");
         return Err(error.hint(format!("chown {own} {shown}")).exit_code(EXIT_USAGE));
     }
@@ -46,12 +41,6 @@ fn is_private(group: u32, user: u32) -> bool {
     };
     let has_no_others = group.mem.iter().all(|member| *member == user.name);
     has_no_others && (gid.as_raw() == 0 || (group.name == user.name && user.gid == gid))
-}
-
-/// Whether some users have no number here.
-fn is_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 
-use super::{Flaw, Trust};
 use crate::connection::mountinfo;
 use crate::files::MARKER;
+use crate::trust::{Flaw, Trust};
 
 /// Something that root or this user serves, held by a descriptor: what is read through
 /// [`Served::path`] is what was judged, whatever becomes of the names that led there.
@@ -70,7 +70,8 @@ impl Served {
                 rustix::io::Errno::NOENT => Unserved::Foreign,
                 error => absent(error),
             })?;
-        let flaw = [directory, marker].iter().find_map(|stat| trust.flaw_of(stat));
+        let flaw = trust.flaw_of_file(&root, &directory);
+        let flaw = flaw.or_else(|| trust.flaw_of(marker.st_uid, marker.st_mode));
         flaw.map_or(Ok(Self { root, is_mount: false }), |flaw| Err(Unserved::Untrusted(flaw)))
     }
 

@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, readlinkat};
 
 use super::made::Made;
-use super::{Child, Trust, cannot, mount_of, number_of, stat_of};
+use super::{Child, cannot, mount_of, number_of, stat_of};
 use crate::connection::mount::MountError;
+use crate::trust::Trust;
 
 /// As many links as the kernel follows (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
@@ -56,7 +57,7 @@ impl Walk {
         let (directory, mount) = root()?;
         let path = PathBuf::from("/");
         if let Some(trust) = &trust {
-            trust.judge_directory(&path, &stat_of(&directory, &path)?)?;
+            trust.judge_directory(&path, &directory, &stat_of(&directory, &path)?)?;
         }
         Ok(Self { trust, directory, path, mount, made: Made::default(), missing, links: 0 })
     }
@@ -159,7 +160,7 @@ impl Walk {
             return Err(MountError::NotADirectory { target: path });
         }
         if let Some(trust) = &self.trust
-            && let Err(untrusted) = trust.judge_directory(&path, &stat)
+            && let Err(untrusted) = trust.judge_directory(&path, &child.file, &stat)
             && !(child.mount != self.mount && make_volume_sticky(&child.file, stat.st_mode))
         {
             return Err(untrusted);

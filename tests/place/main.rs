@@ -1,13 +1,15 @@
 //! Where tokens may be mounted, kept and read: attacks by other users through the directories on the
 //! way, through the mountpoint, and through what only looks like a mount.
 //!
-//! needs: root, fuse, fusermount3, python3
+//! needs: root, fuse, fusermount3, python3, setpriv
+//! tests `where_root_is_not_mapped` need: host-root
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod namespace;
 mod race;
 mod readers;
 mod refused;

@@ -6,11 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 
-use crate::config::{Key, mountpoint};
-use crate::spawn::TOKEN_VARIABLES;
-
-/// The host that tokens are for by default.
-const DEFAULT_HOST: &str = "github.com";
+use crate::config::{DEFAULT_HOST, Key, mountpoint};
+use crate::spawn::GH_VARIABLES;
 
 /// How GitHub marks an installation token. One in the environment is dead after an hour at most, and
 /// would win over the fresh ones; any other kind is the user's own and stays.
@@ -55,7 +52,7 @@ impl Variables {
     /// `GITHUB_TOKEN` and `GH_TOKEN` as its fall-back.
     pub fn remove_frozen_tokens(&mut self) {
         self.0.retain(|(name, value)| {
-            !(TOKEN_VARIABLES.iter().any(|token| name == token)
+            !(GH_VARIABLES.iter().any(|token| name == token)
                 && value.as_bytes().starts_with(INSTALLATION_PREFIX))
         });
     }

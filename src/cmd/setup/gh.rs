@@ -193,7 +193,7 @@ fn config_dir() -> anyhow::Result<String> {
          unset {}\n\
          # Test it: gh api /installation/repositories\n",
         shell_quote(&mountpoint.join("gh").to_string_lossy()),
-        spawn::TOKEN_VARIABLES.join(" ")
+        spawn::GH_VARIABLES.join(" ")
     ))
 }
 

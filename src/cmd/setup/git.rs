@@ -12,9 +12,9 @@ use super::git_config::{self, Scope};
 use super::{
     Installed, Like, Staged, become_owner_of, git_block, install_script, is_script, shell_quote,
 };
-use crate::cmd::git_credential::{DEFAULT_HOST, is_loopback};
+use crate::cmd::git_credential::is_loopback;
 use crate::cmd::{Advise, EXIT_USAGE};
-use crate::config::{Settings, SettingsArgs};
+use crate::config::{DEFAULT_HOST, Settings, SettingsArgs};
 use crate::foreign::plain;
 use crate::spawn;
 

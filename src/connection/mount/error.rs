@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::{DEVICE, HELPER};
 use crate::fs::status::Layout;
-use crate::place::Flaw;
+use crate::trust::Flaw;
 
 /// Why a mount cannot be made or unmade.
 #[derive(Debug, thiserror::Error)]
