@@ -21,10 +21,10 @@ use crate::error::ReadErrorKind;
 use crate::refresh::{Handle, TooSoon, Wish};
 use crate::secret::Rendered;
 use crate::source::BoxFuture;
+use crate::status::counters::Counters;
 use crate::time::Clock;
 use crate::view::{self, ViewContext};
 use access::{Access, Caller};
-use counters::Counters;
 use generations::{Generation, State};
 use journal::Call;
 use node::{Node, Root, Tree};
@@ -34,19 +34,16 @@ use tables::Writers;
 
 pub mod access;
 pub mod attribute;
-pub mod counters;
 pub mod fault;
 pub mod fuse;
 pub mod generations;
 mod interrupt;
 pub mod journal;
 pub mod memory;
-pub mod metrics;
 pub mod node;
 mod open;
 pub mod pages;
 mod recent;
-pub mod status;
 mod tables;
 
 /// How long the kernel may keep what never changes.

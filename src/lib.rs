@@ -38,7 +38,7 @@
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
 //! 4 serve     connection/  fs/  files/  place/  spawn
-//! 3 views     view/
+//! 3 views     view/  status/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program  trust
 //! 0 domain    secret time token error
@@ -60,6 +60,7 @@ pub mod refresh;
 pub mod secret;
 pub mod source;
 pub mod spawn;
+pub mod status;
 pub mod time;
 pub mod token;
 pub mod trust;

@@ -14,7 +14,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat};
 
 use crate::connection::mount::MountError;
 use crate::connection::mountinfo::{self, MountEntry};
-use crate::fs::status::Layout;
+use crate::status::Layout;
 use crate::trust::Trust;
 
 mod made;

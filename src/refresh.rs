@@ -82,7 +82,7 @@ pub struct Snapshot {
 }
 
 /// How things stand, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// There is a usable token, and nothing fails.
@@ -92,6 +92,7 @@ pub enum State {
     /// There is no usable token.
     None,
     /// Nobody asked yet, or not for a long time.
+    #[default]
     Idle,
 }
 

@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "documents/kernels.rs"]
-mod kernels;
 #[path = "documents/links.rs"]
 mod links;
 #[path = "documents/security.rs"]

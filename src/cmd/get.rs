@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 use zeroize::Zeroizing;
 
-use crate::cmd::reader::{Reader, Refreshed, TokenStatus};
+use crate::cmd::reader::{Reader, Refreshed, as_error};
 use crate::cmd::{self, Advise, EXIT_NO_TOKEN};
 use crate::config::parse;
 use crate::config::settings::shown_span;
+use crate::status::TokenStatus;
 
 /// How long `--min-life` waits for the source: longer than its requests may take by default.
 const REFRESH_LIMIT: Duration = Duration::from_secs(15);
@@ -83,7 +84,7 @@ fn read_living(
     Err(match refreshed {
         Err(error) => error.context(what),
         Ok(Refreshed { now: TokenStatus { last_failure: Some(failure), .. }, .. }) => {
-            failure.to_error().context(what)
+            as_error(&failure).context(what)
         }
         Ok(refreshed) if refreshed.brought_another() => {
             anyhow!("{what}, and it is a new one").hint("ask for less than the source gives")

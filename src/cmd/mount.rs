@@ -14,8 +14,8 @@ use crate::cmd::serve::{self, Executable, ServeArgs, forbid_core_dumps, serve};
 use crate::config;
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::{UPGRADE, take_signals};
-use crate::fs::status::Backend;
 use crate::observe;
+use crate::status::Backend;
 
 /// What it listens to.
 const SIGNALS: [Signal; 5] =

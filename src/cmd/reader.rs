@@ -17,6 +17,7 @@ use crate::config::find_served;
 use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::place::Served;
+use crate::status::{FailureStatus, TokenStatus};
 use crate::time::{Clock, SystemClock};
 use crate::view;
 
@@ -38,66 +39,6 @@ pub struct Reader {
     served: Served,
     /// The mountpoint is a file that holds one view, not a directory of views.
     single_file: bool,
-}
-
-/// What of a token's status is read here. Keys that an older daemon does not write stay at nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct TokenStatus {
-    /// The number of the newest token.
-    pub generation: Option<u64>,
-    /// Its fingerprint.
-    pub fingerprint: Option<String>,
-    /// What is left of its life, in seconds.
-    pub left_seconds: Option<u64>,
-    /// A request is under way.
-    pub fetching: bool,
-    /// Requests made, the one under way included.
-    pub attempts: u64,
-    /// The failure that matters most, while there is one.
-    pub last_failure: Option<FailureStatus>,
-}
-
-/// What of a failure's status is read here.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct FailureStatus {
-    /// The source.
-    pub source: String,
-    /// What failed, in words.
-    pub message: String,
-    /// The particulars; may be empty.
-    pub detail: String,
-    /// What to do.
-    pub remedy: String,
-}
-
-impl TokenStatus {
-    /// What is left of the token's life; nothing where there is no token.
-    #[must_use]
-    pub fn left(&self) -> Duration {
-        Duration::from_secs(self.left_seconds.unwrap_or(0))
-    }
-
-    /// Whether a refresh that was asked for at the time of `before` has ended. It may have joined a
-    /// request that was under way.
-    fn has_answered(&self, before: &Self) -> bool {
-        !self.fetching && (self.attempts > before.attempts || before.fetching)
-    }
-}
-
-impl FailureStatus {
-    /// As an error, with its remedy.
-    #[must_use]
-    pub fn to_error(&self) -> anyhow::Error {
-        let Self { source, message, detail, remedy } = self;
-        let error = if detail.is_empty() {
-            anyhow!("{source}: {message}")
-        } else {
-            anyhow!("{source}: {message} ({detail})")
-        };
-        if remedy.is_empty() { error } else { error.hint(remedy) }
-    }
 }
 
 /// What of the document is read here.
@@ -280,17 +221,7 @@ impl Reader {
         let what = format!("cannot {verb} {}", path.display());
         let Some(kind) = ReadErrorKind::ALL.into_iter().find(|kind| Some(kind.errno()) == errno)
         else {
-            let error = anyhow::Error::new(error).context(what);
-            return match errno {
-                Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
-                    .context("the daemon that served the tokens is gone")
-                    .hint("mount them again: molecule-tokenfs mount --background")
-                    .exit_code(EXIT_NO_TOKEN),
-                Some(Errno::ENOENT | Errno::ENOTDIR) => error
-                    .hint("see what is mounted: molecule-tokenfs status")
-                    .exit_code(EXIT_NO_TOKEN),
-                _ => error,
-            };
+            return nobody_serves(anyhow::Error::new(error).context(what), &self.mountpoint);
         };
         let explanation = kind.explain();
         let code = match kind {
@@ -307,13 +238,38 @@ impl Reader {
         let failure = has_failure
             .then(|| self.status().ok()?.last_failure)
             .flatten()
-            .map(|failure| failure.to_error());
+            .map(|failure| as_error(&failure));
         let cause = match failure {
             Some(failure) => failure.context(format!("{what}: {error}")),
             None => anyhow::Error::new(error).context(what),
         };
         cause.context(explanation.sentence).hint(explanation.remedy).exit_code(code)
     }
+}
+
+/// Adds to an error of reading what it means if nobody serves at `mountpoint`, and what to do.
+pub(in crate::cmd) fn nobody_serves(error: anyhow::Error, mountpoint: &Path) -> anyhow::Error {
+    let shown = mountpoint.display();
+    match error.downcast_ref::<io::Error>().and_then(errno) {
+        Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
+            .context(format!("the daemon that served {shown} is gone"))
+            .hint(format!("mount it again: molecule-tokenfs mount --background {shown}"))
+            .exit_code(EXIT_NO_TOKEN),
+        Some(Errno::ENOENT | Errno::ENOTDIR) => error
+            .context(format!("no tokens are mounted at {shown}"))
+            .hint(format!("mount one: molecule-tokenfs mount --background {shown}"))
+            .hint("or see what is mounted: findmnt -t fuse.molecule-tokenfs")
+            .exit_code(EXIT_NO_TOKEN),
+        _ => error,
+    }
+}
+
+/// A failure of a source as an error, with its remedy.
+pub(in crate::cmd) fn as_error(failure: &FailureStatus) -> anyhow::Error {
+    let FailureStatus { source, message, detail, remedy, .. } = failure;
+    let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
+    let error = anyhow!("{source}: {message}{detail}");
+    if remedy.is_empty() { error } else { error.hint(remedy) }
 }
 
 fn errno(error: &io::Error) -> Option<Errno> {

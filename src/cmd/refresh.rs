@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::cmd::reader::{Reader, Refreshed, TokenStatus};
+use crate::cmd::reader::{Reader, Refreshed, as_error};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::parse;
 use crate::config::settings::shown_span;
+use crate::status::TokenStatus;
 
 /// The arguments of `refresh`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,7 @@ fn outcome(refreshed: &Refreshed) -> anyhow::Result<String> {
     let now = &refreshed.now;
     let token = described(now);
     if let Some(failure) = &now.last_failure {
-        let failed = failure.to_error();
+        let failed = as_error(failure);
         return Err(match token {
             Some(token) => failed
                 .context(format!("no new token came; still served: {token}"))
@@ -64,7 +65,7 @@ fn described(status: &TokenStatus) -> Option<String> {
 mod tests {
     use super::*;
     use crate::cmd::describe;
-    use crate::cmd::reader::FailureStatus;
+    use crate::status::FailureStatus;
 
     fn token(fingerprint: &str, left_seconds: u64) -> TokenStatus {
         TokenStatus {

@@ -26,9 +26,9 @@ use crate::files::{self, Directory};
 use crate::foreign::Launcher;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
-use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe::{self, LogLevel, Target};
 use crate::program::Program;
+use crate::status::{Backend, Identity, Layout};
 
 mod testing;
 

@@ -9,12 +9,13 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use crate::cmd::reader::nobody_serves;
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::attribute::REFRESH;
-use crate::fs::status::{FailureStatus, HistoryEntry, Layout, State, Status, TokenStatus, words};
+use crate::status::{FailureStatus, HistoryEntry, Layout, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
 
 mod files;
@@ -68,15 +69,6 @@ fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
         let errno = error.raw_os_error().map(Errno::from_raw);
         let error = anyhow::Error::new(error).context(format!("cannot read the status of {shown}"));
         match errno {
-            Some(Errno::ENOTCONN | Errno::ECONNABORTED) => error
-                .context(format!("the daemon that served {shown} is gone"))
-                .hint(format!("mount it again: molecule-tokenfs mount --background {shown}"))
-                .exit_code(EXIT_NO_TOKEN),
-            Some(Errno::ENOENT | Errno::ENOTDIR) => error
-                .context(format!("no tokens are mounted at {shown}"))
-                .hint(format!("mount one: molecule-tokenfs mount --background {shown}"))
-                .hint("or name the one you mean: molecule-tokenfs status MOUNTPOINT")
-                .exit_code(EXIT_NO_TOKEN),
             Some(Errno::EIO) => {
                 let unserved = ReadErrorKind::Unserved.explain();
                 error.context(unserved.sentence).hint(unserved.remedy).exit_code(EXIT_NO_TOKEN)
@@ -85,7 +77,7 @@ fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
                 .context(format!("this user may not look into {shown}"))
                 .hint("ask as its owner, or as the user that mounted it")
                 .exit_code(EXIT_FAILURE),
-            _ => error,
+            _ => nobody_serves(error, mountpoint),
         }
     })
 }
@@ -278,9 +270,9 @@ fn relative(at: Timestamp, now: Timestamp) -> String {
 mod tests {
     use super::*;
     use crate::error::ReadErrorKind;
-    use crate::fs::status::padded;
-    use crate::fs::status::testing::{Scene, ago, failing, now, token};
     use crate::refresh::{Event, EventKind, Rejection};
+    use crate::status::padded;
+    use crate::status::testing::{Scene, ago, failing, now, token};
     use crate::token::{Life, Token};
 
     fn said(scene: &Scene) -> String {

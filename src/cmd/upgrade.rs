@@ -13,7 +13,7 @@ use crate::cmd::{self, Advise};
 use crate::config;
 use crate::connection::control;
 use crate::connection::supervisor::UPGRADE;
-use crate::fs::status::{Backend, Status};
+use crate::status::{Backend, Status};
 use crate::time::{Clock, SystemClock};
 
 /// How long the newer worker may take; the supervisor gives it 10 s.

@@ -23,8 +23,8 @@ use crate::fs::FsConfig;
 use crate::fs::fuse::before_abort;
 use crate::fs::memory;
 use crate::fs::node::Root;
-use crate::fs::status::{Backend, Identity, Layout};
 use crate::observe::{self, Target};
+use crate::status::{Backend, Identity, Layout};
 use crate::time::{Clock, SystemClock};
 
 /// The arguments of `worker`.
@@ -144,7 +144,8 @@ pub(super) fn config(
             mountpoint: mountpoint.to_owned(),
             backend: Backend::Fuse,
             why_files: None,
-            root,
+            layout: root.layout(),
+            view: root.view().map(str::to_owned),
             supervisor_pid,
             worker_pid: supervisor_pid,
             started: SystemClock.now(),

@@ -8,9 +8,9 @@ use jiff::SignedDuration;
 use nix::unistd::{Group, User};
 
 use crate::config::layers::{Invalid, Origin, Raw};
-use crate::fs::status::Layout;
 use crate::observe::LogLevel;
 use crate::source::http;
+use crate::status::Layout;
 use crate::view;
 
 /// The longest span that is taken: deadlines are sums of spans and boot times, and no token is

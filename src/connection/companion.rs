@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::fs::status::Backend;
+use crate::status::Backend;
 
 /// A signal that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

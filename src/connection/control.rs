@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::fs::attribute;
-use crate::fs::status;
+use crate::status;
 
 /// The status document, with all particulars where this process may know them.
 ///

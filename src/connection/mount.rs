@@ -22,9 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{self as kernel, MoveMountFlags};
 
 use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
-use crate::fs::status::Layout;
 use crate::place::Place;
 use crate::spawn;
+use crate::status::Layout;
 
 mod error;
 mod probe;

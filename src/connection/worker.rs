@@ -21,17 +21,17 @@ use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
 use crate::foreign::Launcher;
-use crate::fs::counters::Counters;
 use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
 use crate::fs::pages::Pages;
-use crate::fs::status::Identity;
 use crate::fs::{Fs, FsConfig};
 use crate::refresh::Engine;
 use crate::refresh::policy::Windows;
 use crate::refresh::timer::SystemTimer;
 use crate::source::{SourceConfig, Surroundings};
+use crate::status::Identity;
+use crate::status::counters::Counters;
 use crate::time::{Clock, SystemClock};
 
 /// How the threads that answer the kernel are called: this, and fuser's number.

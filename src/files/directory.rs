@@ -19,8 +19,8 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use crate::connection::mount::MountError;
 use crate::files::found::{self, Found};
 use crate::fs::access::Access;
-use crate::fs::status::{self, Layout};
 use crate::place::{self, Made, Place};
+use crate::status::{self, Layout};
 use crate::view;
 
 /// The file that says whose the directory is.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fs::status::Layout;
+use crate::status::Layout;
 use crate::view;
 
 /// What is at the root of a mount, and so what the whole tree is.

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::fs::counters::Counters;
 use crate::fs::generations::State;
-use crate::fs::metrics;
 use crate::fs::node::Page;
-use crate::fs::status::{self, Identity, RemountStatus, Status, UpgradeStatus};
 use crate::refresh::Handle;
+use crate::status::counters::Counters;
+use crate::status::metrics;
+use crate::status::{self, Identity, RemountStatus, Status, UpgradeStatus};
 use crate::time::{self, Now};
 
 /// Renderings that are kept for open handles. A handle beyond them reads a new rendering.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use molecule_tokenfs::demo::{Demo, Setup};
-use molecule_tokenfs::fs::{metrics, status};
+use molecule_tokenfs::status::{self, metrics};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::mount::Served;
 use super::{Finding, is_frozen};
 use crate::config::{self, TOKEN_VARIABLES};
-use crate::fs::status::words;
 use crate::secret::Fingerprint;
+use crate::status::words;
 use crate::time::{Clock, SystemClock};
 
 /// An installation token lives no longer.

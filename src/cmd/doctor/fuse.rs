@@ -15,8 +15,8 @@ use super::Finding;
 use crate::cmd;
 use crate::config;
 use crate::connection::mount::{self, Obstacle};
-use crate::fs::status::Backend;
 use crate::spawn;
+use crate::status::Backend;
 
 const CHECK: &str = "fuse";
 /// The bit of `CAP_SYS_ADMIN` (`capabilities(7)`).

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::connection::kernel::Kernel;
-use crate::fs::status::Backend;
+use crate::status::Backend;
 
 /// Says it where a mount serves, or where it is to be found out whether one could.
 pub fn look(served: Option<Backend>) -> Option<Finding> {

@@ -14,8 +14,8 @@ use crate::connection::control;
 use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::foreign::{self, Unreadable};
-use crate::fs::status::{Backend, Layout, State, Status, TokenStatus, words};
 use crate::place::{self, Unserved};
+use crate::status::{Backend, Layout, State, Status, TokenStatus, words};
 
 /// A difference of clocks that is worth a word, in seconds.
 const NOTED: u64 = 30;

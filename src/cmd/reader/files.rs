@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::files::{Found, Holder, MARKER};
-use crate::fs::status::{Status, TokenStatus};
+use crate::status::{Status, TokenStatus};
 use crate::time::{Clock, SystemClock};
 
 /// The longest that an open waits for a token, as a mount's by default.

@@ -18,8 +18,8 @@ use super::real_time::kill_by_number;
 use super::terminal::Terminal;
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::UPGRADE;
-use crate::fs::status::Backend;
 use crate::observe;
+use crate::status::Backend;
 use crate::time::{Clock, SystemClock};
 
 /// How long those may take to end whom the command leaves behind.

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::cmd::reader::files;
-use crate::fs::status::{Backend, State, Status};
+use crate::status::{Backend, State, Status};
 
 /// Brings the document of files up to `now`; that of a mount is always written anew.
 pub(super) fn amend(status: &mut Status, mountpoint: &Path, now: Timestamp) {
@@ -41,7 +41,7 @@ fn amend_files(status: &mut Status, is_deserted: bool, now: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::status::testing::{Scene, now};
+    use crate::status::testing::{Scene, now};
 
     fn amended(is_deserted: bool, minutes: i64) -> Status {
         let mut status = Scene::fresh().document();

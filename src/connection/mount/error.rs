@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::{DEVICE, HELPER};
-use crate::fs::status::Layout;
+use crate::status::Layout;
 use crate::trust::Flaw;
 
 /// Why a mount cannot be made or unmade.

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount as kernel;
 
 use super::{MountError, detached, from_rustix, open_device};
-use crate::fs::status::Layout;
+use crate::status::Layout;
 
 /// The step that failed, in their order, and what the kernel said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::connection::mount::MountError;
 use crate::connection::resident::forget_the_program;
 use crate::connection::{manager, wire};
 use crate::error::ReadErrorKind;
-use crate::fs::status::Backend;
+use crate::status::Backend;
 use crate::time::{Clock, SystemClock};
 
 /// Whether the same will be said each time.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Backend, FailureStatus, HistoryEntry, RejectedStatus, State, Status, TokenStatus};
+use super::{
+    Backend, FailureStatus, HistoryEntry, Layout, RejectedStatus, State, Status, TokenStatus,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FetchErrorKind, ReadErrorKind};
-use crate::fs::counters::Counters;
-use crate::fs::node::Root;
 use crate::refresh::{Event, EventKind, Failure, Snapshot};
+use crate::status::counters::Counters;
 use crate::time::{self, Now};
 use crate::token::{Life, Token};
 
@@ -34,7 +35,9 @@ pub struct Identity {
     /// Why they are plain files, where they are.
     pub why_files: Option<String>,
     /// What is at the mountpoint.
-    pub root: Root,
+    pub layout: Layout,
+    /// The view that a mounted file is.
+    pub view: Option<String>,
     /// The process that holds the mount.
     pub supervisor_pid: u32,
     /// The process that serves it.
@@ -62,8 +65,8 @@ pub fn document(
         summary: token.summary.clone(),
         mountpoint: identity.mountpoint.to_string_lossy().into_owned(),
         backend: identity.backend,
-        layout: identity.root.layout(),
-        view: identity.root.view().map(str::to_owned),
+        layout: identity.layout,
+        view: identity.view.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         supervisor_pid: identity.supervisor_pid,
         worker_pid: identity.worker_pid,

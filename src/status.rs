@@ -4,11 +4,14 @@
 //! ever added; the command line reads documents of older and newer daemons.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub mod counters;
 mod judge;
+pub mod metrics;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -121,15 +124,15 @@ pub struct RemountStatus {
     pub reason: String,
 }
 
-/// One token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One token. Keys that an older daemon does not write have their default values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TokenStatus {
     /// Its name.
     pub name: String,
     /// How it stands.
     pub state: State,
     /// The same in words.
-    #[serde(default)]
     pub summary: String,
     /// The number of the newest token in this mount.
     pub generation: Option<u64>,
@@ -144,47 +147,36 @@ pub struct TokenStatus {
     /// What is left of the life that it is taken to have.
     pub left_seconds: Option<u64>,
     /// An open is served only a token that has at least this left.
-    #[serde(default)]
     pub min_life_seconds: u64,
     /// If less than this is left, git waits briefly for a fresh token.
-    #[serde(default)]
     pub git_min_life_seconds: u64,
     /// When the next attempt is made; `null` while there is none to make, or it is under way.
     pub next_refresh_at: Option<Timestamp>,
     /// Why then.
     pub next_refresh_reason: Option<String>,
     /// A request is under way.
-    #[serde(default)]
     pub fetching: bool,
     /// Requests made.
-    #[serde(default)]
     pub attempts: u64,
     /// Fetches that brought a new token.
     pub fetches: u64,
     /// The failure that matters most among `failures`.
     pub last_failure: Option<FailureStatus>,
     /// The last failure of each source that failed since its last success, in chain order.
-    #[serde(default)]
     pub failures: Vec<FailureStatus>,
     /// The token that a consumer said was refused, while no other has come.
-    #[serde(default)]
     pub rejected: Option<RejectedStatus>,
     /// What to do now.
-    #[serde(default)]
     pub advice: Vec<String>,
     /// What is good to know.
-    #[serde(default)]
     pub notes: Vec<String>,
     /// How much later it was for the issuer than by the platform's clock at its last answer, as far
     /// as this machine's clock or the tokens tell: what lives are shortened by.
-    #[serde(default)]
     pub clock_skew_seconds: u64,
     /// How far the platform's clock was ahead of this machine's at its last answer; negative where
     /// it was behind, `null` while it has not told its time.
-    #[serde(default)]
     pub platform_clock_ahead_seconds: Option<i64>,
     /// The platform was seen to give the same token twice.
-    #[serde(default)]
     pub platform_repeats_tokens: bool,
     /// Successful opens.
     pub opens: u64,
@@ -194,8 +186,24 @@ pub struct TokenStatus {
     pub history: Vec<HistoryEntry>,
 }
 
+impl TokenStatus {
+    /// What is left of the token's life; nothing where there is no token.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        Duration::from_secs(self.left_seconds.unwrap_or(0))
+    }
+
+    /// Whether a refresh that was asked for at the time of `before` has ended. It may have joined a
+    /// request that was under way.
+    #[must_use]
+    pub fn has_answered(&self, before: &Self) -> bool {
+        !self.fetching && (self.attempts > before.attempts || before.fetching)
+    }
+}
+
 /// A source's failure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FailureStatus {
     /// The source.
     pub source: String,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::fs::counters::{BOUNDS_MS, Counters, HistogramValues};
-use crate::fs::status::{State, Status, TokenStatus};
+use crate::status::counters::{BOUNDS_MS, Counters, HistogramValues};
+use crate::status::{State, Status, TokenStatus};
 
 /// The size of `metrics.prom`, in bytes: fixed, so that `stat` is right without rendering it.
 pub const SIZE: usize = 16 * 1024;
@@ -246,8 +246,8 @@ mod tests {
 
     use super::*;
     use crate::error::{FetchError, FetchErrorKind, ReadErrorKind};
-    use crate::fs::status::testing::{CANARY, Scene, failing};
     use crate::source::{BoxFuture, Fetched, Source};
+    use crate::status::testing::{CANARY, Scene, failing};
     use crate::time::SystemClock;
 
     struct Down;

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, Identity, Status, document};
+use super::{Backend, Identity, Layout, Status, document};
 use crate::error::{FetchError, FetchErrorKind};
-use crate::fs::counters::Counters;
-use crate::fs::node::Root;
 use crate::refresh::{Event, EventKind, Failure, Next, Snapshot};
 use crate::secret::{Fingerprint, Secret};
+use crate::status::counters::Counters;
 use crate::time::Now;
 use crate::token::{Life, Token};
 
@@ -44,7 +43,8 @@ impl Scene {
             mountpoint: PathBuf::from("/run/molecule/token"),
             backend: Backend::Fuse,
             why_files: None,
-            root: Root::Directory,
+            layout: Layout::Directory,
+            view: None,
             supervisor_pid: 41,
             worker_pid: 42,
             started: ago(90),
