@@ -255,12 +255,28 @@ pub struct FetchError {
     pub detail: String,
     /// The source asked not to be tried again before this long (`Retry-After`, rate-limit reset).
     pub retry_after: Option<Duration>,
+    /// What this source says of the kind in place of the table's general words: which names of settings
+    /// and of things a remedy needs depends on the source.
+    pub explanation: Option<Explanation>,
 }
 
 impl FetchError {
     /// An error with its particulars.
     pub fn new(source_name: &'static str, kind: FetchErrorKind, detail: impl Into<String>) -> Self {
-        Self { source_name, kind, detail: detail.into(), retry_after: None }
+        Self { source_name, kind, detail: detail.into(), retry_after: None, explanation: None }
+    }
+
+    /// The same error, explained in the words of its source.
+    #[must_use]
+    pub fn explained(mut self, explanation: Option<Explanation>) -> Self {
+        self.explanation = explanation;
+        self
+    }
+
+    /// What to say about it and what to do.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.explanation.unwrap_or_else(|| self.kind.explain())
     }
 
     /// The same error, with the source's wish when to come back.
@@ -273,7 +289,7 @@ impl FetchError {
 
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.source_name, self.kind.explain().sentence)?;
+        write!(f, "{}: {}", self.source_name, self.explain().sentence)?;
         if !self.detail.is_empty() {
             write!(f, " ({})", self.detail)?;
         }

@@ -526,7 +526,7 @@ impl Engine {
         let earlier = state.failure.take();
         let is_alike = earlier.as_ref().is_some_and(|earlier| earlier.error.kind == error.kind);
         state.alike = if is_alike { state.alike.saturating_add(1) } else { 1 };
-        let (source, remedy) = (error.source_name, error.kind.explain().remedy);
+        let (source, remedy) = (error.source_name, error.explain().remedy);
         // That a later source has nothing to give is no news while an earlier one fails or hangs.
         let is_quiet = error.kind == FetchErrorKind::NotConfigured && !is_alone;
         if state.alike <= LOUD_FAILURES && !is_quiet {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Certificate, Client, Proxy, Response, StatusCode, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Certificate, Client, Proxy, Response, redirect};
 use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
@@ -24,9 +24,9 @@ use crate::time::{Clock, Now};
 
 mod headers;
 
-pub use reqwest::Url;
+pub use reqwest::{Method, StatusCode, Url};
 
-use self::headers::{content_type, rate_is_used_up, server_time, wish};
+use self::headers::{content_type, limit, server_time};
 
 /// The largest answer that is read, in bytes. A token has at most 64 KiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;
@@ -78,8 +78,39 @@ impl Default for Turns {
     }
 }
 
-/// A success (status 200), read to its end.
+/// A request with a bearer (RFC 6750 §2.1).
+#[derive(Clone)]
+pub struct Question {
+    /// The method.
+    pub method: Method,
+    /// The address.
+    pub url: Url,
+    /// The credential.
+    pub bearer: Secret,
+    /// The media type to ask for.
+    pub accept: &'static str,
+    /// Further headers.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// The body, JSON without a secret in it.
+    pub body: Option<Vec<u8>>,
+    /// Of which answers the body is read; that of others may hold anything.
+    pub reads: fn(StatusCode) -> bool,
+}
+
+impl Question {
+    /// `GET url`, of which only a success (status 200) is read.
+    #[must_use]
+    pub fn get(url: Url, bearer: Secret) -> Self {
+        let reads = |status| status == StatusCode::OK;
+        let accept = "application/json";
+        Self { method: Method::GET, url, bearer, accept, headers: &[], body: None, reads }
+    }
+}
+
+/// An answer that is no redirect, read to its end.
 pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
     /// When the request was sent.
     pub issued: Now,
     /// The server's clock when it answered, since the Unix epoch, at the latest that it can have
@@ -88,19 +119,41 @@ pub struct Answer {
     pub server: Option<Duration>,
     /// The media type that the server claims, for messages.
     pub content_type: &'static str,
-    /// The body; it may hold a token anywhere, and is wiped when dropped.
+    /// The server asks to be left alone for so long, or a rate limit is used up.
+    pub limit: Limit,
+    /// The body, where it was asked for; it may hold a token anywhere, and is wiped when dropped.
     pub body: Zeroizing<Vec<u8>>,
 }
 
+/// What the headers of an answer say of rate limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// For how long the server wants to be left alone.
+    pub wish: Option<Duration>,
+    /// A rate limit is used up.
+    pub is_used_up: bool,
+}
+
 impl Http {
-    /// Gets `url` with a bearer (RFC 6750 §2.1). Redirects are followed within the origin only.
+    /// Gets `url` with a bearer.
+    ///
+    /// # Errors
+    /// Those of [`Http::ask`], and [`Http::refused`] for any status but 200.
+    pub async fn get(&self, url: &Url, bearer: &Secret) -> Result<Answer, FetchError> {
+        let answer = self.ask(Question::get(url.clone(), bearer.clone())).await?;
+        if answer.status == StatusCode::OK { Ok(answer) } else { Err(self.refused(url, &answer)) }
+    }
+
+    /// Asks, and takes any answer. Redirects are followed within the origin only, and where they keep the
+    /// method.
     ///
     /// # Errors
     /// [`FetchErrorKind::Unreachable`], [`FetchErrorKind::TimedOut`],
-    /// [`FetchErrorKind::NoCertificates`], [`FetchErrorKind::Redirected`]; for statuses the kinds of
-    /// that name; [`FetchErrorKind::BadAnswer`] for any other status and for a body above
-    /// [`BODY_LIMIT`]; [`FetchErrorKind::NotConfigured`] for a proxy that is not a URL.
-    pub async fn get(&self, url: &Url, bearer: &Secret) -> Result<Answer, FetchError> {
+    /// [`FetchErrorKind::NoCertificates`], [`FetchErrorKind::Redirected`];
+    /// [`FetchErrorKind::BadAnswer`] for a body above [`BODY_LIMIT`] and for redirects without end;
+    /// [`FetchErrorKind::NotConfigured`] for a proxy that is not a URL.
+    pub async fn ask(&self, question: Question) -> Result<Answer, FetchError> {
+        let url = &question.url.clone();
         let timed_out = |why: &str| {
             Err(self.error(FetchErrorKind::TimedOut, format!("{}: {why}", origin(url))))
         };
@@ -109,11 +162,11 @@ impl Http {
         };
         let trusted = self.trusted(url).await?;
         let (tell, told) = oneshot::channel();
-        let (http, to, bearer) = (self.clone(), url.clone(), bearer.clone());
+        let http = self.clone();
         thread::Builder::new()
             .name("fetch".to_owned())
             .spawn(move || {
-                http.exchange_alone(&to, &bearer, trusted, tell);
+                http.exchange_alone(&question, trusted, tell);
                 drop(turn);
             })
             .map_err(|why| {
@@ -132,8 +185,7 @@ impl Http {
     /// hold up the opens that wait.
     fn exchange_alone(
         &self,
-        url: &Url,
-        bearer: &Secret,
+        question: &Question,
         trusted: Vec<Certificate>,
         mut tell: oneshot::Sender<Result<Answer, FetchError>>,
     ) {
@@ -142,9 +194,9 @@ impl Http {
             Err(why) => Err(self.error(FetchErrorKind::Unreachable, why.to_string())),
             Ok(runtime) => {
                 let answer = runtime.block_on(async {
-                    let client = self.client(url, trusted)?;
+                    let client = self.client(&question.url, trusted)?;
                     tokio::select! {
-                        answer = self.exchange(&client, url, bearer) => answer,
+                        answer = self.exchange(&client, question) => answer,
                         () = tell.closed() => Err(self.error(FetchErrorKind::TimedOut, "")),
                     }
                 });
@@ -157,33 +209,34 @@ impl Http {
         let _ = tell.send(answer);
     }
 
-    async fn exchange(
-        &self,
-        client: &Client,
-        first: &Url,
-        bearer: &Secret,
-    ) -> Result<Answer, FetchError> {
+    async fn exchange(&self, client: &Client, question: &Question) -> Result<Answer, FetchError> {
+        let Question { method, url: first, bearer, .. } = question;
         let mut url = first.clone();
         for _ in 0..=REDIRECTS {
             let issued = self.clock.now();
-            let response = client
-                .get(url.clone())
-                .header(ACCEPT, "application/json")
-                .header(AUTHORIZATION, self.authorization(bearer)?)
-                .send()
-                .await
-                .map_err(|error| self.no_answer(first, error))?;
-            match response.status() {
-                StatusCode::OK => return self.read(first, issued, response).await,
-                StatusCode::MOVED_PERMANENTLY
-                | StatusCode::FOUND
-                | StatusCode::SEE_OTHER
-                | StatusCode::TEMPORARY_REDIRECT
-                | StatusCode::PERMANENT_REDIRECT => {
-                    url = self.redirection(&url, response.headers())?;
-                }
-                status => return Err(self.refused(first, status, response.headers(), issued)),
+            let mut request = client
+                .request(method.clone(), url.clone())
+                .header(ACCEPT, question.accept)
+                .header(AUTHORIZATION, self.authorization(bearer)?);
+            for (name, value) in question.headers {
+                request = request.header(*name, *value);
             }
+            if let Some(body) = &question.body {
+                request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+            }
+            let response = request.send().await.map_err(|error| self.no_answer(first, error))?;
+            let keeps_the_method = match response.status() {
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+                StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+                    *method == Method::GET
+                }
+                _ => return self.read(question, issued, response).await,
+            };
+            if !keeps_the_method {
+                let detail = format!("{} redirects a {method}", shown(first));
+                return Err(self.error(FetchErrorKind::BadAnswer, detail));
+            }
+            url = self.redirection(&url, response.headers())?;
         }
         Err(self.error(
             FetchErrorKind::BadAnswer,
@@ -288,10 +341,22 @@ impl Http {
 
     async fn read(
         &self,
-        url: &Url,
+        question: &Question,
         issued: Now,
         mut response: Response,
     ) -> Result<Answer, FetchError> {
+        let (url, status) = (&question.url, response.status());
+        let mut answer = Answer {
+            status,
+            issued,
+            server: server_time(response.headers()),
+            content_type: content_type(response.headers()),
+            limit: limit(response.headers(), issued),
+            body: Zeroizing::default(),
+        };
+        if !(question.reads)(status) {
+            return Ok(answer);
+        }
         let too_large = || {
             self.error(
                 FetchErrorKind::BadAnswer,
@@ -303,8 +368,6 @@ impl Http {
         if announced > BODY_LIMIT {
             return Err(too_large());
         }
-        let server = server_time(response.headers());
-        let content_type = content_type(response.headers());
         let mut body = Zeroizing::new(Vec::with_capacity(announced));
         // Each chunk is dropped once it is copied: a body may come in a million of them, and each
         // would keep its own bookkeeping.
@@ -316,24 +379,18 @@ impl Http {
             }
             append(&mut body, &chunk);
         }
-        Ok(Answer { issued, server, content_type, body })
+        answer.body = body;
+        Ok(answer)
     }
 
-    /// What a status says that is neither success nor redirect. The body is not looked at: it may
-    /// hold a token.
-    fn refused(
-        &self,
-        url: &Url,
-        status: StatusCode,
-        headers: &HeaderMap,
-        issued: Now,
-    ) -> FetchError {
-        let wish = wish(headers, issued);
+    /// What a status says that is neither success nor redirect: the kinds of that name,
+    /// [`FetchErrorKind::BadAnswer`] for any other. The body is not looked at: it may hold a token.
+    #[must_use]
+    pub fn refused(&self, url: &Url, answer: &Answer) -> FetchError {
+        let Answer { status, limit: Limit { wish, is_used_up }, .. } = *answer;
         let kind = match status {
             StatusCode::TOO_MANY_REQUESTS => FetchErrorKind::RateLimited,
-            StatusCode::FORBIDDEN if wish.is_some() || rate_is_used_up(headers) => {
-                FetchErrorKind::RateLimited
-            }
+            StatusCode::FORBIDDEN if wish.is_some() || is_used_up => FetchErrorKind::RateLimited,
             StatusCode::FORBIDDEN => FetchErrorKind::Forbidden,
             StatusCode::UNAUTHORIZED => FetchErrorKind::Unauthorized,
             StatusCode::NOT_FOUND => FetchErrorKind::NotFound,
@@ -464,7 +521,15 @@ mod tests {
         let url = parse_url("http://me:pw@host:8080/x?secret").unwrap();
         let kind = |status: u16, pairs: &[_]| {
             let status = StatusCode::from_u16(status).unwrap();
-            let error = http().refused(&url, status, &headers(pairs), Now::default());
+            let answer = Answer {
+                status,
+                issued: Now::default(),
+                server: None,
+                content_type: "",
+                limit: limit(&headers(pairs), Now::default()),
+                body: Zeroizing::default(),
+            };
+            let error = http().refused(&url, &answer);
             assert!(error.detail.starts_with("http://host:8080/x answers "), "{error}");
             (error.kind, error.retry_after.map(|wish| wish.as_secs()))
         };

@@ -199,7 +199,7 @@ fn of_a_missing_token(snapshot: &Snapshot, token: Option<&Token>, now: &Now) -> 
 /// "SOURCE gives none: why".
 fn gives(failure: &Failure, what: &str) -> String {
     let error = &failure.error;
-    let (source, sentence) = (error.source_name, error.kind.explain().sentence);
+    let (source, sentence) = (error.source_name, error.explain().sentence);
     with_detail(&format!("{source} gives {what}: {sentence}"), &clip(&error.detail))
 }
 
@@ -221,7 +221,7 @@ fn advice(snapshot: &Snapshot, counters: &Counters) -> Vec<String> {
         snapshot.failures.iter().partition(|failure| is_configured(failure));
     let failures = if configured.is_empty() { others } else { configured };
     let remedy = |Failure { error, .. }: &Failure| {
-        format!("{}: {}", error.source_name, error.kind.explain().remedy)
+        format!("{}: {}", error.source_name, error.explain().remedy)
     };
     let mut advice: Vec<_> = failures.into_iter().map(remedy).collect();
     let rejected = snapshot.token.as_ref().is_some_and(|token| is_rejected(snapshot, token));
@@ -309,7 +309,7 @@ fn note_on_the_clocks(snapshot: &Snapshot) -> Option<String> {
 
 fn failure_status(failure: &Failure, now: &Now) -> FailureStatus {
     let kind = failure.error.kind;
-    let explanation = kind.explain();
+    let explanation = failure.error.explain();
     FailureStatus {
         source: failure.error.source_name.to_owned(),
         kind: kind.name().to_owned(),

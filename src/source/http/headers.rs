@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
+use super::Limit;
 use crate::time::Now;
 
 /// The longest wish of a server that is heeded: a mistaken header must not silence us for ever.
@@ -66,7 +67,7 @@ pub(super) fn content_type(headers: &HeaderMap) -> &'static str {
 
 /// How long the server wants to be left alone: `Retry-After` (RFC 9110 §10.2.3), or the reset of a
 /// rate limit that is used up (GitHub's headers). At most [`LONGEST_WISH`].
-pub(super) fn wish(headers: &HeaderMap, issued: Now) -> Option<Duration> {
+fn wish(headers: &HeaderMap, issued: Now) -> Option<Duration> {
     let server = server_date(headers).unwrap_or_else(|| issued.timestamp());
     let until =
         |when: Timestamp| Duration::try_from(when.duration_since(server)).unwrap_or_default();
@@ -88,7 +89,12 @@ pub(super) fn wish(headers: &HeaderMap, issued: Now) -> Option<Duration> {
     retry_after.or_else(used_up).map(|wish| wish.min(LONGEST_WISH))
 }
 
-pub(super) fn rate_is_used_up(headers: &HeaderMap) -> bool {
+/// Both of what headers say of rate limits.
+pub(super) fn limit(headers: &HeaderMap, issued: Now) -> Limit {
+    Limit { wish: wish(headers, issued), is_used_up: rate_is_used_up(headers) }
+}
+
+fn rate_is_used_up(headers: &HeaderMap) -> bool {
     text(headers, &HeaderName::from_static("x-ratelimit-remaining")) == Some("0")
 }
 
