@@ -1,7 +1,7 @@
 //! The demo platform: everything that a workspace talks to, on loopback.
 //!
 //! One server gives tokens like the Molecule platform and checks them like GitHub: a token endpoint
-//! ([`platform`]), a smart-HTTP git server (`git`) with git-lfs (`lfs`) and a GitHub-like REST interface (`rest`),
+//! ([`platform`]), GitHub's endpoints for Apps ([`github`]), a smart-HTTP git server (`git`) with git-lfs (`lfs`) and a GitHub-like REST interface (`rest`),
 //! all behind one [`ledger`], with [`faults`] on demand. The demo, the tests, the soak and the benchmarks use it;
 //! there is no other mock.
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::demo::consumers::Consumers;
 use crate::demo::faults::Faults;
+use crate::demo::github::Github;
 use crate::demo::ledger::{Ledger, Minting};
 use crate::demo::platform::{Bearer, Strays};
 use crate::demo::server::{Server, Shared};
@@ -23,6 +24,7 @@ use crate::time::SystemClock;
 pub mod consumers;
 pub mod faults;
 mod git;
+pub mod github;
 pub mod ledger;
 mod lfs;
 pub mod platform;
@@ -114,6 +116,7 @@ impl Demo {
             bearer: Bearer::default(),
             strays: Strays::default(),
             consumers: Consumers::new(setup.site),
+            github: Github::default(),
             workspace_id: setup.workspace_id.clone(),
             git_root: setup.git_root,
             elsewhere: format!("http://{}", listeners.elsewhere.local_addr()?),
@@ -165,6 +168,12 @@ impl Demo {
     #[must_use]
     pub fn consumers(&self) -> &Consumers {
         &self.shared.consumers
+    }
+
+    /// The GitHub Apps that it knows.
+    #[must_use]
+    pub fn github(&self) -> &Github {
+        &self.shared.github
     }
 
     /// Writes the bearer that the platform accepts into `configs_dir`, as a workspace that

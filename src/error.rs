@@ -49,6 +49,14 @@ pub enum FetchErrorKind {
     ClocksDisagree,
     /// The source keeps giving a token that a consumer said was refused.
     Rejected,
+    /// The App's private key cannot be used: it is missing, others can read it, or it is no RSA key.
+    KeyUnusable,
+    /// The App is not installed for the owner or repository, or the installation is not the App's.
+    NotInstalled,
+    /// The owner suspended the App's installation.
+    Suspended,
+    /// A repository or a permission was asked for that the installation does not grant.
+    NotGranted,
     /// https was asked for, and there is no CA certificate on this machine to check it with.
     NoCertificates,
     /// The code of the source failed; the engine goes on.
@@ -66,7 +74,7 @@ pub struct Explanation {
 
 impl FetchErrorKind {
     /// Every kind, for tests and docs.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::NotConfigured,
         Self::NotRegistered,
         Self::BearerUnusable,
@@ -83,6 +91,10 @@ impl FetchErrorKind {
         Self::BornExpired,
         Self::ClocksDisagree,
         Self::Rejected,
+        Self::KeyUnusable,
+        Self::NotInstalled,
+        Self::Suspended,
+        Self::NotGranted,
         Self::NoCertificates,
         Self::Panicked,
     ];
@@ -107,6 +119,10 @@ impl FetchErrorKind {
             Self::BornExpired => "born_expired",
             Self::ClocksDisagree => "clocks_disagree",
             Self::Rejected => "rejected",
+            Self::KeyUnusable => "key_unusable",
+            Self::NotInstalled => "not_installed",
+            Self::Suspended => "suspended",
+            Self::NotGranted => "not_granted",
             Self::NoCertificates => "no_certificates",
             Self::Panicked => "panicked",
         }
@@ -134,6 +150,10 @@ impl FetchErrorKind {
             | Self::Forbidden
             | Self::NotFound
             | Self::Redirected
+            | Self::KeyUnusable
+            | Self::NotInstalled
+            | Self::Suspended
+            | Self::NotGranted
             | Self::NoCertificates => false,
         }
     }
@@ -148,6 +168,10 @@ impl FetchErrorKind {
             | Self::NotFound
             | Self::Redirected
             | Self::Rejected
+            | Self::KeyUnusable
+            | Self::NotInstalled
+            | Self::Suspended
+            | Self::NotGranted
             | Self::NoCertificates => true,
             Self::NotConfigured
             | Self::NotRegistered
@@ -229,6 +253,22 @@ impl FetchErrorKind {
             Self::Rejected => (
                 "the source keeps giving a token that was refused",
                 "check that the GitHub App is still installed and not suspended",
+            ),
+            Self::KeyUnusable => (
+                "the App's private key cannot be used",
+                "download a new key on the App's page, and write it to a file of mode 0600 that belongs to the daemon's user",
+            ),
+            Self::NotInstalled => (
+                "the GitHub App is not installed there",
+                "install it for this owner or repository on the App's page, or correct the source's `owner`, `repository` or `installation-id`",
+            ),
+            Self::Suspended => (
+                "the owner has suspended the GitHub App",
+                "ask the owner to lift the suspension: Settings, GitHub Apps, Configure",
+            ),
+            Self::NotGranted => (
+                "the installation does not grant what is asked for",
+                "correct `repositories` and `permissions` of the source, or let the owner accept the App's new permissions",
             ),
             Self::NoCertificates => (
                 "there are no CA certificates here to check https with",

@@ -13,10 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::FetchError;
 use crate::foreign::Launcher;
 use crate::secret::Secret;
+use crate::source::table::{Table, TableError};
 use crate::time::{Clock, Now};
 use crate::token::Term;
 
 pub mod http;
+mod minted;
+pub mod table;
 
 /// What a source needs of the process that it is in.
 #[derive(Clone)]
@@ -60,9 +63,47 @@ macro_rules! sources {
 
 sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
+    github_app::GithubApp(GithubAppConfig) needs clock, launcher;
     env::Env(EnvConfig) needs clock;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
+}
+
+/// A source that a table of the configuration describes: `[sources.NAME]`.
+pub trait Configured: Sized {
+    /// The `type` of the table.
+    const TYPE: &'static str;
+
+    /// Reads the table, but for its `type`.
+    ///
+    /// # Errors
+    /// The first mistake.
+    fn parse(table: &mut Table) -> Result<Self, TableError>;
+}
+
+/// The name of a source. Names come from the configuration, which a process reads once, so they may
+/// live as long as the process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SourceName(&'static str);
+
+impl SourceName {
+    /// This name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.to_owned().leak())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn get(self) -> &'static str {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|name| Self::new(&name))
+    }
 }
 
 /// A boxed future, so that a source can be a trait object.

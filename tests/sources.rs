@@ -22,6 +22,8 @@ use molecule_tokenfs::token::Term;
 
 #[path = "sources/alone.rs"]
 mod alone;
+#[path = "sources/github.rs"]
+mod github;
 #[path = "support/leak.rs"]
 mod leak;
 #[path = "sources/tls.rs"]

@@ -1,6 +1,7 @@
 //! The settings by name: as a flag, as a key of the file, as a variable.
 
 use crate::config::{file, mountpoint};
+use crate::source::table::most_like;
 
 /// What the names of most variables begin with.
 const PREFIX: &str = "MOLECULE_TOKENFS_";
@@ -215,15 +216,6 @@ impl Key {
             None => "molecule-tokenfs check shows all settings".to_owned(),
         })
     }
-}
-
-/// The value whose name is most like `name`; `None` if none is at all like it.
-fn most_like<'a, T>(name: &str, named: impl Iterator<Item = (&'a str, T)>) -> Option<T> {
-    named
-        .map(|(candidate, value)| (strsim::jaro_winkler(name, candidate), value))
-        .filter(|&(likeness, _)| likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

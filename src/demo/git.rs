@@ -37,8 +37,13 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Respo
         return plain(StatusCode::NOT_FOUND, "this demo has no repositories");
     };
     let password = rest::credential(request.headers());
-    if shared.ledger.check(Service::Git.name(), password.as_deref()) != Some(Verdict::Live) {
-        return refusal();
+    let repository = repository(request.uri().path());
+    match shared.ledger.check_for(Service::Git.name(), password.as_deref(), repository) {
+        Some(Verdict::Live) => {}
+        Some(Verdict::OutOfScope) => {
+            return plain(StatusCode::NOT_FOUND, "Repository not found.\n");
+        }
+        _ => return refusal(),
     }
     match backend(root, request).await {
         Ok(response) => response,
@@ -47,6 +52,13 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Respo
             plain(StatusCode::INTERNAL_SERVER_ERROR, "git http-backend cannot answer\n")
         }
     }
+}
+
+/// Owner and name of the repository that a path is about: `/git/OWNER/NAME.git/…`.
+pub(super) fn repository(path: &str) -> Option<(&str, &str)> {
+    let (owner, rest) = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split_once('/')?;
+    let (name, _) = rest.split_once('/').unwrap_or((rest, ""));
+    Some((owner, name.strip_suffix(".git").unwrap_or(name)))
 }
 
 /// 401 as git and git-lfs understand it: they ask a credential helper.

@@ -28,6 +28,26 @@ pub enum Verdict {
     Revoked,
     /// Never issued here.
     Unknown,
+    /// Live, and for other repositories than the one that it was presented for.
+    OutOfScope,
+}
+
+/// The repositories that a token is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Their owner.
+    pub owner: String,
+    /// Their names, in lower case; `None` is all that the owner has.
+    pub repositories: Option<Vec<String>>,
+}
+
+impl Scope {
+    /// Whether it holds a repository. GitHub's names ignore case.
+    #[must_use]
+    pub fn holds(&self, owner: &str, name: &str) -> bool {
+        let is_there = |names: &Vec<String>| names.iter().any(|it| it.eq_ignore_ascii_case(name));
+        self.owner.eq_ignore_ascii_case(owner) && self.repositories.as_ref().is_none_or(is_there)
+    }
 }
 
 /// How the ledger mints tokens.
@@ -113,13 +133,16 @@ pub struct Verdicts {
     pub unknown: u64,
     /// Requests without a credential: git's first one always is.
     pub missing: u64,
+    /// Requests with a live token for other repositories.
+    #[serde(default)]
+    pub out_of_scope: u64,
 }
 
 impl Verdicts {
     /// Requests that presented something which was refused.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.dead + self.revoked + self.unknown
+        self.dead + self.revoked + self.unknown + self.out_of_scope
     }
 }
 
@@ -181,6 +204,8 @@ struct State {
     /// By the whole token: fingerprints of a long soak would collide.
     by_token: HashMap<Vec<u8>, usize>,
     entries: Vec<Entry>,
+    /// Of the tokens that are not for everything.
+    scopes: HashMap<Vec<u8>, Scope>,
     newest: Option<Issued>,
     counts: Counts,
 }
@@ -192,6 +217,7 @@ impl Ledger {
             minting,
             by_token: HashMap::new(),
             entries: Vec::new(),
+            scopes: HashMap::new(),
             newest: None,
             counts: Counts::default(),
         };
@@ -221,6 +247,17 @@ impl Ledger {
         }
         let life = state.minting.life;
         self.mint(&mut state, life)
+    }
+
+    /// Gives a new token for these repositories alone.
+    pub fn issue_for(&self, scope: Scope) -> Issued {
+        let mut state = self.state();
+        let life = state.minting.life;
+        let newest = state.newest.clone();
+        let issued = self.mint(&mut state, life);
+        state.scopes.insert(issued.secret.expose().to_vec(), scope);
+        state.newest = newest;
+        issued
     }
 
     /// Gives the newest token again, dead or alive; a new one where there is none yet.
@@ -254,8 +291,25 @@ impl Ledger {
     /// What the ledger says of the credential that a request to `service` presented, counted.
     /// `None`: the request had none.
     pub fn check(&self, service: &str, token: Option<&[u8]>) -> Option<Verdict> {
+        self.check_for(service, token, None)
+    }
+
+    /// The same for a request that concerns a repository, by owner and name.
+    pub fn check_for(
+        &self,
+        service: &str,
+        token: Option<&[u8]>,
+        repository: Option<(&str, &str)>,
+    ) -> Option<Verdict> {
         let mut state = self.state();
-        let verdict = token.map(|token| state.verdict(token, self.clock.now().boot));
+        let mut verdict = token.map(|token| state.verdict(token, self.clock.now().boot));
+        let scope = token.and_then(|token| state.scopes.get(token));
+        if let (Some(Verdict::Live), Some(scope), Some((owner, name))) =
+            (verdict, scope, repository)
+            && !scope.holds(owner, name)
+        {
+            verdict = Some(Verdict::OutOfScope);
+        }
         if let Some(entry) = token.and_then(|token| state.entry_mut(token)) {
             if verdict == Some(Verdict::Live) {
                 entry.accepted += 1;
@@ -269,6 +323,7 @@ impl Ledger {
             Some(Verdict::Dead) => &mut seen.dead,
             Some(Verdict::Revoked) => &mut seen.revoked,
             Some(Verdict::Unknown) => &mut seen.unknown,
+            Some(Verdict::OutOfScope) => &mut seen.out_of_scope,
             None => &mut seen.missing,
         } += 1;
         verdict
@@ -485,7 +540,7 @@ mod tests {
         assert_eq!(ledger.check("rest", Some(first.expose())), Some(Verdict::Dead));
         assert_eq!(ledger.check("git", None), None);
         let counts = ledger.counts();
-        let rest = Verdicts { live: 1, dead: 1, revoked: 1, unknown: 1, missing: 0 };
+        let rest = Verdicts { live: 1, dead: 1, revoked: 1, unknown: 1, ..Verdicts::default() };
         assert_eq!(counts.service("rest"), rest);
         assert_eq!(counts.service("git"), Verdicts { missing: 1, ..Verdicts::default() });
         assert_eq!((counts.refused(), counts.platform.issued), (3, 2));

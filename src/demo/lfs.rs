@@ -18,10 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::demo::faults::Service;
-use crate::demo::git::{PREFIX, refusal};
+use crate::demo::git::{self, PREFIX, refusal};
 use crate::demo::ledger::Verdict;
 use crate::demo::rest;
-use crate::demo::server::{Body, Shared, respond};
+use crate::demo::server::{Body, Shared, plain, respond};
 
 /// What comes between the path of a repository and that of the interface.
 const INFIX: &str = "/info/lfs/";
@@ -37,8 +37,13 @@ pub(super) fn is_endpoint(path: &str) -> bool {
 /// Answers one request of a git-lfs client.
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let token = rest::credential(request.headers());
-    if shared.ledger.check(Service::Lfs.name(), token.as_deref()) != Some(Verdict::Live) {
-        return refusal();
+    let repository = git::repository(request.uri().path());
+    match shared.ledger.check_for(Service::Lfs.name(), token.as_deref(), repository) {
+        Some(Verdict::Live) => {}
+        Some(Verdict::OutOfScope) => {
+            return plain(StatusCode::NOT_FOUND, "Repository not found.\n");
+        }
+        _ => return refusal(),
     }
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();

@@ -36,14 +36,21 @@ pub(super) fn answer(
 ) -> Response<Body> {
     let token = credential(headers);
     let refuse = |message| json_body(StatusCode::UNAUTHORIZED, &json!({ "message": message }));
-    match shared.ledger.check(Service::Rest.name(), token.as_deref()) {
+    let path = path.strip_prefix("/api/v3").or_else(|| path.strip_prefix("/api")).unwrap_or(path);
+    let repository = path.strip_prefix("/repos/").and_then(|path| {
+        let mut parts = path.split('/');
+        Some((parts.next()?, parts.next()?))
+    });
+    match shared.ledger.check_for(Service::Rest.name(), token.as_deref(), repository) {
         Some(Verdict::Live) => {}
+        Some(Verdict::OutOfScope) => {
+            return json_body(StatusCode::NOT_FOUND, &json!({ "message": "Not Found" }));
+        }
         Some(Verdict::Dead | Verdict::Revoked | Verdict::Unknown) => {
             return refuse("Bad credentials");
         }
         None => return refuse("Requires authentication"),
     }
-    let path = path.strip_prefix("/api/v3").or_else(|| path.strip_prefix("/api")).unwrap_or(path);
     let Some(body) = document(method, path) else {
         return json_body(StatusCode::NOT_FOUND, &json!({ "message": "Not Found" }));
     };

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
+use crate::demo::github::{self, Github};
 use crate::demo::ledger::Ledger;
 use crate::demo::platform::{self, Bearer, Strays};
 use crate::demo::{git, lfs, rest};
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) bearer: Bearer,
     pub(super) strays: Strays,
     pub(super) consumers: Consumers,
+    pub(super) github: Github,
     pub(super) workspace_id: String,
     /// Where the repositories are, if there are any.
     pub(super) git_root: Option<PathBuf>,
@@ -189,6 +191,10 @@ impl Shared {
         if path.starts_with(consumers::PREFIX) {
             let response = self.consumers.answer(&self.ledger, request).await;
             return Ok(dated(response, self.ledger.issuer_time()));
+        }
+        if github::is_endpoint(&path) {
+            let response = self.github.answer(&self.ledger, request).await;
+            return Ok(dated(response, self.ledger.platform_time()));
         }
         let service = service_of(&path);
         let (latency, fault) = if path.starts_with(platform::MOVED) {

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, Stamp, Unreadable};
+use super::answer::{Answer, Found, Stamp, Unreadable};
 use super::ask::ForeignFile;
 use super::{LIMIT, Launcher, Request};
 
@@ -85,12 +85,20 @@ impl WatchedFile {
     /// # Errors
     /// [`Unreadable`].
     pub async fn read(&self) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        self.read_found().await.map(|found| found.content)
+    }
+
+    /// The same with its mode.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn read_found(&self) -> Result<Found, Unreadable> {
         let deadline = Instant::now() + LIMIT;
         let known = timeout_at(deadline, self.known.lock()).await;
         let mut known = known.map_err(|_| Unreadable::Late)?;
         let answer = self.ask(&self.file.request, &mut known, deadline).await;
         known.seen = Some(state(&answer));
-        answer?.found.map(|found| found.content)
+        answer?.found
     }
 
     /// Completes when the file is not the one that was last read or reported. If it never was, then

@@ -95,6 +95,7 @@ impl Large {
             revoked: new.revoked - old.revoked,
             unknown: new.unknown - old.unknown,
             missing: new.missing - old.missing,
+            out_of_scope: new.out_of_scope - old.out_of_scope,
         };
         let accepted_before = before.tokens.iter().map(|token| token.accepted);
         let accepted = after.tokens.iter().zip(accepted_before.chain(std::iter::repeat(0)));
