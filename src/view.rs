@@ -51,6 +51,7 @@ views! {
     token::TokenView;
     git_credential::GitCredential;
     netrc::Netrc;
+    npmrc::Npmrc;
     header::Header;
     env::Env;
     token_json::TokenJson;

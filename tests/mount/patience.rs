@@ -1,4 +1,4 @@
-//! The opens of git's view, which rather wait for a moment than get a token that is about to end.
+//! The opens of git's view and npm's, which rather wait for a moment than get a token that is about to end.
 
 use std::fs;
 use std::time::Duration;
@@ -31,17 +31,19 @@ fn with_an_old_token_and(deadline: &str) -> (Workspace, Vec<u8>) {
     (workspace, old)
 }
 
-/// The token in a view of git's.
+/// The token in a view of git's or npm's.
 fn password(workspace: &Workspace, view: &str) -> Vec<u8> {
     let text = fs::read_to_string(workspace.path(view)).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("password=")).unwrap();
-    line.as_bytes().to_vec()
+    let values = text.lines().filter_map(|line| line.split_once('='));
+    let is_secret = |key: &str| key == "password" || key.ends_with("/:_authToken");
+    let mut secrets = values.filter(|(key, _)| is_secret(key)).map(|(_, value)| value);
+    secrets.next().unwrap().as_bytes().to_vec()
 }
 
 #[test]
 fn git_gets_the_next_token_while_everybody_else_gets_the_old_one() {
     sandboxed(secs(90), || {
-        each(&["git-credential", "live/git-credential"], str::to_owned, |view| {
+        each(&["git-credential", "live/git-credential", "npmrc"], str::to_owned, |view| {
             let (workspace, old) = with_an_old_token();
             workspace.demo.faults().stick(Service::Platform, Some(Fault::Slow(secs(1))));
             std::thread::scope(|scope| {
