@@ -13,6 +13,7 @@ pub mod mountpoint;
 pub mod owner;
 pub mod parse;
 pub mod settings;
+pub mod tables;
 pub mod trust;
 
 pub use flags::SettingsArgs;

@@ -31,9 +31,13 @@ pub struct Surroundings {
 }
 
 /// Declares every source: its module, its type, and the type that it is configured with. Each has a
-/// `new`, which takes the configuration and what it needs of the [`Surroundings`].
+/// `new`, which takes the configuration and what it needs of the [`Surroundings`]. A configuration that
+/// is [`Configured`] says so.
 macro_rules! sources {
-    ($($(#[$when:meta])* $module:ident::$source:ident($config:ident) needs $($need:ident),+;)*) => {
+    ($(
+        $(#[$when:meta])*
+        $module:ident::$source:ident($config:ident) needs $($need:ident),+ $(=> $from_table:ident)?;
+    )*) => {
         $($(#[$when])* pub mod $module;)*
 
         /// The configuration of any source.
@@ -47,6 +51,38 @@ macro_rules! sources {
         }
 
         impl SourceConfig {
+            /// Reads a table of the configuration: its `type` says which source it describes.
+            ///
+            /// # Errors
+            /// The first mistake.
+            pub fn parse(mut table: Table) -> Result<Self, TableError> {
+                let types = [$($(<$module::$config as $from_table>::TYPE,)?)*];
+                let Some(kind) = table.text("type")? else {
+                    let hint = format!("the types are {}", types.join(", "));
+                    return Err(table.error("has no `type`").hint(hint));
+                };
+                $($(
+                    if kind.value == <$module::$config as $from_table>::TYPE {
+                        let config = <$module::$config as $from_table>::parse(&mut table)?;
+                        return table.finish().map(|()| Self::$source(config));
+                    }
+                )?)*
+                let found = format!("`{}`", kind.value.escape_debug());
+                let expected = format!("one of {}", types.join(", "));
+                Err(table.invalid("type", kind.line, expected, found))
+            }
+
+            /// What it gives, where it is [`Configured`].
+            #[must_use]
+            pub fn describe(&self) -> Option<String> {
+                match self {
+                    $($(#[$when])* Self::$source(config) => {
+                        let _ = config;
+                        None$(.or_else(|| Some(<$module::$config as $from_table>::describe(config))))?
+                    })*
+                }
+            }
+
             /// Makes the source.
             #[must_use]
             pub fn build(self, surroundings: &Surroundings) -> Arc<dyn Source> {
@@ -63,7 +99,7 @@ macro_rules! sources {
 
 sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
-    github_app::GithubApp(GithubAppConfig) needs clock, launcher;
+    github_app::GithubApp(GithubAppConfig) needs clock, launcher => Configured;
     env::Env(EnvConfig) needs clock;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
@@ -79,6 +115,9 @@ pub trait Configured: Sized {
     /// # Errors
     /// The first mistake.
     fn parse(table: &mut Table) -> Result<Self, TableError>;
+
+    /// What it gives, for `check`: without a secret.
+    fn describe(&self) -> String;
 }
 
 /// The name of a source. Names come from the configuration, which a process reads once, so they may

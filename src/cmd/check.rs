@@ -10,6 +10,7 @@ use crate::config::settings::{Row, TOKEN_VARIABLES, shown_span};
 use crate::config::{Settings, SettingsArgs, default_mountpoint};
 use crate::error::FetchErrorKind;
 use crate::foreign::{self, Unreadable};
+use crate::source::{SourceConfig, env, platform};
 
 /// The arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         .map_or_else(|error| format!("none ({error})"), |path| path.display().to_string());
     let report = Report {
         rows: settings.rows(),
-        sources: [("platform", platform(&settings)), ("env", environment(&settings))],
+        sources: sources(&settings),
         mountpoint,
         settings: &settings,
     };
@@ -44,7 +45,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 struct Report<'a> {
     rows: Vec<Row>,
-    sources: [(&'static str, String); 2],
+    sources: Vec<(String, String)>,
     mountpoint: String,
     settings: &'a Settings,
 }
@@ -90,7 +91,20 @@ impl Report<'_> {
     }
 }
 
-/// What the first source would do.
+/// The chain, and what each source would do.
+fn sources(settings: &Settings) -> Vec<(String, String)> {
+    let described = |name: &str| match name {
+        platform::NAME => platform(settings),
+        env::NAME => environment(settings),
+        name => {
+            let source = settings.tables.source_by_name(name);
+            source.and_then(SourceConfig::describe).unwrap_or_default()
+        }
+    };
+    settings.tables.chain().into_iter().map(|name| (name.to_owned(), described(name))).collect()
+}
+
+/// What the platform would be asked.
 fn platform(settings: &Settings) -> String {
     let url = &settings.platform_url.value;
     let bearer_file = settings.bearer_file();

@@ -10,8 +10,10 @@ use toml::de::{DeTable, DeValue};
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::key::Shape;
 use crate::config::layers::{Origin, Raw};
+use crate::config::tables::Tables;
 use crate::config::{Environment, Key, SettingsArgs, trust};
 use crate::foreign::plain::{self, PlainFile};
+use crate::source::table::TableError;
 
 /// The variable that names the file where no flag does.
 pub const VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
@@ -21,11 +23,13 @@ pub const DEFAULT: &str = "/etc/molecule-tokenfs.toml";
 
 /// A file whose keys are known and whose values have the right types. What the values mean is
 /// judged later, in the same words as for flags.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ConfigFile {
     /// Where it is.
     pub path: Arc<Path>,
     values: Vec<(Key, Raw)>,
+    /// The sources and tokens that it names.
+    pub tables: Tables,
 }
 
 impl ConfigFile {
@@ -53,7 +57,7 @@ impl ConfigFile {
         Self::parse(path, text).exit_code(EXIT_USAGE).map(Some)
     }
 
-    fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {
+    pub(super) fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {
         let at = |offset: usize| Origin::File(path.clone(), line(text, offset));
         let table = DeTable::parse(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
@@ -64,9 +68,14 @@ impl ConfigFile {
             }
         })?;
         let mut values = Vec::new();
+        let mut tables = Tables::default();
         for (name, value) in table.get_ref() {
             let place = at(name.span().start);
             let name: &str = name.get_ref();
+            if Tables::NAMES.contains(&name) {
+                tables.read(text, name, value).map_err(|error| told(&path, error))?;
+                continue;
+            }
             let key = Key::by_name(name).ok_or_else(|| unknown(&place, name))?;
             let texts = texts(key, value).map_err(|expected| {
                 let told = anyhow::anyhow!(
@@ -84,13 +93,24 @@ impl ConfigFile {
                     .map(|(offset, text)| (key, Raw { text: text.into(), origin: at(offset) })),
             );
         }
-        Ok(Self { path, values })
+        tables.check().map_err(|error| told(&path, error))?;
+        Ok(Self { path, values, tables })
     }
 
     /// The values of a setting.
     #[must_use]
     pub fn get(&self, key: Key) -> Vec<Raw> {
         self.values.iter().filter(|(of, _)| *of == key).map(|(_, raw)| raw.clone()).collect()
+    }
+}
+
+/// A mistake in a table, with its place.
+fn told(path: &Arc<Path>, error: TableError) -> anyhow::Error {
+    let place = Origin::File(Arc::clone(path), error.line);
+    let told = anyhow::anyhow!("{place}: {error}");
+    match error.hint {
+        Some(hint) => told.hint(hint),
+        None => told,
     }
 }
 
@@ -153,7 +173,7 @@ fn described(value: &DeValue<'_>) -> &'static str {
 }
 
 /// The line of an offset, counted from 1.
-fn line(text: &str, offset: usize) -> usize {
+pub(super) fn line(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 

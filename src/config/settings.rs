@@ -9,6 +9,7 @@ use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
+use crate::config::tables::Tables;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse, trust};
 use crate::foreign::Request;
 use crate::foreign::plain::PlainFile;
@@ -18,7 +19,7 @@ use crate::observe::LogLevel;
 use crate::refresh::policy::Windows;
 use crate::secret::Secret;
 use crate::source::SourceConfig;
-use crate::source::env::EnvConfig;
+use crate::source::env::{self, EnvConfig};
 use crate::source::platform::{self, PlatformConfig};
 use crate::status::Layout;
 use crate::time::{Clock, SystemClock};
@@ -95,6 +96,8 @@ pub struct Settings {
     pub log_file: Setting<Option<PathBuf>>,
     /// The token of the environment.
     pub token: Setting<Option<Secret>>,
+    /// The sources that the file describes, and the chain of them.
+    pub tables: Tables,
     /// What is odd, though it does not stop anybody: full sentences without a full stop.
     pub warnings: Vec<String>,
 }
@@ -137,6 +140,7 @@ impl Settings {
     ) -> anyhow::Result<Self> {
         let file = ConfigFile::load(flags, environment, default_file)?;
         let path = file.as_ref().map(|file| file.path.to_path_buf());
+        let tables = file.as_ref().map(|file| file.tables.clone()).unwrap_or_default();
         let layers = Layers { flags, environment, file };
         let span = |key, default| -> anyhow::Result<_> {
             let given = layers.get(key, parse::positive_span)?;
@@ -220,6 +224,7 @@ impl Settings {
                 .unwrap_or_else(|| Setting::default(LogLevel::default())),
             log_file: optional(layers.get(Key::LogFile, parse::path)?),
             token: token(environment, &mut warnings),
+            tables,
             warnings,
         })
     }
@@ -243,26 +248,36 @@ impl Settings {
         Request { user: self.configs_owner, ..request }
     }
 
-    /// The chain of sources: the platform, then the environment.
+    /// The chain of sources, best first: those of the file, else the platform and then the environment.
     #[must_use]
     pub fn sources(&self) -> Vec<SourceConfig> {
-        let whole = |url: &ServerUrl| url.expose().to_owned();
-        vec![
-            SourceConfig::Platform(PlatformConfig {
-                url: whole(&self.platform_url.value),
-                workspace_id: self.workspace_id.value.clone(),
-                bearer_file: self.bearer_file(),
-                bearer_user: self.configs_owner,
-                proxy: self.proxy.value.as_ref().map(whole),
-                ca_file: self.ca_file.value.clone(),
-                request_timeout: self.request_timeout.value,
-            }),
-            SourceConfig::Env(EnvConfig {
+        self.tables.chain().into_iter().filter_map(|name| self.source(name)).collect()
+    }
+
+    /// A source by its name; the file was checked to describe each that it names.
+    fn source(&self, name: &str) -> Option<SourceConfig> {
+        match name {
+            platform::NAME => Some(self.platform()),
+            env::NAME => Some(SourceConfig::Env(EnvConfig {
                 token: self.token.value.clone(),
                 assumed_life: self.assumed_life.value,
                 start: Some(SystemClock.now()),
-            }),
-        ]
+            })),
+            name => self.tables.source_by_name(name).cloned(),
+        }
+    }
+
+    fn platform(&self) -> SourceConfig {
+        let whole = |url: &ServerUrl| url.expose().to_owned();
+        SourceConfig::Platform(PlatformConfig {
+            url: whole(&self.platform_url.value),
+            workspace_id: self.workspace_id.value.clone(),
+            bearer_file: self.bearer_file(),
+            bearer_user: self.configs_owner,
+            proxy: self.proxy.value.as_ref().map(whole),
+            ca_file: self.ca_file.value.clone(),
+            request_timeout: self.request_timeout.value,
+        })
     }
 
     /// When tokens are fetched and how long opens wait.

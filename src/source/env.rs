@@ -12,7 +12,8 @@ use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::{Clock, Now};
 use crate::token::Term;
 
-const NAME: &str = "env";
+/// Its name.
+pub const NAME: &str = "env";
 
 /// How GitHub marks the token of an app's installation, which dies after an hour whatever we do.
 /// All other kinds (`ghp_`, `github_pat_`, `gho_`, `ghu_` …) are the user's own.

@@ -181,6 +181,29 @@ impl Configured for GithubAppConfig {
             request_timeout: table.span("request-timeout")?.unwrap_or(Duration::from_secs(10)),
         })
     }
+
+    fn describe(&self) -> String {
+        let (url, app) = (http::without_userinfo(&self.api_url), &self.app);
+        let key = self.private_key.display();
+        format!("tokens {} from {url} as the App {app} with the key {key}", self.wanted())
+    }
+}
+
+impl GithubAppConfig {
+    /// What tokens are asked for, in words.
+    fn wanted(&self) -> String {
+        let mut wanted = format!("of {}", self.installation);
+        if !self.repositories.is_empty() {
+            wanted = format!("{wanted}, repositories {}", self.repositories.join(", "));
+        }
+        if !self.permissions.is_empty() {
+            let permissions = self.permissions.iter();
+            let permissions: Vec<_> =
+                permissions.map(|(name, level)| format!("{name}: {level}")).collect();
+            wanted = format!("{wanted}, permissions {}", permissions.join(", "));
+        }
+        wanted
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -282,7 +305,7 @@ impl GithubApp {
             }
             StatusCode::NOT_FOUND => Err(self.not_installed()),
             StatusCode::UNPROCESSABLE_ENTITY => {
-                let (said, wanted) = (said::message(&answer.body), self.wanted());
+                let (said, wanted) = (said::message(&answer.body), self.config.wanted());
                 Err(self
                     .error(FetchErrorKind::NotGranted, format!("{wanted}: GitHub says: {said}")))
             }
@@ -399,21 +422,6 @@ impl GithubApp {
     fn not_installed(&self) -> FetchError {
         let detail = format!("the App {} and {}", self.config.app, self.config.installation);
         self.error(FetchErrorKind::NotInstalled, detail)
-    }
-
-    /// What tokens are asked for, in words.
-    fn wanted(&self) -> String {
-        let GithubAppConfig { repositories, permissions, installation, .. } = &self.config;
-        let mut wanted = format!("of {installation}");
-        if !repositories.is_empty() {
-            wanted = format!("{wanted}, repositories {}", repositories.join(", "));
-        }
-        if !permissions.is_empty() {
-            let permissions: Vec<_> =
-                permissions.iter().map(|(name, level)| format!("{name}: {level}")).collect();
-            wanted = format!("{wanted}, permissions {}", permissions.join(", "));
-        }
-        wanted
     }
 
     /// What a status means that is neither success nor expected.

@@ -20,7 +20,8 @@ use crate::source::minted::{self, ClockAhead};
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
 
-const NAME: &str = "platform";
+/// Its name.
+pub const NAME: &str = "platform";
 
 /// The longest bearer, in bytes: what servers accept as a header line.
 pub const MAX_BEARER_BYTES: usize = 16 * 1024;

@@ -1,0 +1,272 @@
+//! The tables of the file: sources by name, and the chain of sources that a token comes from.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::config::file::line;
+use crate::source::SourceConfig;
+use crate::source::table::{Located, Table, TableError, Value, most_like};
+use crate::source::{env, platform};
+
+/// The sources that need no table, in the order in which they are asked by default.
+pub const BUILT_IN: [&str; 2] = [platform::NAME, env::NAME];
+
+/// The token of the mount itself.
+const DEFAULT: &str = "default";
+
+/// The tables as the file has them.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    /// `[sources.NAME]`, and the line of each.
+    sources: BTreeMap<String, Located<SourceConfig>>,
+    /// `[tokens.default]`: the names of its sources, best first.
+    chain: Option<Vec<Located<String>>>,
+}
+
+impl Tables {
+    /// The names of tables at the top of the file.
+    pub const NAMES: [&str; 2] = ["sources", "tokens"];
+
+    /// Reads everything below `[sources]` or `[tokens]`.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn read(
+        &mut self,
+        text: &str,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), TableError> {
+        let head = line(text, value.span().start);
+        let Value::Table(entries) = value_of(text, value.get_ref()) else {
+            let message = format!("`{name}` must be tables: [{name}.NAME]");
+            return Err(TableError { line: head, message, hint: None });
+        };
+        for (entry, Located { value, line }) in entries {
+            let path = format!("{name}.{entry}");
+            let Value::Table(entries) = value else {
+                let message = format!("`{entry}` does not belong into [{name}]");
+                let hint = format!("write a table for each: [{name}.NAME]");
+                return Err(TableError { line, message, hint: None }.hint(hint));
+            };
+            let table = Table::new(path, line, entries);
+            if let Some(why) = flaw_of_name(&entry) {
+                return Err(table.error(why));
+            }
+            if name == "sources" { self.source(table)? } else { self.token(table)? }
+        }
+        Ok(())
+    }
+
+    fn source(&mut self, table: Table) -> Result<(), TableError> {
+        let (name, line) = (table.name().to_owned(), table.line);
+        if BUILT_IN.contains(&&*name) {
+            return Err(table.error("is the name of a source that needs no table"));
+        }
+        let value = SourceConfig::parse(table)?;
+        self.sources.insert(name, Located { value, line });
+        Ok(())
+    }
+
+    fn token(&mut self, mut table: Table) -> Result<(), TableError> {
+        if table.name() != DEFAULT {
+            return Err(table
+                .error("is not a token that this version knows")
+                .hint("there is one token so far: [tokens.default]"));
+        }
+        let sources = table.texts("sources")?.filter(|sources| !sources.is_empty());
+        let Some(sources) = sources else {
+            let error = table.error("has no `sources`");
+            return Err(error.hint("sources = [\"platform\", \"env\"]"));
+        };
+        table.finish()?;
+        self.chain = Some(sources);
+        Ok(())
+    }
+
+    /// Checks what tables say of each other, when all are read.
+    ///
+    /// # Errors
+    /// For a source that nobody described, that is named twice, or that no token uses.
+    pub(super) fn check(&self) -> Result<(), TableError> {
+        let chain = self.chain.as_deref().unwrap_or_default();
+        for (place, Located { value: name, line }) in chain.iter().enumerate() {
+            let error = |message: String| TableError { line: *line, message, hint: None };
+            if !BUILT_IN.contains(&&**name) && !self.sources.contains_key(name) {
+                let error = error(format!("there is no source `{name}`"));
+                let known = || BUILT_IN.into_iter().chain(self.sources.keys().map(|name| &**name));
+                return Err(match most_like(name, known().map(|known| (known, known))) {
+                    Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                    None => error.hint(format!(
+                        "describe it in [sources.{name}]; there are {}",
+                        known().collect::<Vec<_>>().join(", ")
+                    )),
+                });
+            }
+            if chain.iter().take(place).any(|earlier| earlier.value == *name) {
+                return Err(error(format!("the source `{name}` is named twice")));
+            }
+        }
+        let is_unused = |name: &String| chain.iter().all(|used| used.value != *name);
+        match self.sources.iter().find(|(name, _)| is_unused(name)) {
+            Some((name, Located { line, .. })) => Err(TableError {
+                line: *line,
+                message: format!("no token uses [sources.{name}]"),
+                hint: Some(format!("[tokens.default] sources = [\"{name}\"]")),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of the sources of the mount's token, best first.
+    #[must_use]
+    pub fn chain(&self) -> Vec<&str> {
+        match &self.chain {
+            Some(chain) => chain.iter().map(|name| &*name.value).collect(),
+            None => BUILT_IN.to_vec(),
+        }
+    }
+
+    /// A source that has a table.
+    #[must_use]
+    pub fn source_by_name(&self, name: &str) -> Option<&SourceConfig> {
+        self.sources.get(name).map(|source| &source.value)
+    }
+}
+
+/// Names become parts of paths and of metrics.
+fn flaw_of_name(name: &str) -> Option<&'static str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_part);
+    if name.len() > 39 {
+        Some("has too long a name: 39 characters are the most")
+    } else if is_name {
+        None
+    } else {
+        Some("has a wrong name: a name begins with a letter and has only a–z, 0–9 and -")
+    }
+}
+
+fn value_of(text: &str, value: &DeValue<'_>) -> Value {
+    let located = |value: &Spanned<DeValue<'_>>| Located {
+        value: value_of(text, value.get_ref()),
+        line: line(text, value.span().start),
+    };
+    match value {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => {
+            number.as_str().parse().map_or(Value::Other("a large number"), Value::Integer)
+        }
+        DeValue::Integer(_) => Value::Other("a number that is not decimal"),
+        DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+        DeValue::Float(_) => Value::Other("a float"),
+        DeValue::Datetime(_) => Value::Other("a date or time"),
+        DeValue::Array(items) => Value::List(items.iter().map(located).collect()),
+        DeValue::Table(entries) => Value::Table(
+            entries
+                .iter()
+                .map(|(key, value)| {
+                    let value = Located { line: line(text, key.span().start), ..located(value) };
+                    (key.get_ref().to_string(), value)
+                })
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::cmd::describe;
+    use crate::config::file::ConfigFile;
+
+    const SOURCE: &str = "[sources.acme-app]\ntype = 'github-app'\nclient-id = 'Iv23li'\n\
+                          private-key = { file = '/etc/molecule/acme.pem' }\nowner = 'acme'\n";
+
+    fn chain(text: &str) -> Vec<String> {
+        let file = ConfigFile::parse(Path::new("t.toml").into(), text).unwrap();
+        file.tables.chain().into_iter().map(str::to_owned).collect()
+    }
+
+    fn told(text: &str) -> String {
+        let error = ConfigFile::parse(Path::new("t.toml").into(), text).unwrap_err();
+        describe(&error).0
+    }
+
+    #[test]
+    fn without_tables_the_chain_is_the_platform_and_the_environment() {
+        assert_eq!(chain("idle = '1h'"), ["platform", "env"]);
+        let text =
+            format!("idle = '1h'\n[tokens.default]\nsources = ['acme-app', 'env']\n{SOURCE}");
+        assert_eq!(chain(&text), ["acme-app", "env"]);
+    }
+
+    #[test]
+    fn a_source_says_what_it_gives() {
+        let text = format!("{SOURCE}[tokens.default]\nsources = ['acme-app']");
+        let file = ConfigFile::parse(Path::new("t.toml").into(), &text).unwrap();
+        let source = file.tables.source_by_name("acme-app").unwrap();
+        assert_eq!(
+            source.describe().unwrap(),
+            "tokens of acme from https://api.github.com as the App Iv23li with the key \
+             /etc/molecule/acme.pem"
+        );
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_line_and_what_to_do() {
+        let with = |tail: &str| format!("{SOURCE}{tail}");
+        for (text, line) in [
+            (
+                "[sources]\na = 1".to_owned(),
+                "error: t.toml:2: `a` does not belong into [sources]\nhint: write a table for each: [sources.NAME]",
+            ),
+            ("sources = 1".to_owned(), "error: t.toml:1: `sources` must be tables: [sources.NAME]"),
+            (
+                "[sources.A_b]\ntype = 'x'".to_owned(),
+                "error: t.toml:1: [sources.A_b] has a wrong name: a name begins with a letter and has only a–z, 0–9 and -",
+            ),
+            (
+                "[sources.platform]\ntype = 'x'".to_owned(),
+                "error: t.toml:1: [sources.platform] is the name of a source that needs no table",
+            ),
+            (
+                "[sources.a]".to_owned(),
+                "error: t.toml:1: [sources.a] has no `type`\nhint: the types are github-app",
+            ),
+            (
+                "[sources.a]\ntype = 'gitlab'".to_owned(),
+                "error: t.toml:2: wrong value for `type` in [sources.a]: expected one of github-app, found `gitlab`",
+            ),
+            (
+                with("owners = 'x'"),
+                "error: t.toml:6: unknown key `owners` in [sources.acme-app]\nhint: did you mean `owner`?",
+            ),
+            (
+                with(""),
+                "error: t.toml:1: no token uses [sources.acme-app]\nhint: [tokens.default] sources = [\"acme-app\"]",
+            ),
+            (
+                with("[tokens.default]\nsources = ['acme-ap']"),
+                "error: t.toml:7: there is no source `acme-ap`\nhint: did you mean `acme-app`?",
+            ),
+            (
+                with("[tokens.default]\nsources = ['env', 'env']"),
+                "error: t.toml:7: the source `env` is named twice",
+            ),
+            (
+                "[tokens.default]".to_owned(),
+                "error: t.toml:1: [tokens.default] has no `sources`\nhint: sources = [\"platform\", \"env\"]",
+            ),
+            (
+                "[tokens.acme]\nsources = ['env']".to_owned(),
+                "error: t.toml:1: [tokens.acme] is not a token that this version knows\nhint: there is one token so far: [tokens.default]",
+            ),
+        ] {
+            assert_eq!(told(&text).trim_end(), line);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A mount whose tokens a GitHub App mints: configured by a file, used by git, healed after refusals.
+//!
+//! needs: root, fuse, git
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use molecule_tokenfs::demo::github::Installation;
+use molecule_tokenfs::demo::ledger::Verdict;
+use molecule_tokenfs::demo::{Demo, Setup};
+use support::daemon::{Daemon, tokenfs, tokenfs_run};
+use support::dir::TestDir;
+use support::namespace::sandboxed;
+use support::process::{Finished, User, command, run};
+use support::{eventually, secs};
+
+/// The demo with an App that acme has installed for two repositories, and a configuration for it.
+struct App {
+    dir: TestDir,
+    demo: Demo,
+    config: PathBuf,
+}
+
+impl App {
+    fn new(life: Duration) -> Self {
+        Self::with(life, "owner = 'acme'")
+    }
+
+    /// With these lines about installation and scope.
+    fn with(life: Duration, scope: &str) -> Self {
+        let dir = TestDir::new();
+        let repositories = dir.join("repositories");
+        fs::create_dir_all(repositories.join("acme")).unwrap();
+        let setup = Setup { git_root: Some(repositories), ..Setup::with_life(life) };
+        let demo = Demo::start(setup).unwrap();
+        for name in ["acme/web.git", "acme/api.git"] {
+            demo.create_repository(name).unwrap();
+        }
+        let key = dir.join("acme.pem");
+        let client_id = demo.github().create_app(&key).unwrap();
+        demo.github().install(Installation::of(71, "acme", &["web", "api"]));
+        let config = dir.join("tokenfs.toml");
+        let text = format!(
+            "host = ['{}']\n\
+             [tokens.default]\nsources = ['acme-app']\n\
+             [sources.acme-app]\ntype = 'github-app'\nclient-id = '{client_id}'\n\
+             private-key = {{ file = '{}' }}\napi-url = '{}'\n{scope}\n",
+            demo.host(),
+            key.display(),
+            demo.url()
+        );
+        fs::write(&config, text).unwrap();
+        Self { dir, demo, config }
+    }
+
+    fn mount(&self) -> Daemon {
+        Daemon::at(&self.dir).arg_pair("--config", &self.config).start()
+    }
+
+    fn tell(&self, daemon: &Daemon, args: &[&str]) -> Finished {
+        tokenfs_run(&self.dir, &[args, &[daemon.mountpoint().to_str().unwrap()]].concat())
+    }
+
+    /// git with the one line of the README.
+    fn git(&self, daemon: &Daemon, repository: &str) -> Finished {
+        let mut git: Command = command("git", User::Own);
+        let helper =
+            format!("credential.helper=!cat {} #", daemon.path("git-credential").display());
+        git.env("HOME", self.dir.path()).env("GIT_TERMINAL_PROMPT", "0");
+        git.args(["-c", "credential.helper=", "-c", &helper, "ls-remote"]);
+        git.arg(format!("{}/git/{repository}.git", self.demo.url()));
+        run(git, &self.dir, secs(20))
+    }
+}
+
+#[test]
+fn git_uses_the_tokens_of_an_app_through_rotations() {
+    sandboxed(secs(60), || {
+        let app = App::new(secs(6));
+        let daemon = app.mount();
+        for _ in 0..12 {
+            app.git(&daemon, "acme/web").ok();
+            std::thread::sleep(secs(1));
+        }
+        let git = app.demo.ledger().counts().service("git");
+        assert_eq!((git.refused(), git.dead), (0, 0), "{git:?}");
+        assert!(git.live >= 12 && app.demo.github().minted() >= 3, "{git:?}");
+        let status = app.tell(&daemon, &["status"]).ok();
+        assert!(status.starts_with("fresh: a token of acme-app is served\n"), "{status}");
+    });
+}
+
+#[test]
+fn a_token_for_one_repository_opens_no_other() {
+    sandboxed(secs(30), || {
+        let app = App::with(secs(3600), "repository = 'acme/web'\nrepositories = ['web']");
+        let daemon = app.mount();
+        app.git(&daemon, "acme/web").ok();
+        let other = app.git(&daemon, "acme/api");
+        assert!(other.stderr.contains("not found"), "{other:?}");
+        assert_eq!(app.demo.ledger().counts().service("git").out_of_scope, 1);
+    });
+}
+
+#[test]
+fn a_refusal_names_app_and_owner_and_heals_when_the_app_is_installed() {
+    sandboxed(secs(60), || {
+        let app = App::new(secs(3600));
+        app.demo.github().uninstall(71);
+        let daemon = app.mount();
+        let told = app.tell(&daemon, &["get"]);
+        assert_eq!(told.status.code(), Some(3), "{told:?}");
+        for part in [
+            "acme-app: the GitHub App is not installed there (the App Iv23li",
+            " and acme)",
+            "hint: install it for this owner",
+        ] {
+            assert!(told.stderr.contains(part), "{part}: {told:?}");
+        }
+        let status = app.tell(&daemon, &["status"]);
+        assert!(status.stdout.contains("the GitHub App is not installed there"), "{status:?}");
+        assert!(!status.stdout.contains("PLATFORM_URL"), "{status:?}");
+        app.demo.github().install(Installation::of(72, "acme", &["web"]));
+        // Nothing tells the daemon: somebody asks for it.
+        eventually("a token", secs(30), || {
+            app.tell(&daemon, &["refresh"]).status.success().then_some(())
+        });
+        let token = app.tell(&daemon, &["get"]).ok();
+        assert_eq!(app.demo.ledger().verdict(token.as_bytes()), Verdict::Live);
+    });
+}
+
+#[test]
+fn check_shows_the_app_and_asks_nobody() {
+    let app = App::new(secs(3600));
+    let mut check = tokenfs(&app.dir, User::Own);
+    check.arg("check").arg("--config").arg(&app.config);
+    let shown = run(check, &app.dir, secs(10)).ok();
+    let line = "  1. acme-app: tokens of acme from http://127.0.0.1:";
+    assert!(shown.contains(line) && !shown.contains("  2. "), "{shown}");
+    assert_eq!(app.demo.github().seen().len(), 0);
+}
