@@ -45,6 +45,8 @@ mod open;
 pub mod pages;
 mod recent;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 /// How long the kernel may keep what never changes.
 const FOR_EVER: Duration = Duration::from_hours(1);

@@ -1,0 +1,319 @@
+//! The file system without a kernel, under simulated time: a test is the kernel, and calls what the
+//! adapter would. What a real kernel makes of the answers is for the tests that mount.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::task::JoinHandle;
+
+use super::access::{Access, Caller};
+use super::generations::{SLOTS, State};
+use super::journal::{Call, Opcode};
+use super::node::{ROOT, Root};
+use super::pages::Pages;
+use super::*;
+use crate::error::FetchErrorKind;
+use crate::refresh::simulated::{Scripted, ScriptedSource, SimulatedTime};
+use crate::refresh::{Engine, Windows};
+use crate::status::{Backend, Identity, Layout};
+use crate::view::token::TokenView;
+use crate::view::{View, ViewContext};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+/// The thread of most readers, that of another one, and the helper's.
+const READER: u32 = 100;
+const OTHER: u32 = 101;
+const HELPER: u32 = 7;
+
+/// What outlives a worker, and the worker that there is.
+struct Mounted {
+    time: SimulatedTime,
+    source: ScriptedSource,
+    state: Arc<State>,
+    fs: Arc<Fs>,
+    engine: JoinHandle<()>,
+    requests: u64,
+}
+
+impl Mounted {
+    fn new(standing: Scripted) -> Self {
+        let time = SimulatedTime::new();
+        let source = ScriptedSource::new("platform", Arc::new(time.clone()), standing);
+        let state = State::create(vec!["platform"], Root::Directory.views()).unwrap();
+        let state = Arc::new(state);
+        let (fs, engine) = worker(&time, &source, &state);
+        Self { time, source, state, fs, engine, requests: 0 }
+    }
+
+    /// The worker dies where it stands, and another one takes its state over.
+    async fn replace_the_worker(&mut self) {
+        self.engine.abort();
+        let _ = (&mut self.engine).await;
+        let memory = self.state.memory().try_clone_to_owned().unwrap();
+        let adopted = State::adopt(memory, vec!["platform"], Root::Directory.views()).unwrap();
+        self.state = Arc::new(adopted);
+        (self.fs, self.engine) = worker(&self.time, &self.source, &self.state);
+    }
+
+    fn request(&mut self, thread: u32) -> Request {
+        self.requests += 1;
+        let caller = Caller { uid: 1000, gid: 1000, thread };
+        Request { unique: self.requests, again: false, caller }
+    }
+
+    fn lookup(&mut self, thread: u32, name: &str) -> Result<Attributes, Errno> {
+        let request = self.request(thread);
+        self.fs.lookup(&request, ROOT, OsStr::new(name)).map(|entry| entry.attributes)
+    }
+
+    /// An OPEN of an inode, answered at once or later.
+    async fn open_inode(&mut self, thread: u32, ino: u64) -> Result<Opened, Errno> {
+        let request = self.request(thread);
+        let call = Call::kept("open", Opcode::Open, ino);
+        self.fs.enter(&request, &call)?;
+        let opened = match self.fs.open(&request, &call, false) {
+            Open::Now(opened) => opened,
+            Open::Wait(opened) => opened.await,
+        };
+        self.fs.leave(request.unique, &call, true);
+        opened
+    }
+
+    /// An open by path, as the kernel does it: where it is told ESTALE, it looks the name up again, once.
+    async fn open(&mut self, thread: u32, name: &str) -> Result<(u64, Opened), Errno> {
+        let ino = self.lookup(thread, name)?.ino;
+        match self.open_inode(thread, ino).await {
+            Err(Errno::ESTALE) => {
+                let ino = self.lookup(thread, name)?.ino;
+                Ok((ino, self.open_inode(thread, ino).await?))
+            }
+            opened => Ok((ino, opened?)),
+        }
+    }
+
+    fn read(&self, ino: u64, opened: Opened) -> Result<String, Errno> {
+        let chunk = self.fs.read(ino, opened.handle, 0, 4096)?;
+        Ok(String::from_utf8(chunk.as_bytes().to_vec()).unwrap())
+    }
+
+    async fn cat(&mut self, name: &str) -> Result<String, Errno> {
+        let (ino, opened) = self.open(READER, name).await?;
+        self.read(ino, opened)
+    }
+
+    /// Makes the source's next token come, and shows it.
+    async fn rotate(&mut self) {
+        let newest = self.state.prepared();
+        self.time.suspend(SECOND * 2);
+        let request = self.request(OTHER);
+        let control = self.lookup(OTHER, "refresh").unwrap().ino;
+        self.fs.write(&request, control, b"refresh\n").unwrap();
+        self.state.prepared_after(newest).await;
+    }
+}
+
+fn worker(
+    time: &SimulatedTime,
+    source: &ScriptedSource,
+    state: &Arc<State>,
+) -> (Arc<Fs>, JoinHandle<()>) {
+    let clock: Arc<dyn Clock> = Arc::new(time.clone());
+    let (token, engine) = Engine::new(
+        vec![Arc::new(source.clone())],
+        Windows::default(),
+        Arc::clone(state) as _,
+        Arc::clone(&clock),
+        Arc::new(time.clone()),
+        1,
+    );
+    let config = FsConfig {
+        root: Root::Directory,
+        access: Access { uid: 1000, gid: 1000, view_mode: 0o400, refresh_mode: 0o600 },
+        views: ViewContext { hosts: vec!["github.com".to_owned()] },
+        open_timeout: Duration::from_secs(5),
+        helper: Some(HELPER),
+    };
+    let identity = Identity {
+        name: "default".to_owned(),
+        mountpoint: "/run/molecule/token".into(),
+        backend: Backend::Fuse,
+        why_files: None,
+        layout: Layout::Directory,
+        view: None,
+        supervisor_pid: 1,
+        worker_pid: 2,
+        started: clock.now(),
+        min_life: None,
+        git_min_life: None,
+    };
+    let pages = Pages::new(identity, Arc::clone(state));
+    let fs = Fs::new(config, Arc::clone(state), token, clock, Arc::default(), pages);
+    (fs, tokio::spawn(engine.run()))
+}
+
+fn view() -> u8 {
+    TokenView.id()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_open_fetches_and_the_next_ones_do_not() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    assert_eq!(mounted.cat("token").await.unwrap(), "ghs_platform_0");
+    assert_eq!(mounted.cat("token").await.unwrap(), "ghs_platform_0");
+    assert!(mounted.cat("netrc").await.unwrap().contains("password ghs_platform_0"));
+    assert_eq!(mounted.source.requests().len(), 1);
+    assert_eq!(mounted.lookup(READER, "nothing"), Err(Errno::ENOENT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inode_that_has_passed_is_told_so_once_and_then_served() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    mounted.cat("token").await.unwrap();
+    let passed = mounted.lookup(READER, "token").unwrap().ino;
+    mounted.rotate().await;
+    assert_eq!(mounted.open_inode(READER, passed).await, Err(Errno::ESTALE));
+    // The kernel looks the name up, once. Should it come back with the same inode, it is served.
+    let opened = mounted.open_inode(READER, passed).await.unwrap();
+    assert_eq!(opened.cache, Cache::Direct);
+    assert_eq!(mounted.read(passed, opened).unwrap(), "ghs_platform_1");
+    // An open of its own begins anew.
+    assert_eq!(mounted.open_inode(READER, passed).await, Err(Errno::ESTALE));
+    let ino = mounted.lookup(READER, "token").unwrap().ino;
+    let opened = mounted.open_inode(READER, ino).await.unwrap();
+    assert_eq!(mounted.read(ino, opened).unwrap(), "ghs_platform_1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_look_that_meets_a_dead_token_is_served_the_newest_uncached() {
+    let mut mounted = Mounted::new(Scripted::NewToken(MINUTE * 10));
+    mounted.cat("token").await.unwrap();
+    let passed = mounted.lookup(READER, "token").unwrap().ino;
+    mounted.rotate().await;
+    assert_eq!(mounted.open_inode(READER, passed).await, Err(Errno::ESTALE));
+    mounted.time.suspend(MINUTE * 11);
+    let opened = mounted.open_inode(READER, passed).await.unwrap();
+    assert_eq!(opened.cache, Cache::Direct);
+    assert_eq!(mounted.read(passed, opened).unwrap(), "ghs_platform_2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inode_that_passed_long_ago_is_no_paths_and_never_told_to_look_again() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    mounted.cat("token").await.unwrap();
+    let passed = mounted.lookup(READER, "token").unwrap().ino;
+    mounted.rotate().await;
+    mounted.time.suspend(SECOND * 6);
+    let opened = mounted.open_inode(READER, passed).await.unwrap();
+    assert_eq!(opened.cache, Cache::Direct);
+    assert_eq!(mounted.read(passed, opened).unwrap(), "ghs_platform_1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_file_keeps_its_token_while_the_ring_does() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    let (ino, opened) = mounted.open(READER, "token").await.unwrap();
+    for _ in 1..SLOTS {
+        mounted.rotate().await;
+    }
+    assert_eq!(mounted.read(ino, opened).unwrap(), "ghs_platform_0");
+    mounted.rotate().await;
+    assert_eq!(mounted.read(ino, opened), Err(Errno::EKEYEXPIRED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_without_a_token_fails_by_its_deadline_with_a_name() {
+    for (standing, errno) in [
+        (Scripted::Hang, Errno::ETIMEDOUT),
+        (Scripted::Fail(FetchErrorKind::Unauthorized), Errno::EKEYREJECTED),
+        (Scripted::Fail(FetchErrorKind::NotConfigured), Errno::ENOKEY),
+    ] {
+        let mut mounted = Mounted::new(standing);
+        let start = mounted.time.now().boot;
+        assert_eq!(mounted.cat("token").await, Err(errno));
+        let took = mounted.time.now().boot.saturating_sub(start);
+        assert!(took <= SECOND * 5, "{errno}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_died_in_a_suspended_machine_is_not_served() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    mounted.cat("token").await.unwrap();
+    mounted.time.suspend(HOUR * 2);
+    assert_eq!(mounted.cat("token").await.unwrap(), "ghs_platform_1");
+    mounted.source.always(Scripted::Hang);
+    mounted.time.suspend(HOUR * 2);
+    assert_eq!(mounted.cat("token").await, Err(Errno::ETIMEDOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_worker_goes_on_with_tokens_inodes_and_marks() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    let (first, opened) = mounted.open(READER, "token").await.unwrap();
+    mounted.replace_the_worker().await;
+    assert_eq!(mounted.lookup(READER, "token").unwrap().ino, first);
+    assert_eq!(mounted.read(first, opened).unwrap(), "ghs_platform_0");
+    assert_eq!(mounted.cat("token").await.unwrap(), "ghs_platform_0");
+    assert_eq!(mounted.source.requests().len(), 1, "nothing is fetched anew");
+    // Told to look again by one worker, served by the next.
+    mounted.rotate().await;
+    assert_eq!(mounted.open_inode(READER, first).await, Err(Errno::ESTALE));
+    mounted.replace_the_worker().await;
+    mounted.rotate().await;
+    let opened = mounted.open_inode(READER, first).await.unwrap();
+    assert!(mounted.read(first, opened).unwrap().starts_with("ghs_platform_"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_flips_in_the_rename_of_the_helper_and_of_nobody_else() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    mounted.cat("token").await.unwrap();
+    // From now on somebody renames: this test.
+    mounted.state.rotate_with(|| ());
+    mounted.rotate().await;
+    assert_eq!((mounted.state.current(view()), mounted.state.prepared()), (1, 2));
+    let next = OsStr::new(".next-token");
+    assert_eq!(mounted.lookup(READER, ".next-token"), Err(Errno::ENOENT));
+    let rename = |mounted: &mut Mounted, thread| {
+        let request = mounted.request(thread);
+        mounted.fs.rename(&request, (ROOT, next), (ROOT, OsStr::new("token")))
+    };
+    assert_eq!(rename(&mut mounted, READER), Err(Errno::EROFS));
+    assert_eq!(mounted.state.current(view()), 1);
+    let waiting = mounted.lookup(HELPER, ".next-token").unwrap();
+    assert_eq!(rename(&mut mounted, HELPER), Ok(()));
+    assert_eq!(mounted.state.current(view()), 2);
+    assert_eq!(mounted.lookup(READER, "token").unwrap().ino, waiting.ino);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_inode_opens_the_newest_token_for_ever() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    let request = mounted.request(READER);
+    let live = mounted.lookup(READER, "live").unwrap().ino;
+    let entry = mounted.fs.lookup(&request, live, OsStr::new("token")).unwrap();
+    let ino = entry.attributes.ino;
+    let first = mounted.open_inode(READER, ino).await.unwrap();
+    mounted.rotate().await;
+    let second = mounted.open_inode(READER, ino).await.unwrap();
+    assert_eq!(mounted.read(ino, first).unwrap(), "ghs_platform_0");
+    assert_eq!(mounted.read(ino, second).unwrap(), "ghs_platform_1");
+    assert_eq!((first.cache, second.cache), (Cache::Direct, Cache::Direct));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_can_be_written_but_refresh() {
+    let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+    let (token, _) = mounted.open(READER, "token").await.unwrap();
+    let control = mounted.lookup(READER, "refresh").unwrap().ino;
+    let request = mounted.request(READER);
+    assert_eq!(mounted.fs.write(&request, token, b"x"), Err(Errno::EROFS));
+    assert_eq!(mounted.fs.write(&request, control, b"something"), Err(Errno::EINVAL));
+    mounted.time.suspend(SECOND * 2);
+    assert_eq!(mounted.fs.write(&request, control, b"refresh"), Ok(()));
+    assert_eq!(mounted.fs.write(&request, control, b"refresh"), Err(Errno::EAGAIN));
+}
