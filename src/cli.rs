@@ -10,7 +10,7 @@ use crate::cmd;
 use crate::cmd::secrecy::Limits;
 
 /// The exit codes that the commands share.
-const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed, or working in a degraded way
@@ -144,8 +144,10 @@ pub enum Command {
     /// Run one command with a fresh token in its environment
     #[command(after_help = EXIT_CODES_OF_EXEC)]
     Exec(cmd::exec::ExecArgs),
+    /// Write a configuration, after it was seen to give a token
+    Init(Box<cmd::init::InitArgs>),
     /// Show every setting, its value and where it comes from
-    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    #[command(after_help = EXIT_CODES)]
     Check(Box<cmd::check::CheckArgs>),
     /// Look at all that stands between a tool and its token, and say what mends it
     #[command(after_help = EXIT_CODES_OF_DOCTOR)]
@@ -171,7 +173,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it opens a view, as any reader does. Those that serve tokens see to themselves.
+    /// Whether it opens a view, as any reader does, or asks a source. Those that serve tokens see to
+    /// themselves.
     fn reads_tokens(&self) -> bool {
         matches!(
             self,
@@ -180,7 +183,8 @@ impl Command {
                 | Self::Refresh(_)
                 | Self::Exec(_)
                 | Self::GitCredential(_)
-        )
+                | Self::Init(_)
+        ) || matches!(self, Self::Check(args) if args.live)
     }
 
     /// Runs the command.
@@ -202,6 +206,7 @@ impl Command {
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args, before),
+            Self::Init(args) => cmd::init::run(*args),
             Self::Check(args) => cmd::check::run(&args),
             Self::Doctor(args) => cmd::doctor::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),

@@ -17,6 +17,8 @@ pub mod doctor;
 pub mod exec;
 pub mod get;
 pub mod git_credential;
+pub mod init;
+pub mod live;
 pub mod mount;
 pub mod read_foreign;
 pub mod reader;

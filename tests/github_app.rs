@@ -147,3 +147,53 @@ fn check_shows_the_app_and_asks_nobody() {
     assert!(shown.contains(line) && !shown.contains("  2. "), "{shown}");
     assert_eq!(app.demo.github().seen().len(), 0);
 }
+
+#[test]
+fn check_live_asks_once_and_says_what_came() {
+    let app = App::new(secs(3600));
+    let check = || {
+        let mut check = tokenfs(&app.dir, User::Own);
+        check.args(["check", "--live", "--config"]).arg(&app.config);
+        run(check, &app.dir, secs(20))
+    };
+    let shown = check().ok();
+    assert!(shown.contains("\n     gives token ") && shown.contains(" left\n"), "{shown}");
+    assert!(!shown.contains("ghs_"), "{shown}");
+    assert_eq!(app.demo.github().minted(), 1);
+    app.demo.github().uninstall(71);
+    let told = check();
+    assert_eq!(told.status.code(), Some(3), "{told:?}");
+    assert!(told.stdout.contains("gives none: the GitHub App is not installed there"), "{told:?}");
+}
+
+#[test]
+fn init_writes_a_configuration_that_was_tried_and_serves() {
+    sandboxed(secs(60), || {
+        let app = App::new(secs(3600));
+        let file = app.dir.join("new.toml");
+        let init = |args: &[&str]| {
+            let mut init = tokenfs(&app.dir, User::Own);
+            init.args(["init", "github-app", "--api-url", app.demo.url(), "--key"]);
+            init.arg(app.dir.join("acme.pem")).arg("--file").arg(&file).args(args);
+            run(init, &app.dir, secs(20))
+        };
+        let missing = init(&["--owner", "acme"]);
+        assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+        assert!(missing.stderr.contains("--client-id must be given"), "{missing:?}");
+        let client = app.demo.github().create_app(&app.dir.join("acme.pem")).unwrap();
+        let wrong = init(&["--client-id", &client, "--owner", "initech"]);
+        assert_eq!(wrong.status.code(), Some(3), "{wrong:?}");
+        assert!(wrong.stderr.contains("nothing was written") && !file.exists(), "{wrong:?}");
+        let args = ["--client-id", &client, "--owner", "acme", "--permission", "contents=read"];
+        let told = init(&args).ok();
+        for part in ["it works: token ", "molecule-tokenfs mount --background --config "] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert!(!told.contains("ghs_"), "{told}");
+        let again = init(&args);
+        assert_eq!(again.status.code(), Some(2), "{again:?}");
+        assert!(again.stderr.contains("is there already"), "{again:?}");
+        let daemon = Daemon::at(&app.dir).arg_pair("--config", &file).start();
+        app.git(&daemon, "acme/web").ok();
+    });
+}

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
-use crate::cmd;
+use crate::cmd::{self, EXIT_FAILURE, EXIT_NO_TOKEN, live};
 use crate::config::settings::{Row, TOKEN_VARIABLES, shown_span};
 use crate::config::{Settings, SettingsArgs, default_mountpoint};
-use crate::error::FetchErrorKind;
+use crate::error::{FetchError, FetchErrorKind};
 use crate::foreign::{self, Unreadable};
-use crate::source::{SourceConfig, env, platform};
+use crate::source::{Fetched, SourceConfig, env, platform};
 
 /// The arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -19,33 +19,65 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Ask each source for a token, once, and show what comes; the tokens are forgotten
+    #[arg(long)]
+    pub live: bool,
+
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
 
-/// Shows every setting. Asks no source for a token.
+/// Shows every setting, and asks the sources where that is wanted.
 ///
 /// # Errors
 /// When a setting is not valid.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.settings)?;
+    let answers = if args.live { live::ask(settings.sources())? } else { Vec::new() };
+    let code = exit_code(&answers);
     let mountpoint = default_mountpoint()
         .map_or_else(|error| format!("none ({error})"), |path| path.display().to_string());
     let report = Report {
         rows: settings.rows(),
         sources: sources(&settings),
+        answers,
         mountpoint,
         settings: &settings,
     };
     let text = if args.json { report.json() } else { report.text() };
     cmd::print(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(code))
+}
+
+/// That of a mount with these sources: no token, or one although something fails. A source that nobody
+/// configured fails nothing.
+fn exit_code(answers: &[Result<Fetched, FetchError>]) -> u8 {
+    let fails = |answer: &Result<_, FetchError>| matches!(answer, Err(error) if error.kind != FetchErrorKind::NotConfigured);
+    if !answers.is_empty() && answers.iter().all(Result::is_err) {
+        EXIT_NO_TOKEN
+    } else if answers.iter().any(fails) {
+        EXIT_FAILURE
+    } else {
+        0
+    }
+}
+
+/// A failure in words.
+fn told(error: &FetchError) -> String {
+    let sentence = error.explain().sentence;
+    if error.detail.is_empty() {
+        sentence.to_owned()
+    } else {
+        format!("{sentence} ({})", error.detail)
+    }
 }
 
 struct Report<'a> {
     rows: Vec<Row>,
     sources: Vec<(String, String)>,
+    /// Of each source, where they were asked.
+    answers: Vec<Result<Fetched, FetchError>>,
     mountpoint: String,
     settings: &'a Settings,
 }
@@ -70,6 +102,16 @@ impl Report<'_> {
         text += "A token is asked of these, in this order:\n";
         for (number, (name, what)) in self.sources.iter().enumerate() {
             let _ = writeln!(text, "  {}. {name}: {what}", number + 1);
+            match self.answers.get(number) {
+                Some(Ok(fetched)) => {
+                    let _ = writeln!(text, "     gives {}", live::described(fetched));
+                }
+                Some(Err(error)) => {
+                    let (error, remedy) = (told(error), error.explain().remedy);
+                    let _ = writeln!(text, "     gives none: {error}\n     hint: {remedy}");
+                }
+                None => {}
+            }
         }
         for warning in &self.settings.warnings {
             let _ = writeln!(text, "warning: {warning}");
@@ -78,8 +120,22 @@ impl Report<'_> {
     }
 
     fn json(&self) -> String {
-        let sources =
-            self.sources.iter().map(|(name, what)| json!({ "name": name, "description": what }));
+        let sources = self.sources.iter().enumerate().map(|(number, (name, what))| {
+            let mut source = Map::new();
+            source.insert("name".to_owned(), json!(name));
+            source.insert("description".to_owned(), json!(what));
+            match self.answers.get(number) {
+                Some(Ok(fetched)) => {
+                    source.insert("gives".to_owned(), json!(live::described(fetched)));
+                }
+                Some(Err(error)) => {
+                    let error = json!({ "kind": error.kind.name(), "message": told(error) });
+                    source.insert("error".to_owned(), error);
+                }
+                None => {}
+            }
+            source
+        });
         let object = json!({
             "settings": self.rows,
             "file": self.settings.file,

@@ -57,7 +57,11 @@ impl ConfigFile {
         Self::parse(path, text).exit_code(EXIT_USAGE).map(Some)
     }
 
-    pub(super) fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::load`].
+    pub fn parse(path: Arc<Path>, text: &str) -> anyhow::Result<Self> {
         let at = |offset: usize| Origin::File(path.clone(), line(text, offset));
         let table = DeTable::parse(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
