@@ -85,7 +85,7 @@ pub fn check(section: &mut Section) {
     let mount = Mount::new();
     let path = mount.path("token");
     let size = |name: &str| fs::metadata(mount.path(name)).unwrap().len();
-    section.says("`stat` asks no source and never waits, before the first token either.", || {
+    section.says("`stat` asks no source and never waits, not even before the first token.", || {
         for name in ["token", "live/token", "gh/hosts.yml", "status.json", "refresh"] {
             fs::metadata(mount.path(name)).unwrap();
         }
@@ -196,7 +196,8 @@ pub fn check(section: &mut Section) {
     );
     section.says(
         "The status files always have the same size, that of what they hold, and the same times, \
-         whatever they show: who copies what is newer (`rsync`, `cp -u`) takes them for unchanged.",
+         whatever they show: tools that copy only what is newer (`rsync`, `cp -u`) take them for \
+         unchanged.",
         || {
             for name in ["status.json", "metrics.prom"] {
                 let modified = || fs::metadata(mount.path(name)).unwrap().modified().unwrap();
@@ -219,8 +220,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "`access` judges by mode and owner alone; so root is told that it may write, and then may \
-         not.",
+        "`access` judges by mode and owner alone; so root is told that it may write, although a \
+         write then fails.",
         || {
             assert_eq!(access(&path, AccessFlags::R_OK | AccessFlags::W_OK), Ok(()));
             assert_eq!(access(&path, AccessFlags::X_OK), Err(Errno::EACCES));

@@ -52,8 +52,8 @@ pub fn check(section: &mut Section) {
     let token = fs::read(&path).unwrap();
     let mut bytes = vec![0; token.len()];
     section.says(
-        "What was read once of a token is read again, through any handle for it, without a request: \
-         also while no worker answers.",
+        "Bytes of a token that were read once can be read again, through any handle for it, \
+         without a request, even while no worker answers.",
         || {
             let (first, second) = (File::open(&path).unwrap(), File::open(&path).unwrap());
             first.read_exact_at(&mut bytes, 0).unwrap();
@@ -87,7 +87,7 @@ pub fn check(section: &mut Section) {
     );
     section.says(
         "A file of `live` is read anew at each `read`, and so fails with `EKEYEXPIRED` when its \
-         token has left the ring.",
+         token is no longer among the last 64.",
         || {
             eventually("more than the ring holds", secs(20), || {
                 (generation(&hasty) > start + 66).then_some(())

@@ -67,8 +67,8 @@ fn too_many(workspace: &Workspace) {
 
 pub fn check(section: &mut Section) {
     section.says(
-        "No bearer, as before a workspace has registered, and no token in the environment: `ENOKEY`, \
-         once no other try comes before the deadline.",
+        "No bearer, as before a workspace has registered, and no token in the environment: \
+         `ENOKEY`, as soon as no other attempt is due before the deadline.",
         || {
             let dir = TestDir::new();
             let unregistered = Daemon::at(&dir).args(deadline(secs(1))).start();
@@ -76,8 +76,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A source that fails, and none that ever gave a token: `ENOKEY`, once no other try comes \
-         before the deadline.",
+        "A source that fails, and none that ever gave a token: `ENOKEY`, as soon as no other \
+         attempt is due before the deadline.",
         || {
             let failing = Workspace::new(hour(), |builder| builder.args(deadline(secs(1))));
             failing.stick(Fault::Status(500));
@@ -100,22 +100,24 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A token that ran out while no source gives another: `EKEYEXPIRED`, once no other try comes \
-         before the deadline.",
+        "A token that ran out while no source gives another: `EKEYEXPIRED`, as soon as no other \
+         attempt is due before the deadline.",
         || {
-        let ending = Workspace::new(Setup::with_life(secs(2)), |builder| {
-            builder.args(deadline(secs(1)))
-        });
-        fs::read(ending.mount.path("token")).unwrap();
-        ending.stick(Fault::Status(500));
-        eventually("it ran out", secs(10), || {
-            let error = fs::read(ending.mount.path("token")).err()?;
-            assert_eq!(error.raw_os_error(), Some(Errno::EKEYEXPIRED as i32));
-            Some(())
-        });
-    });
+            let ending = Workspace::new(Setup::with_life(secs(2)), |builder| {
+                builder.args(deadline(secs(1)))
+            });
+            fs::read(ending.mount.path("token")).unwrap();
+            ending.stick(Fault::Status(500));
+            eventually("it ran out", secs(10), || {
+                let error = fs::read(ending.mount.path("token")).err()?;
+                assert_eq!(error.raw_os_error(), Some(Errno::EKEYEXPIRED as i32));
+                Some(())
+            });
+        },
+    );
     section.says(
-        "An open that would wait with 4,096 others: `EAGAIN`, at once; these wait on.",
+        "An open that would have to wait while 4,096 others wait already: `EAGAIN`, at once; the \
+         others go on waiting.",
         || too_many(&Workspace::new(hour(), |builder| builder.args(patient()))),
     );
     section.says("A failure takes no token away that is still fresh.", || {

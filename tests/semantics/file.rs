@@ -147,7 +147,7 @@ fn what_it_is(section: &mut Section, mount: &Mount, file: &Path) {
 }
 
 fn events(section: &mut Section) {
-    section.says("inotify on it tells `IN_ATTRIB` once for each rotation.", || {
+    section.says("inotify on it reports `IN_ATTRIB` once for each rotation.", || {
         let mount = mounted(&["--refresh-interval", "400ms", "--refresh-jitter", "0s"]);
         let file = mount.daemon.mountpoint();
         // Nothing is fetched before the first open.
@@ -203,8 +203,8 @@ fn its_status(section: &mut Section, file: &Path) {
         },
     );
     section.says(
-        "Room for less than all of it gets `ERANGE`, and the size that was told is that of the next \
-         reading of it.",
+        "A buffer that is too small for all of it gets `ERANGE`, and the size that was reported \
+         holds for the next read of it.",
         || {
             for _ in 0..20 {
                 let size = rustix::fs::getxattr_query(file, STATUS).unwrap();
@@ -266,7 +266,7 @@ fn its_refresh(section: &mut Section, file: &Path) {
             }
         },
     );
-    section.says("Setting it is an `IN_ATTRIB`, too, as with any attribute.", || {
+    section.says("Setting it causes an `IN_ATTRIB`, too, as with any attribute.", || {
         let mount = mounted(&[]);
         let file = mount.daemon.mountpoint();
         let inotify = watch(file, AddWatchFlags::IN_ATTRIB);
@@ -279,7 +279,7 @@ fn its_refresh(section: &mut Section, file: &Path) {
 
 fn the_end(section: &mut Section, mount: &mut Mount, file: &Path) {
     section.says(
-        "The death of a worker fails no open, and its rotations are told once all the same.",
+        "No open fails because a worker dies, and each rotation is still reported exactly once.",
         || {
             // A new worker lets a token that lives long be for a while.
             let mount = Mount::living("2s", |builder| {
@@ -320,7 +320,7 @@ fn the_end(section: &mut Section, mount: &mut Mount, file: &Path) {
         },
     );
     section.says(
-        "A worker that stops for ever is replaced, and the opens that waited get their token.",
+        "A worker that is stopped for good is replaced, and the opens that waited get their token.",
         || {
             let reader = {
                 let file = file.to_owned();

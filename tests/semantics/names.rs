@@ -58,7 +58,7 @@ pub fn check(section: &mut Section) {
     let mount = Mount::new();
     let root = mount.daemon.mountpoint().to_owned();
     section.says(
-        "A directory lists the views, each with the type and inode number that `stat` tells.",
+        "A directory lists the views, each with the type and inode number that `stat` reports.",
         || {
             for directory in ["", "gh", "live", "live/gh"] {
                 for entry in fs::read_dir(root.join(directory)).unwrap() {
@@ -106,7 +106,7 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "The names under which rotations wait are neither listed nor there for anybody.",
+        "The temporary names that rotations use are neither listed nor visible to anybody.",
         || {
             mount.rotate();
             assert!(listing(&root).iter().all(|name| !name.starts_with('.')));

@@ -45,8 +45,8 @@ pub fn check(section: &mut Section) {
     });
     waiting(section);
     section.says(
-        "`O_WRONLY`, `O_RDWR` and `O_TRUNC` fail: with `EACCES` by the mode bits, for the owner \
-         too, and for root with `EROFS`.",
+        "`O_WRONLY`, `O_RDWR` and `O_TRUNC` fail: with `EACCES` because of the mode bits, for the \
+         owner too, and with `EROFS` for root.",
         || {
             assert_eq!(fails(OpenOptions::new().write(true).open(&path)), Errno::EROFS);
             let both = OpenOptions::new().read(true).write(true).open(&path);
@@ -120,7 +120,7 @@ pub fn check(section: &mut Section) {
         assert_ne!(again, first);
         assert_eq!(again, fs::read(&path).unwrap());
     });
-    section.says("A view cannot be executed: `EACCES`, by its descriptor neither.", || {
+    section.says("A view cannot be executed, not even through its descriptor: `EACCES`.", || {
         assert_eq!(fails(std::process::Command::new(&path).spawn()), Errno::EACCES);
         mount.python(EXECUTION);
     });

@@ -112,7 +112,7 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A read of a token that more rotations have passed by fails with `EKEYEXPIRED`, unless its \
+        "A read of a token fails with `EKEYEXPIRED` after more rotations than that, unless the \
          bytes are in the page cache.",
         || {
             // One that nobody has read yet, and one that is never cached.
@@ -135,7 +135,7 @@ pub fn check(section: &mut Section) {
     let mount = Mount::new();
     let path = mount.path("token");
     section.says(
-        "`fstat` tells exactly the number of bytes that reading to the end gives.",
+        "`fstat` reports exactly the number of bytes that reading to the end gives.",
         || {
             for name in ["token", "git-credential", "live/header", "gh/hosts.yml"] {
                 for _ in 0..2 {
@@ -150,7 +150,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "Reading in pieces gives the same bytes as reading whole, with `O_DIRECT` at any alignment.",
+        "Reading in pieces gives the same bytes as reading whole, with `O_DIRECT` at any \
+         alignment.",
         || {
             mount.python(IN_PIECES);
         },

@@ -56,8 +56,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "Anything else fails with `EINVAL`, a token that is copied to it too, and the log tells \
-         none of it.",
+        "Anything else, such as a token that is copied to it, fails with `EINVAL`, and none of it \
+         appears in the log.",
         || {
             let copy = mount.shell(User::Own, "cp \"$1/token\" \"$1/refresh\"");
             assert!(copy.stderr.contains("Invalid argument"), "{copy:?}");

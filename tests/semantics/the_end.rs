@@ -89,7 +89,7 @@ pub fn check(section: &mut Section) {
     let mut mount = Mount::new();
     let path = mount.path("token");
     section.says(
-        "The death of a worker fails no open and no read, and files that are open stay what they \
+        "No open and no read fails because a worker dies, and files that are open stay what they \
          were.",
         || {
             let token = fs::read(&path).unwrap();
@@ -141,7 +141,7 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A request that workers die of again and again fails with `EIO`; the others are served.",
+        "A request that kills one worker after another fails with `EIO`; the others are served.",
         || {
             let broken =
                 Mount::living("1h", |builder| builder.args(["--fault", "panic:readdir:1-"]));
@@ -152,7 +152,8 @@ pub fn check(section: &mut Section) {
     );
     section.says(
         "While no worker can be started, every request fails with `EIO`, an open within its \
-         deadline; it is tried for ever, at most 30 seconds apart, and then all is as before.",
+         deadline; the start is retried for ever, at most 30 seconds apart, and once it succeeds \
+         all is as before.",
         || {
             let limited = Mount::living("1h", |builder| {
                 builder.args(["--open-timeout", "1s", "--fault", "panic:start:2-7"])
@@ -168,9 +169,9 @@ pub fn check(section: &mut Section) {
     );
     let hanging = hang();
     section.says(
-        "A worker that was killed and has not ended 3 seconds later costs the connection: the mount \
-         is made anew at the same place with the same token, and `last_remount` in the status says \
-         so.",
+        "If a worker was killed and has not ended 3 seconds later, the connection is given up: \
+         the mount is made anew at the same place with the same token, and `last_remount` in the \
+         status says so.",
         || {
             assert_eq!(hanging.after, hanging.before);
             assert!(hanging.reason.contains("did not end"), "{}", hanging.reason);
@@ -185,9 +186,9 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "Before Linux 6.9 the death of a worker fails no open by a path of the mount either. A \
-         `read`, `fstat` or listing of what is open may fail with `ESTALE` in that instant, and so may \
-         the open of a view that is bound, if its token has just passed.",
+        "Before Linux 6.9, too, no open by a path of the mount fails because a worker dies. A \
+         `read`, `fstat` or listing of what is open may fail with `ESTALE` in that instant, and \
+         so may the open of a view that is bound, if its token has just passed.",
         || {
             let older = Mount::living("1h", |builder| builder.args(["--without-resend"]));
             let path = older.path("live/token");
@@ -219,7 +220,7 @@ pub fn check(section: &mut Section) {
             }
         },
     );
-    section.says("An upgrade fails no open either.", || {
+    section.says("No open fails because of an upgrade, either.", || {
         let reader = read_often(&path);
         let place = mount.daemon.mountpoint().to_str().unwrap().to_owned();
         tokenfs_run(&mount.dir, &["upgrade", &place]).ok();

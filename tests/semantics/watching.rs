@@ -67,7 +67,7 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "inotify on a directory tells `IN_MOVED_TO` once for each view and rotation.",
+        "inotify on a directory reports `IN_MOVED_TO` once for each view and rotation.",
         || {
             let inotify = watch(mount.daemon.mountpoint(), AddWatchFlags::IN_MOVED_TO);
             let views = molecule_tokenfs::view::ALL.iter().map(|view| view.path());
@@ -82,8 +82,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "inotify on a view tells `IN_DELETE_SELF` when its token has passed, as for a file that was \
-         replaced.",
+        "inotify on a view reports `IN_DELETE_SELF` when its token has passed, as for a file that \
+         was replaced.",
         || {
             let inotify = watch(&mount.path("token"), AddWatchFlags::IN_DELETE_SELF);
             mount.rotate();
@@ -91,7 +91,7 @@ pub fn check(section: &mut Section) {
             assert_eq!(seen, BTreeMap::from([(None, 1)]));
         },
     );
-    section.says("inotify on a file of `live` tells `IN_ATTRIB` once for each rotation.", || {
+    section.says("inotify on a file of `live` reports `IN_ATTRIB` once for each rotation.", || {
         let inotify = watch(&mount.path("live/token"), AddWatchFlags::IN_ATTRIB);
         for _ in 0..ROTATIONS {
             mount.rotate();

@@ -25,7 +25,7 @@ fn member(line: &str) -> String {
 pub fn check(section: &mut Section) {
     let mount = Mount::living("1h", |builder| builder.args(["--owner", "4242"]));
     section.says(
-        "Another user than the owner and root gets `EACCES`, whatever is tried, or `EPERM` from \
+        "Users other than the owner and root get `EACCES`, whatever they try, or `EPERM` from \
          `chmod`, `chown` and `link`.",
         || {
             let tries = [
@@ -90,8 +90,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "In a user namespace a process counts as the user that it is outside: its root is root no \
-         more.",
+        "In a user namespace a process counts as the user that it is outside of it: root of the \
+         namespace does not count as root.",
         || {
             let read = "unshare --user --map-root-user cat \"$1/token\"";
             let of_somebody = mount.shell(User::Own, read);
@@ -122,8 +122,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "Whoever may read the token is told there what exactly fails; others are told what kind of \
-         thing it is.",
+        "Whoever may read the token is told there what exactly fails; others are told only what \
+         kind of failure it is.",
         || {
             let dir = TestDir::new();
             let daemon = Daemon::at(&dir).start();
