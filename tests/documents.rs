@@ -336,7 +336,7 @@ fn the_figures_of_the_attacks_in_freshness_are_those_of_their_evidence() {
         assert_eq!(figures["harm"], Value::Array(Vec::new()), "{form}");
     }
     let text = freshness().replace('\n', " ");
-    let hosts = format!("{} tokens came to an evil host", figures["tokens_at_evil_hosts"]);
+    let hosts = format!("{} tokens reached an evil host", figures["tokens_at_evil_hosts"]);
     let limits = format!(
         "later than {} s, the deadline of {} s and {} s of grace",
         figures["open_timeout_seconds"].as_u64().unwrap()
@@ -480,7 +480,7 @@ fn the_figures_of_the_packages_are_those_of_their_evidence() {
             word(&tarball["glibc_here"])
         ),
         format!(
-            "{} bytes and asks for glibc {}.",
+            "{} bytes and requires glibc {}.",
             grouped(&program["bytes"]),
             word(&program["needs_glibc"])
         ),
