@@ -1,7 +1,7 @@
 //! What the documents show to paste or to copy works: lines of the README, and the files in docs/examples.
 //! Compose files and Kubernetes manifests are checked against their schemas, since neither can be started
 //! here; all else runs.
-//! needs: root, fuse, git, gh, python3, systemd-analyze, check-jsonschema, kubernetes-validate
+//! needs: root, fuse, git, gh, curl, python3, systemd-analyze, check-jsonschema, kubernetes-validate
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -108,6 +108,35 @@ fn the_platform_of_the_example_is_one_that_gives_tokens() {
             let status = tokenfs_run(&dir, &["status", point]).stdout;
             (status.starts_with("degraded") && status.contains("401 Unauthorized")).then_some(())
         });
+    });
+}
+
+#[test]
+fn the_line_about_a_401_tells_what_the_server_thinks_of_the_mounts_token() {
+    sandboxed(secs(30), || {
+        let dir = TestDir::new();
+        private_network(&dir);
+        let configs = dir.folder("there");
+        let (_platform, url) = platform(&dir, &configs);
+        let asked = format!("{url}/admin/github-installation-token");
+        let line = shown("sh", "rate_limit");
+        let line = line.replace("https://api.github.com/rate_limit", &asked);
+        let ask = |mount: &str| {
+            let mut shell = command("sh", User::Own);
+            shell.args(["-c", &line.replace("/run/molecule/token", mount)]);
+            run(shell, &dir, secs(10))
+        };
+        // The server takes its own bearer, and no other token.
+        let bearer = fs::read_to_string(configs.join(".auth_token")).unwrap();
+        let mut daemon = Daemon::at(&dir).env("GITHUB_TOKEN", &bearer).start();
+        let point = daemon.mountpoint().to_str().unwrap().to_owned();
+        assert_eq!(ask(&point).ok(), "200\n");
+        daemon.stop();
+        let refused = Daemon::at(&dir).args(["--made-up", "10m"]).start();
+        assert_eq!(ask(refused.mountpoint().to_str().unwrap()).ok(), "401\n");
+        let nowhere = ask("/nowhere");
+        assert!(!nowhere.status.success() && nowhere.stdout.is_empty(), "{}", nowhere.stderr);
+        assert!(nowhere.stderr.contains("No such file"), "{}", nowhere.stderr);
     });
 }
 
