@@ -25,11 +25,26 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  there is no token, or nothing is mounted";
 
+/// Those of `wait`.
+const EXIT_CODES_OF_WAIT: &str = "\
+Exit codes:
+  0  a fresh token can be read
+  2  the command line is wrong
+  3  none could be read in time";
+
+/// Those of `refresh`.
+const EXIT_CODES_OF_REFRESH: &str = "\
+Exit codes:
+  0  the source answered, with another token or with the same one
+  1  it gave none, and the last token is still served; or it could not be asked
+  2  the command line is wrong
+  3  there is no token, or nothing is mounted";
+
 /// Those of `doctor`.
 const EXIT_CODES_OF_DOCTOR: &str = "\
 Exit codes:
-  0  all is well, or only worth a warning
-  1  something must be mended
+  0  all is well, or there are only warnings
+  1  something must be fixed
   2  the command line or the configuration is wrong";
 
 /// Those of commands that need no token.
@@ -42,8 +57,8 @@ Exit codes:
 /// Those of `git-credential`.
 const EXIT_CODES_OF_GIT_CREDENTIAL: &str = "\
 Exit codes:
-  0  answered, or not our business
-  1  there is no token, which the answer tells git (quit=1); or it cannot be asked
+  0  answered, or nothing for it to answer
+  1  there is no token (git is told to quit), or the mount cannot be asked
   2  the command line is wrong";
 
 /// Those of `run`.
@@ -123,7 +138,7 @@ pub enum Command {
     /// Read a file of somebody else's for the process that started it
     #[command(hide = true)]
     ReadForeign(cmd::read_foreign::ReadForeignArgs),
-    /// Let the program that is on disk now take the mount over, without an unmount
+    /// Hand the mount over to the program now on disk, without unmounting
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Upgrade(cmd::upgrade::UpgradeArgs),
     /// Unmount the tokens; the daemon that serves them then ends
@@ -132,14 +147,14 @@ pub enum Command {
     /// Print the token, or another view of it
     #[command(after_help = EXIT_CODES)]
     Get(cmd::get::GetArgs),
-    /// Say how the token stands, what fails and what to do
+    /// Show the state of the token, what fails and what to do
     #[command(after_help = EXIT_CODES_OF_STATUS)]
     Status(cmd::status::StatusArgs),
     /// Wait until a fresh token can be read
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES_OF_WAIT)]
     Wait(cmd::wait::WaitArgs),
     /// Fetch a new token now
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES_OF_REFRESH)]
     Refresh(cmd::refresh::RefreshArgs),
     /// Run one command with a fresh token in its environment
     #[command(after_help = EXIT_CODES_OF_EXEC)]
@@ -149,16 +164,16 @@ pub enum Command {
     /// Show every setting, its value and where it comes from
     #[command(after_help = EXIT_CODES)]
     Check(Box<cmd::check::CheckArgs>),
-    /// Look at all that stands between a tool and its token, and say what mends it
+    /// Check everything between a tool and its token, and say how to fix it
     #[command(after_help = EXIT_CODES_OF_DOCTOR)]
     Doctor(cmd::doctor::DoctorArgs),
-    /// Show everything at work here, with short-lived tokens, real git and real gh
+    /// Show it all at work on this machine, with short-lived tokens, real git and real gh
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Demo(cmd::demo::DemoArgs),
     /// Serve the demo's platform, git server and REST interface until standard input closes
     #[command(hide = true)]
     DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
-    /// Make git and gh use the mount, or take it back
+    /// Make git and gh use the mount, or undo that
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Setup(cmd::setup::SetupArgs),
     /// Answer git as its credential helper; `setup git` tells git to run it

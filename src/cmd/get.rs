@@ -29,7 +29,7 @@ pub struct GetArgs {
     #[arg(long)]
     pub view: Option<String>,
 
-    /// Only a token that lives at least this long; a refresh is asked for if that helps
+    /// Only a token that lives at least this long; asks for a refresh if that helps
     #[arg(long, value_name = "SPAN", value_parser = parse::span_argument)]
     pub min_life: Option<Duration>,
 

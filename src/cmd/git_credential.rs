@@ -40,11 +40,11 @@ pub struct GitCredentialArgs {
     #[arg(long = "host", value_name = "HOST", default_value = DEFAULT_HOST)]
     pub hosts: Vec<String>,
 
-    /// Where the tokens are mounted [default: looked for as by every command]
+    /// Where the tokens are mounted [default: searched for, as by every command]
     #[arg(long, value_name = "PATH")]
     pub mountpoint: Option<PathBuf>,
 
-    /// What git asks: get, store or erase; others are ignored, as git wants it
+    /// What git asks: get, store or erase; other actions are ignored, as git requires
     #[arg(value_name = "get|store|erase")]
     pub action: String,
 }

@@ -39,8 +39,8 @@ use user::Identity;
 /// The arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Run the command as this user, and let it read the tokens: NAME or UID, with :GROUP for that
-    /// group alone instead of the user's own
+    /// Run the command as this user, and let it read the tokens: NAME or UID; add :GROUP to use that
+    /// group alone instead of the user's own groups
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
 
@@ -50,20 +50,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub mountpoint: Option<PathBuf>,
 
-    /// Do not wire git and gh for all users: shells of `docker exec` are then without tokens
+    /// Do not wire git and gh for all users: in shells of `docker exec` they then have no token
     #[arg(long)]
     pub no_system_wide: bool,
 
-    /// Leave the command every capability that it would have without us, the one to unmount the
-    /// tokens too
+    /// Leave the command every capability that it would have without `run`, including the one to
+    /// unmount the tokens
     #[arg(long)]
     pub keep_capabilities: bool,
 
-    /// Let the command gain no rights by setuid programs: sudo and its like do not work in it then
+    /// Do not let the command gain rights through setuid programs: sudo and the like then do not work
     #[arg(long)]
     pub no_new_privileges: bool,
 
-    /// The command and its arguments; without one the tokens are served until a signal ends it
+    /// The command and its arguments; without a command, the tokens are served until a signal arrives
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 

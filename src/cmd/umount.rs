@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The arguments of `umount`.
 #[derive(Debug, clap::Args)]
 pub struct UmountArgs {
-    /// Where it is mounted
+    /// The mount [default: the one of this machine or user]
     mountpoint: Option<PathBuf>,
 
     /// Detach it even while files are open there

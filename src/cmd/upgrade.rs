@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The arguments of `upgrade`.
 #[derive(Debug, clap::Args)]
 pub struct UpgradeArgs {
-    /// Where it is mounted
+    /// The mount [default: the one of this machine or user]
     mountpoint: Option<PathBuf>,
 }
 

@@ -30,8 +30,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "DIR")]
     pub configs_dir: Option<OsString>,
 
-    /// Reach the platform through this proxy; HTTP_PROXY and the like are ignored, for the bearer
-    /// must not go to a proxy by accident [env: MOLECULE_TOKENFS_PROXY]
+    /// Reach the platform through this proxy; HTTP_PROXY and the like are ignored, so that the bearer
+    /// never goes to a proxy by accident [env: MOLECULE_TOKENFS_PROXY]
     #[arg(long, value_name = "URL")]
     pub proxy: Option<OsString>,
 
@@ -39,12 +39,12 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<OsString>,
 
-    /// Give a request to the platform up after this long [env: MOLECULE_TOKENFS_REQUEST_TIMEOUT]
-    /// [default: 10s]
+    /// Time out requests to the platform after this long; a SPAN is written as 90s, 45m or 1h30m
+    /// [env: MOLECULE_TOKENFS_REQUEST_TIMEOUT] [default: 10s]
     #[arg(long, value_name = "SPAN")]
     pub request_timeout: Option<OsString>,
 
-    /// Refresh in the background after this long, or earlier where a token's life asks for it [env:
+    /// Refresh in the background after this long, or earlier if a token's life requires it [env:
     /// TOKEN_REFRESH_INTERVAL_SEC, in seconds] [default: 45m]
     #[arg(long, value_name = "SPAN")]
     pub refresh_interval: Option<OsString>,
@@ -74,23 +74,24 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "SPAN")]
     pub min_life: Option<OsString>,
 
-    /// Make git wait for a fresh token, at most half of --open-timeout, if the current one has less than
-    /// this left [env: MOLECULE_TOKENFS_GIT_MIN_LIFE] [default: a fifth of the life]
+    /// If the current token has less than this left, make git wait for a fresh one, for at most half
+    /// of --open-timeout [env: MOLECULE_TOKENFS_GIT_MIN_LIFE] [default: a fifth of the life]
     #[arg(long, value_name = "SPAN")]
     pub git_min_life: Option<OsString>,
 
-    /// Refuse an open that got no token within this time [env: MOLECULE_TOKENFS_OPEN_TIMEOUT]
+    /// Fail an open that has no token after this long [env: MOLECULE_TOKENFS_OPEN_TIMEOUT]
     /// [default: 5s]
     #[arg(long, value_name = "SPAN")]
     pub open_timeout: Option<OsString>,
 
-    /// Take this for the life of a token whose expiry nobody knows, as one of GITHUB_TOKEN [env:
+    /// Serve a token of GITHUB_TOKEN that starts with ghs_, whose expiry nobody knows, for this long
+    /// from the start [env:
     /// MOLECULE_TOKENFS_ASSUMED_LIFE] [default: 1h]
     #[arg(long, value_name = "SPAN")]
     pub assumed_life: Option<OsString>,
 
-    /// Who may read the tokens, a name or a number [env: MOLECULE_TOKENFS_OWNER] [default: the owner
-    /// of the configs directory for root, else the caller]
+    /// Who may read the tokens, a name or a number [env: MOLECULE_TOKENFS_OWNER] [default: the user of
+    /// `run --user`; else for root the owner of the configs directory, for others the caller]
     #[arg(long, value_name = "USER")]
     pub owner: Option<OsString>,
 
@@ -102,8 +103,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "MODE")]
     pub mode: Option<OsString>,
 
-    /// The mode of the file refresh in octal: 0600, 0620 or 0660; whoever may write to it may have a
-    /// token withheld for a moment [env: MOLECULE_TOKENFS_REFRESH_MODE] [default: 0600]
+    /// The mode of the file refresh in octal: 0600, 0620 or 0660; whoever may write to it can cause
+    /// a token to be withheld for a moment [env: MOLECULE_TOKENFS_REFRESH_MODE] [default: 0600]
     #[arg(long, value_name = "MODE")]
     pub refresh_mode: Option<OsString>,
 
@@ -112,8 +113,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "HOST")]
     pub host: Vec<OsString>,
 
-    /// What to mount: a directory of views, or a file that is one view; a mountpoint that is there
-    /// decides by itself [env: MOLECULE_TOKENFS_LAYOUT] [default: what is there, else directory]
+    /// What to mount: a directory of views, or a file that is one view; an existing mountpoint decides
+    /// [env: MOLECULE_TOKENFS_LAYOUT] [default: what is there, else directory]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<OsString>,
 
@@ -121,8 +122,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "VIEW")]
     pub view: Option<OsString>,
 
-    /// How to serve: auto, fuse, or files, which are replaced on a tmpfs; auto takes files only where
-    /// FUSE cannot be had [env: MOLECULE_TOKENFS_BACKEND] [default: auto]
+    /// How to serve: fuse, files (plain files on a tmpfs), or auto: files only where FUSE is not
+    /// available [env: MOLECULE_TOKENFS_BACKEND] [default: auto]
     #[arg(long, value_name = "BACKEND")]
     pub backend: Option<OsString>,
 
@@ -137,7 +138,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<OsString>,
 
-    /// Append the log to this file; SIGHUP and upgrade open it anew, as log rotation needs it [env:
+    /// Append the log to this file; SIGHUP and upgrade reopen it, for log rotation [env:
     /// MOLECULE_TOKENFS_LOG_FILE] [default: standard error; for mount --background the system's
     /// logger]
     #[arg(long, value_name = "FILE")]

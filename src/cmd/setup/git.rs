@@ -42,12 +42,12 @@ pub struct GitArgs {
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
 
-    /// Where the tokens are mounted [default: looked for whenever git asks]
+    /// Where the tokens are mounted [default: searched for whenever git asks]
     #[arg(long, value_name = "PATH")]
     mountpoint: Option<PathBuf>,
 
-    /// Use the helper in the shell, and write it to this file: for a git that will not see this
-    /// binary
+    /// Use the shell version of the helper, and write it to this file: for a git that will not have
+    /// this binary at hand
     #[arg(long, value_name = "FILE")]
     shell_helper: Option<PathBuf>,
 
