@@ -415,7 +415,7 @@ impl ReadErrorKind {
             ),
             Self::Rejected => (
                 "the source refuses to give a token",
-                "see why and what mends it: molecule-tokenfs status",
+                "see why, and how to fix it: molecule-tokenfs status",
             ),
             Self::TimedOut => (
                 "no token came before the open's deadline",

@@ -225,7 +225,7 @@ fn the_old_failure_is_told_in_plain_words() {
             "GITHUB_TOKEN holds the installation token ",
             "frozen when this environment was made",
             "do: molecule-tokenfs setup gh",
-            "to mend, the first one first; then ask again.",
+            "to fix, the first one first; then ask again.",
         ] {
             assert!(told.stdout.contains(words), "{words}: {}", told.stdout);
         }

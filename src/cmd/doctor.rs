@@ -30,7 +30,7 @@ pub struct DoctorArgs {
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
 
-    /// Look with the eyes of this user: its files, its git configuration, its right to read
+    /// Check as this user: its files, its git configuration, its right to read
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
 
@@ -129,7 +129,7 @@ fn text(findings: &[Finding]) -> String {
     let _ = match (count(Verdict::Fail), count(Verdict::Warn)) {
         (0, 0) => writeln!(out, "\nAll is well."),
         (0, warnings) => writeln!(out, "\nIt works; {warnings} to look at."),
-        (failed, _) => writeln!(out, "\n{failed} to mend, the first one first; then ask again."),
+        (failed, _) => writeln!(out, "\n{failed} to fix, the first one first; then ask again."),
     };
     out
 }
@@ -174,7 +174,7 @@ mod tests {
         fail  git    no helper
                      do: molecule-tokenfs setup git --global
 
-        1 to mend, the first one first; then ask again.
+        1 to fix, the first one first; then ask again.
         ");
         assert!(text(&findings[..2]).ends_with("\nIt works; 1 to look at.\n"));
         assert!(text(&findings[..1]).ends_with("\nAll is well.\n"));

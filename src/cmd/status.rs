@@ -247,7 +247,7 @@ fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) 
             out,
             "  If it is this one, it is dead: give the daemon a new one and start it again,"
         );
-        line!(out, "  or mend the sources before it.");
+        line!(out, "  or fix the sources before it.");
     }
 }
 
@@ -414,7 +414,7 @@ mod tests {
           uses another token: from GH_TOKEN or GITHUB_TOKEN in its environment, from a
           credential helper or file of its own, or one that it read long ago.
           If it is this one, it is dead: give the daemon a new one and start it again,
-          or mend the sources before it.
+          or fix the sources before it.
         ");
     }
 

@@ -201,7 +201,7 @@ impl MountError {
                     .into()
             }
             Self::Untrusted { path, flaw } => format!(
-                "mend it as root ({}), or name a directory that only root and you can change: \
+                "fix it as root ({}), or name a directory that only root and you can change: \
                  molecule-tokenfs mount MOUNTPOINT",
                 flaw.remedy(path)
             ),
