@@ -50,7 +50,9 @@ impl Gate {
         }
         let gate = Self { dir };
         gate.stub(&["cargo", "cargo-deny", "shellcheck", "cc", "readelf"]);
-        gate.dir.file("target/release/molecule-tokenfs", "as if it were built");
+        for profile in ["release", "dist"] {
+            gate.dir.file(&format!("target/{profile}/molecule-tokenfs"), "as if it were built");
+        }
         gate
     }
 
@@ -166,7 +168,7 @@ fn a_program_that_holds_what_only_tests_need_fails_the_gate() {
         gate.dir.file("target/release/molecule-tokenfs", "takes --made-up");
         let finished = gate.run(&["--no-install"]);
         assert_eq!(finished.status.code(), Some(1));
-        let failed = "FAILED: the program as it is given away";
+        let failed = "FAILED: the program as it is shipped";
         assert!(finished.stdout.contains(failed), "{}", finished.stdout);
     });
 }
