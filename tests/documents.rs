@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "documents/kernels.rs"]
+mod kernels;
 #[path = "documents/links.rs"]
 mod links;
 #[path = "documents/security.rs"]
