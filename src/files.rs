@@ -24,7 +24,8 @@ use crate::fs::access::Access;
 use crate::refresh::policy::Windows;
 use crate::refresh::store::MemoryStore;
 use crate::refresh::timer::{SystemTimer, Timer};
-use crate::refresh::{Engine, Handle, Snapshot};
+use crate::refresh::{Handle, Snapshot};
+use crate::service::TokenService;
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::counters::Counters;
 use crate::status::metrics;
@@ -72,26 +73,17 @@ pub struct Setup {
 /// Where the first files cannot be written, or the system has no threads or descriptors left.
 pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let counters = Arc::new(Counters::default());
     let surroundings =
         Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(setup.launcher) };
-    let metered =
-        |source: SourceConfig| counters.metered(source.build(&surroundings), Arc::clone(&clock));
-    let sources = setup.sources.into_iter().map(metered).collect();
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let is_delayed = !setup.windows.initial_delay.is_zero();
     let open_timeout = setup.windows.open_timeout;
     let windows = Windows { prefetch: true, idle: Duration::MAX, ..setup.windows };
-    // Nothing outlives this process.
-    let store = Arc::new(MemoryStore::default());
-    let (token, engine) = Engine::new(
-        sources,
-        windows,
-        store,
-        Arc::clone(&clock),
-        Arc::clone(&timer),
-        rand::random(),
-    );
+    let TokenService { handle: token, engine, counters, .. } =
+        TokenService::new(setup.sources, windows, &surroundings, Arc::clone(&timer), |_| {
+            // Nothing outlives this process.
+            Ok(MemoryStore::default())
+        })?;
     let mut wishes = wishes::Wishes::new(&setup.directory, token.clone())?;
     let mountpoint = setup.directory.mountpoint().to_owned();
     let keeper = Keeper {
@@ -294,7 +286,7 @@ impl Keeper {
         let mode = Access::STATUS_MODE;
         self.directory.replace(&[
             (status, &status::padded(&reduced), mode),
-            (metrics, &metrics::padded(&document, counters), mode),
+            (metrics, &metrics::padded(&document, &[counters]), mode),
             (full, &status::padded(&document), self.access.view_mode),
         ])
     }

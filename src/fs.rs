@@ -43,6 +43,7 @@ pub mod memory;
 pub mod node;
 mod open;
 pub mod pages;
+pub mod places;
 mod recent;
 mod tables;
 #[cfg(test)]
@@ -169,6 +170,9 @@ pub struct FsConfig {
 pub struct Fs {
     config: FsConfig,
     tree: Tree,
+    /// The state that has the connection's part: the journal, and signs of life.
+    connection: Arc<State>,
+    /// The state of the token.
     state: Arc<State>,
     recent: Recent,
     writers: Writers,
@@ -183,9 +187,11 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A filesystem that shows `state` and asks `token` whether it is fresh.
+    /// A filesystem that shows `state` and asks `token` whether it is fresh. Requests are kept in
+    /// `connection`, which the first token of a mount has in its own state.
     pub fn new(
         config: FsConfig,
+        connection: Arc<State>,
         state: Arc<State>,
         token: Handle,
         clock: Arc<dyn Clock>,
@@ -196,6 +202,7 @@ impl Fs {
         Arc::new(Self {
             tree: Tree::new(config.root),
             config,
+            connection,
             state,
             recent: Recent::default(),
             writers: Writers::default(),
@@ -213,8 +220,8 @@ impl Fs {
     /// # Errors
     /// EIO for one of which workers died.
     pub fn enter(&self, request: &Request, call: &Call) -> Result<(), Errno> {
-        self.state.enter();
-        let journal = &self.state.shared().journal;
+        self.connection.enter();
+        let journal = &self.connection.shared().journal;
         journal.enter(request.unique, call, &request.caller);
         if request.again && journal.kills(request.unique) {
             tracing::error!(
@@ -223,30 +230,30 @@ impl Fs {
             );
             return Err(self.refuse(ReadErrorKind::Unserved));
         }
-        self.state.pass_handler(call.handler, false);
+        self.connection.pass_handler(call.handler, false);
         Ok(())
     }
 
     /// A request is done with: answered, or given up.
     pub fn leave(&self, unique: u64, call: &Call, waited: bool) {
-        self.state.pass_handler(call.handler, true);
-        self.state.shared().journal.leave(unique, waited);
-        self.state.leave();
+        self.connection.pass_handler(call.handler, true);
+        self.connection.shared().journal.leave(unique, waited);
+        self.connection.leave();
     }
 
     /// Works on an open that waits: a death meanwhile is its doing.
     pub fn work<T>(&self, unique: u64, work: impl FnOnce() -> T) -> T {
-        let journal = &self.state.shared().journal;
+        let journal = &self.connection.shared().journal;
         journal.polls(unique);
         let done = work();
         journal.polled();
-        self.state.look();
+        self.connection.look();
         done
     }
 
     /// A place where tests may have asked for a fault.
     pub fn pass(&self, place: &str) {
-        self.state.pass(place);
+        self.connection.pass(place);
     }
 
     /// Finds a name in a directory. Never waits.
@@ -312,7 +319,7 @@ impl Fs {
     ///
     /// # Errors
     /// ENOTDIR.
-    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &'static str)>, Errno> {
+    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &str)>, Errno> {
         let (parent, names) = self.tree.list(ino).ok_or(Errno::ENOTDIR)?;
         let own = [(ino, true, "."), (parent, true, "..")];
         let names = names.map(|(name, node)| match node {
@@ -325,10 +332,11 @@ impl Fs {
         Ok(own.into_iter().chain(names).collect())
     }
 
-    /// Opens a file, which `call` names. `writing` is whether the flags ask for anything but reading.
+    /// Opens an inode. `call` is kept while the open waits; `writing` is whether the flags ask for
+    /// anything but reading.
     #[must_use]
-    pub fn open(self: &Arc<Self>, request: &Request, call: &Call, writing: bool) -> Open {
-        let node = match self.node(call.ino) {
+    pub fn open(self: &Arc<Self>, request: &Request, call: &Call, ino: u64, writing: bool) -> Open {
+        let node = match self.node(ino) {
             Ok(node) => node,
             Err(errno) => return Open::Now(Err(errno)),
         };

@@ -37,7 +37,7 @@
 //!
 //! ```text
 //! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/  files/  place/  spawn
+//! 4 serve     connection/  fs/  files/  place/  service  spawn
 //! 3 views     view/  status/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program  trust
@@ -58,6 +58,7 @@ pub mod place;
 pub mod program;
 pub mod refresh;
 pub mod secret;
+pub mod service;
 pub mod source;
 pub mod spawn;
 pub mod status;

@@ -104,6 +104,24 @@ pub struct Status {
     pub tokens: Vec<TokenStatus>,
 }
 
+impl Status {
+    /// Takes the tokens of another document of the same mount in. The worst of all says how it stands.
+    pub fn add(&mut self, other: Self) {
+        let badness = |state: State| match state {
+            State::Idle => 0,
+            State::Fresh => 1,
+            State::Degraded => 2,
+            State::None => 3,
+        };
+        if badness(other.state) > badness(self.state) {
+            let name = other.tokens.first().map_or("", |token| &*token.name);
+            self.summary = format!("{name}: {}", other.summary);
+            self.state = other.state;
+        }
+        self.tokens.extend(other.tokens);
+    }
+}
+
 /// How an upgrade went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradeStatus {

@@ -7,6 +7,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,7 +20,7 @@ use support::daemon::{Daemon, tokenfs, tokenfs_run};
 use support::dir::TestDir;
 use support::namespace::sandboxed;
 use support::process::{Finished, User, command, run};
-use support::{eventually, secs};
+use support::{eventually, millis, secs};
 
 /// The demo with an App that acme has installed for two repositories, and a configuration for it.
 struct App {
@@ -94,6 +95,116 @@ fn git_uses_the_tokens_of_an_app_through_rotations() {
         assert!(git.live >= 12 && app.demo.github().minted() >= 3, "{git:?}");
         let status = app.tell(&daemon, &["status"]).ok();
         assert!(status.starts_with("fresh: a token of acme-app is served\n"), "{status}");
+    });
+}
+
+/// A second App, which globex has installed, and a token for each owner in a directory of its own.
+fn of_two_owners(life: Duration) -> App {
+    let app = App::new(life);
+    fs::create_dir_all(app.dir.join("repositories/globex")).unwrap();
+    app.demo.create_repository("globex/docs.git").unwrap();
+    let key = app.dir.join("globex.pem");
+    let client_id = app.demo.github().create_app(&key).unwrap();
+    app.demo.github().install(Installation::of(72, "globex", &["docs"]));
+    let mut text = fs::read_to_string(&app.config).unwrap();
+    write!(
+        text,
+        "[tokens.acme]\nsources = ['acme-app']\n[tokens.globex]\nsources = ['globex-app']\n\
+         [sources.globex-app]\ntype = 'github-app'\nclient-id = '{client_id}'\n\
+         private-key = {{ file = '{}' }}\napi-url = '{}'\nowner = 'globex'\n",
+        key.display(),
+        app.demo.url()
+    )
+    .unwrap();
+    fs::write(&app.config, text).unwrap();
+    app
+}
+
+#[test]
+fn tokens_of_two_owners_lie_side_by_side_and_git_takes_the_right_one() {
+    sandboxed(secs(60), || {
+        let app = of_two_owners(secs(6));
+        let daemon = app.mount();
+        let git = |repository: &str| {
+            let mut git: Command = command("git", User::Own);
+            git.env("HOME", app.dir.path()).env("GIT_TERMINAL_PROMPT", "0");
+            for owner in ["acme", "globex"] {
+                let key = format!("credential.{}/git/{owner}.helper", app.demo.url());
+                let view = daemon.path(&format!("{owner}/git-credential"));
+                git.args([
+                    "-c",
+                    &format!("{key}="),
+                    "-c",
+                    &format!("{key}=!cat {} #", view.display()),
+                ]);
+            }
+            git.args(["ls-remote", &format!("{}/git/{repository}.git", app.demo.url())]);
+            run(git, &app.dir, secs(20)).ok()
+        };
+        for _ in 0..8 {
+            for repository in ["acme/web", "globex/docs", "acme/api"] {
+                git(repository);
+            }
+            std::thread::sleep(millis(700));
+        }
+        let seen = app.demo.ledger().counts().service("git");
+        assert_eq!((seen.refused(), seen.out_of_scope), (0, 0), "{seen:?}");
+        assert!(seen.live >= 24 && app.demo.github().minted() >= 4, "{seen:?}");
+        let status = app.tell(&daemon, &["status", "--json"]).ok();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let names: Vec<_> =
+            status["tokens"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+        assert_eq!(names, ["default", "acme", "globex"]);
+        let metrics = fs::read_to_string(daemon.path("metrics.prom")).unwrap();
+        for token in ["default", "acme", "globex"] {
+            assert!(metrics.contains(&format!("token_state{{token=\"{token}\"")), "{metrics}");
+        }
+    });
+}
+
+#[test]
+fn commands_take_a_token_by_its_name() {
+    sandboxed(secs(60), || {
+        let app = of_two_owners(secs(3600));
+        let daemon = app.mount();
+        let get = |name: &str| app.tell(&daemon, &["get", "--token", name]);
+        let (acme, globex) = (get("acme").ok(), get("globex").ok());
+        let holds = |token: &str, owner, name| {
+            app.demo.ledger().check_for("test", Some(token.as_bytes()), Some((owner, name)))
+        };
+        assert_eq!(holds(&acme, "acme", "web"), Some(Verdict::Live));
+        assert_eq!(holds(&globex, "globex", "docs"), Some(Verdict::Live));
+        assert_eq!(holds(&globex, "acme", "web"), Some(Verdict::OutOfScope));
+        assert_eq!(get("default").ok(), app.tell(&daemon, &["get"]).ok());
+        std::thread::sleep(millis(1100));
+        app.tell(&daemon, &["refresh", "--token", "globex"]).ok();
+        assert_ne!(get("globex").ok(), globex);
+        assert_eq!(get("acme").ok(), acme, "nobody asked for another of this one");
+        for wrong in ["initech", "../acme", "live"] {
+            let told = get(wrong);
+            assert_eq!(told.status.code(), Some(2), "{told:?}");
+            assert!(told.stderr.contains(&format!("there is no token `{wrong}`")), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn a_workers_death_costs_a_named_token_a_fetch_and_no_open() {
+    sandboxed(secs(60), || {
+        let app = of_two_owners(secs(3600));
+        let daemon = app.mount();
+        let path = daemon.path("globex/token");
+        let before = fs::read_to_string(&path).unwrap();
+        for _ in 0..5 {
+            daemon.kill_worker(nix::sys::signal::Signal::SIGKILL);
+            for _ in 0..20 {
+                let token = fs::read_to_string(&path).unwrap();
+                assert_eq!(app.demo.ledger().verdict(token.as_bytes()), Verdict::Live);
+                let by_git = fs::read_to_string(daemon.path("globex/git-credential")).unwrap();
+                assert!(by_git.contains(&token), "one token at a time");
+            }
+        }
+        assert_ne!(fs::read_to_string(&path).unwrap(), before, "it was fetched anew");
     });
 }
 

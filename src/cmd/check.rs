@@ -113,6 +113,9 @@ impl Report<'_> {
                 None => {}
             }
         }
+        for (name, chain, _) in self.settings.tables.named() {
+            let _ = writeln!(text, "The token `{name}` is asked of {}", chain.join(", then "));
+        }
         for warning in &self.settings.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }

@@ -33,6 +33,10 @@ pub struct GetArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse::span_argument)]
     pub min_life: Option<Duration>,
 
+    /// The token, by its name in the configuration [default: that of the mount itself]
+    #[arg(long, value_name = "NAME")]
+    pub token: Option<String>,
+
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
 }
@@ -42,7 +46,7 @@ pub struct GetArgs {
 /// # Errors
 /// When there is no token, or none that lives long enough.
 pub fn run(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let reader = Reader::find(args.mountpoint.clone())?;
+    let reader = Reader::find(args.mountpoint.clone())?.of_token(args.token.as_deref())?;
     let view = args.view.as_deref();
     let bytes = match args.min_life {
         None => reader.read(view)?,

@@ -31,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The view that is read when none is named.
 const DEFAULT_VIEW: &str = "token";
 
+/// The token of the mount itself.
+const DEFAULT_TOKEN: &str = "default";
+
 /// A mount of ours.
 #[derive(Debug)]
 pub struct Reader {
@@ -39,6 +42,8 @@ pub struct Reader {
     served: Served,
     /// The mountpoint is a file that holds one view, not a directory of views.
     single_file: bool,
+    /// The token's directory in the mount; empty for the token of the mount itself.
+    token: PathBuf,
 }
 
 /// What of the document is read here.
@@ -76,7 +81,31 @@ impl Reader {
         let (mountpoint, served) = find_served(explicit)?;
         // What cannot be looked at, a dead mount for one, fails with better words when it is opened.
         let single_file = std::fs::metadata(served.path()).is_ok_and(|metadata| !metadata.is_dir());
-        Ok(Self { mountpoint, served, single_file })
+        Ok(Self { mountpoint, served, single_file, token: PathBuf::new() })
+    }
+
+    /// The same for one of its tokens, by name.
+    ///
+    /// # Errors
+    /// When the mount has no such token.
+    pub fn of_token(self, name: Option<&str>) -> anyhow::Result<Self> {
+        let Some(name) = name.filter(|name| *name != DEFAULT_TOKEN) else { return Ok(self) };
+        let is_one = !self.single_file
+            && Path::new(name).components().count() == 1
+            && self.served.path().join(name).join("status.json").exists();
+        if !is_one {
+            let mountpoint = self.mountpoint.display();
+            return Err(anyhow!("there is no token `{name}` at {mountpoint}")
+                .hint("see which there are: molecule-tokenfs status")
+                .exit_code(EXIT_USAGE));
+        }
+        Ok(Self { mountpoint: self.mountpoint.join(name), token: name.into(), ..self })
+    }
+
+    /// The directory of the token, by descriptor.
+    fn root(&self) -> PathBuf {
+        let root = self.served.path();
+        if self.token.as_os_str().is_empty() { root } else { root.join(&self.token) }
     }
 
     /// The path of a view, as a person knows it.
@@ -104,7 +133,7 @@ impl Reader {
 
     /// The mounted file, if it is this view. One that does not tell is taken for the token.
     fn only(&self, name: &str) -> anyhow::Result<()> {
-        let shown = control::shown_view(&self.served.path());
+        let shown = control::shown_view(&self.root());
         let shown = shown.as_deref().unwrap_or(DEFAULT_VIEW);
         if shown == name {
             return Ok(());
@@ -126,7 +155,7 @@ impl Reader {
     /// As a reader sees them, in words, with the failure behind them.
     pub fn open(&self, view: Option<&str>) -> anyhow::Result<File> {
         let name = self.name_of(view)?;
-        let root = self.served.path();
+        let root = self.root();
         files::open(&root, &Self::of(&root, name))
             .map_err(|error| self.explain(error, "read", &Self::of(&self.mountpoint, name)))
     }
@@ -152,7 +181,7 @@ impl Reader {
     /// When the status cannot be read.
     pub fn status(&self) -> anyhow::Result<TokenStatus> {
         let path = self.beside("status.json");
-        let bytes = control::status(&self.served.path())
+        let bytes = control::status(&self.root())
             .map_err(|error| self.explain(error, "read the status of", &path))?;
         let status: Status = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not the status of tokens", path.display()))?;
@@ -160,7 +189,7 @@ impl Reader {
         // That of a mount is written when it is read; that of files when something happened.
         let age = status
             .written_at
-            .filter(|_| files::are_at(&self.served.path()))
+            .filter(|_| files::are_at(&self.root()))
             .map(|at| SystemClock.now().timestamp().duration_since(at).as_secs().unsigned_abs());
         if let (Some(left), Some(age)) = (&mut token.left_seconds, age) {
             *left = left.saturating_sub(age);
@@ -205,7 +234,7 @@ impl Reader {
     }
 
     fn ask(&self) -> anyhow::Result<()> {
-        control::refresh(&self.served.path(), "refresh\n").map_err(|error| match errno(&error) {
+        control::refresh(&self.root(), "refresh\n").map_err(|error| match errno(&error) {
             Some(Errno::EAGAIN) => anyhow::Error::new(error)
                 .context(
                     "a refresh was asked for less than a second ago, or the source limits our rate",

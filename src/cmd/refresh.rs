@@ -20,6 +20,10 @@ pub struct RefreshArgs {
     #[arg(value_parser = parse::span_argument)]
     pub limit: Duration,
 
+    /// The token, by its name in the configuration [default: that of the mount itself]
+    #[arg(long, value_name = "NAME")]
+    pub token: Option<String>,
+
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
 }
@@ -29,7 +33,7 @@ pub struct RefreshArgs {
 /// # Errors
 /// When the source gives none; a token that is still served is named.
 pub fn run(args: &RefreshArgs) -> anyhow::Result<ExitCode> {
-    let reader = Reader::find(args.mountpoint.clone())?;
+    let reader = Reader::find(args.mountpoint.clone())?.of_token(args.token.as_deref())?;
     let line = outcome(&reader.refresh(args.limit)?)?;
     cmd::print(line.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -250,6 +250,9 @@ fn serve_files(
     become_opaque();
     lock_all_memory();
     observe::start();
+    for (name, ..) in settings.tables.named() {
+        tracing::warn!("the token `{name}` is not served: only `default` can be without FUSE");
+    }
     let path = directory.path().display();
     tracing::info!("FUSE is not used ({why}): the tokens are files in {path}");
     let config = worker::config(
@@ -287,6 +290,11 @@ fn serve_mount(
     let root = settings.root(mount.layout());
     if root == Root::Directory && settings.view.origin != Origin::Default {
         tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
+    }
+    if root != Root::Directory {
+        for (name, ..) in settings.tables.named() {
+            tracing::warn!("the token `{name}` is not served: a mounted file has room for one");
+        }
     }
     let state = State::create(Vec::new(), root.views()).map_err(|error| cannot_share(&error))?;
     let state = Arc::new(state);

@@ -25,6 +25,10 @@ pub struct WaitArgs {
     #[arg(value_parser = parse::span_argument)]
     pub limit: Duration,
 
+    /// The token, by its name in the configuration [default: that of the mount itself]
+    #[arg(long, value_name = "NAME")]
+    pub token: Option<String>,
+
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
 }
@@ -39,7 +43,7 @@ pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     let left = || end.saturating_sub(SystemClock.now().boot);
     let mut last = None;
     loop {
-        match attempt(args.mountpoint.clone(), left()) {
+        match attempt(args.mountpoint.clone(), args.token.clone(), left()) {
             Some(Ok(())) => return Ok(ExitCode::SUCCESS),
             Some(Err(error)) => last = Some(error),
             None => {}
@@ -59,10 +63,16 @@ pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
 
 /// Opens the token; `None` when that takes longer than `limit`. On a thread of its own, for an open
 /// may wait longer than we do; the end of the process interrupts it.
-fn attempt(mountpoint: Option<PathBuf>, limit: Duration) -> Option<anyhow::Result<()>> {
+fn attempt(
+    mountpoint: Option<PathBuf>,
+    token: Option<String>,
+    limit: Duration,
+) -> Option<anyhow::Result<()>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let opened = Reader::find(mountpoint).and_then(|reader| reader.open(None).map(drop));
+        let opened = Reader::find(mountpoint)
+            .and_then(|reader| reader.of_token(token.as_deref()))
+            .and_then(|reader| reader.open(None).map(drop));
         // Nobody listens any more when it took too long.
         let _ = sender.send(opened);
     });

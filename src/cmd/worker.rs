@@ -139,6 +139,8 @@ pub(super) fn config(
             open_timeout: settings.open_timeout.value,
             helper: Some(helper),
         },
+        // A mounted file has no room for others.
+        tokens: if root == Root::Directory { settings.named_tokens() } else { Vec::new() },
         identity: Identity {
             name: "default".to_owned(),
             mountpoint: mountpoint.to_owned(),

@@ -11,6 +11,7 @@ use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
 use crate::config::tables::Tables;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse, trust};
+use crate::connection::worker::NamedToken;
 use crate::foreign::Request;
 use crate::foreign::plain::PlainFile;
 use crate::fs::access::Access;
@@ -206,9 +207,10 @@ impl Settings {
             refresh_mode: layers
                 .get(Key::RefreshMode, parse::refresh_mode)?
                 .unwrap_or_else(|| Setting::default(0o600)),
-            hosts: layers
-                .list(Key::Host, parse::host)?
-                .unwrap_or_else(|| Setting::default(vec![DEFAULT_HOST.to_owned()])),
+            hosts: layers.list(Key::Host, parse::host)?.unwrap_or_else(|| {
+                let hosts = tables.hosts().map(<[String]>::to_vec);
+                Setting::default(hosts.unwrap_or_else(|| vec![DEFAULT_HOST.to_owned()]))
+            }),
             layout: optional(layers.get(Key::Layout, parse::layout)?),
             view: layers
                 .get(Key::View, parse::view)?
@@ -252,6 +254,17 @@ impl Settings {
     #[must_use]
     pub fn sources(&self) -> Vec<SourceConfig> {
         self.tables.chain().into_iter().filter_map(|name| self.source(name)).collect()
+    }
+
+    /// The tokens that have a directory of their own.
+    #[must_use]
+    pub fn named_tokens(&self) -> Vec<NamedToken> {
+        let named = self.tables.named().map(|(name, chain, hosts)| NamedToken {
+            name: name.to_owned(),
+            sources: chain.into_iter().filter_map(|name| self.source(name)).collect(),
+            views: ViewContext { hosts: hosts.unwrap_or(&self.hosts.value).to_vec() },
+        });
+        named.collect()
     }
 
     /// A source by its name; the file was checked to describe each that it names.

@@ -6,9 +6,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::file::line;
+use crate::config::layers::{Origin, Raw};
+use crate::config::parse;
 use crate::source::SourceConfig;
 use crate::source::table::{Located, Table, TableError, Value, most_like};
 use crate::source::{env, platform};
+use crate::view;
 
 /// The sources that need no table, in the order in which they are asked by default.
 pub const BUILT_IN: [&str; 2] = [platform::NAME, env::NAME];
@@ -21,8 +24,17 @@ const DEFAULT: &str = "default";
 pub struct Tables {
     /// `[sources.NAME]`, and the line of each.
     sources: BTreeMap<String, Located<SourceConfig>>,
-    /// `[tokens.default]`: the names of its sources, best first.
-    chain: Option<Vec<Located<String>>>,
+    /// `[tokens.NAME]`, and the line of each.
+    tokens: BTreeMap<String, Located<TokenTable>>,
+}
+
+/// A token as the file describes it.
+#[derive(Debug, Clone)]
+pub struct TokenTable {
+    /// The names of its sources, best first.
+    sources: Vec<Located<String>>,
+    /// The hosts that it is for; those of the settings where nothing is said.
+    hosts: Option<Vec<String>>,
 }
 
 impl Tables {
@@ -71,18 +83,27 @@ impl Tables {
     }
 
     fn token(&mut self, mut table: Table) -> Result<(), TableError> {
-        if table.name() != DEFAULT {
-            return Err(table
-                .error("is not a token that this version knows")
-                .hint("there is one token so far: [tokens.default]"));
+        let (name, line) = (table.name().to_owned(), table.line);
+        if is_taken(&name) {
+            return Err(table.error("has the name of a file or directory of every mount"));
         }
         let sources = table.texts("sources")?.filter(|sources| !sources.is_empty());
         let Some(sources) = sources else {
             let error = table.error("has no `sources`");
             return Err(error.hint("sources = [\"platform\", \"env\"]"));
         };
+        let hosts = table.texts("hosts")?.map(|hosts| {
+            hosts.into_iter().map(|Located { value, line }| {
+                let raw = Raw { text: value.into(), origin: Origin::Default };
+                parse::host(&raw).map_err(|invalid| {
+                    let found = raw.text.to_string_lossy().escape_debug().to_string();
+                    table.invalid("hosts", line, invalid.expected, format!("`{found}`"))
+                })
+            })
+        });
+        let hosts = hosts.map(Iterator::collect).transpose()?;
         table.finish()?;
-        self.chain = Some(sources);
+        self.tokens.insert(name, Located { value: TokenTable { sources, hosts }, line });
         Ok(())
     }
 
@@ -91,7 +112,22 @@ impl Tables {
     /// # Errors
     /// For a source that nobody described, that is named twice, or that no token uses.
     pub(super) fn check(&self) -> Result<(), TableError> {
-        let chain = self.chain.as_deref().unwrap_or_default();
+        for token in self.tokens.values() {
+            self.check_chain(&token.value.sources)?;
+        }
+        let used = self.tokens.values().flat_map(|token| &token.value.sources);
+        let used: Vec<_> = used.map(|source| &*source.value).collect();
+        match self.sources.iter().find(|(name, _)| !used.contains(&&***name)) {
+            Some((name, Located { line, .. })) => Err(TableError {
+                line: *line,
+                message: format!("no token uses [sources.{name}]"),
+                hint: Some(format!("[tokens.default] sources = [\"{name}\"]")),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_chain(&self, chain: &[Located<String>]) -> Result<(), TableError> {
         for (place, Located { value: name, line }) in chain.iter().enumerate() {
             let error = |message: String| TableError { line: *line, message, hint: None };
             if !BUILT_IN.contains(&&**name) && !self.sources.contains_key(name) {
@@ -109,24 +145,30 @@ impl Tables {
                 return Err(error(format!("the source `{name}` is named twice")));
             }
         }
-        let is_unused = |name: &String| chain.iter().all(|used| used.value != *name);
-        match self.sources.iter().find(|(name, _)| is_unused(name)) {
-            Some((name, Located { line, .. })) => Err(TableError {
-                line: *line,
-                message: format!("no token uses [sources.{name}]"),
-                hint: Some(format!("[tokens.default] sources = [\"{name}\"]")),
-            }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// The names of the sources of the mount's token, best first.
     #[must_use]
     pub fn chain(&self) -> Vec<&str> {
-        match &self.chain {
-            Some(chain) => chain.iter().map(|name| &*name.value).collect(),
+        match self.tokens.get(DEFAULT) {
+            Some(token) => token.value.chain().collect(),
             None => BUILT_IN.to_vec(),
         }
+    }
+
+    /// The tokens that have a directory of their own: name, names of the sources, and hosts.
+    pub fn named(&self) -> impl Iterator<Item = (&str, Vec<&str>, Option<&[String]>)> {
+        let named = self.tokens.iter().filter(|(name, _)| *name != DEFAULT);
+        named.map(|(name, token)| {
+            (&**name, token.value.chain().collect(), token.value.hosts.as_deref())
+        })
+    }
+
+    /// The hosts of the mount's token, where the file says so beside it.
+    #[must_use]
+    pub fn hosts(&self) -> Option<&[String]> {
+        self.tokens.get(DEFAULT)?.value.hosts.as_deref()
     }
 
     /// A source that has a table.
@@ -134,6 +176,19 @@ impl Tables {
     pub fn source_by_name(&self, name: &str) -> Option<&SourceConfig> {
         self.sources.get(name).map(|source| &source.value)
     }
+}
+
+impl TokenTable {
+    fn chain(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(|name| &*name.value)
+    }
+}
+
+/// Whether something of this name lies at the root of every mount, or will.
+fn is_taken(name: &str) -> bool {
+    let first = |path: &'static str| path.split('/').next().unwrap_or(path);
+    let views = view::ALL.iter().map(|view| first(view.path()));
+    views.chain(["live", "refresh", "repos", "orgs"]).any(|taken| taken == name)
 }
 
 /// Names become parts of paths and of metrics.
@@ -262,8 +317,8 @@ mod tests {
                 "error: t.toml:1: [tokens.default] has no `sources`\nhint: sources = [\"platform\", \"env\"]",
             ),
             (
-                "[tokens.acme]\nsources = ['env']".to_owned(),
-                "error: t.toml:1: [tokens.acme] is not a token that this version knows\nhint: there is one token so far: [tokens.default]",
+                "[tokens.live]\nsources = ['env']".to_owned(),
+                "error: t.toml:1: [tokens.live] has the name of a file or directory of every mount",
             ),
         ] {
             assert_eq!(told(&text).trim_end(), line);

@@ -16,6 +16,7 @@ use fuser::{Config, INodeNo, Session, SessionACL};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
@@ -24,15 +25,17 @@ use crate::foreign::Launcher;
 use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
+use crate::fs::node::Root;
 use crate::fs::pages::Pages;
+use crate::fs::places::Places;
 use crate::fs::{Fs, FsConfig};
-use crate::refresh::Engine;
 use crate::refresh::policy::Windows;
-use crate::refresh::timer::SystemTimer;
+use crate::refresh::timer::{SystemTimer, Timer};
+use crate::service::TokenService;
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::Identity;
-use crate::status::counters::Counters;
 use crate::time::{Clock, SystemClock};
+use crate::view::ViewContext;
 
 /// How the threads that answer the kernel are called: this, and fuser's number.
 pub const THREAD: &str = "fuser-";
@@ -52,6 +55,9 @@ pub struct WorkerConfig {
     pub windows: Windows,
     /// What readers see.
     pub fs: FsConfig,
+    /// The tokens beside that of the root.
+    #[serde(default)]
+    pub tokens: Vec<NamedToken>,
     /// What status says of the mount.
     pub identity: Identity,
     /// What is logged.
@@ -61,6 +67,17 @@ pub struct WorkerConfig {
     /// Where to break.
     #[cfg(feature = "testing")]
     pub fault: Option<fault::Fault>,
+}
+
+/// A token with a directory of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamedToken {
+    /// Its name, that of the directory.
+    pub name: String,
+    /// Where it comes from, in order.
+    pub sources: Vec<SourceConfig>,
+    /// What its views are rendered with.
+    pub views: ViewContext,
 }
 
 /// Why a worker ended.
@@ -88,14 +105,16 @@ pub fn serve(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let counters = Arc::new(Counters::default());
     let surroundings = Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(launcher) };
-    let metered =
-        |source: SourceConfig| counters.metered(source.build(&surroundings), Arc::clone(&clock));
-    let sources: Vec<_> = config.sources.into_iter().map(metered).collect();
-    let names = sources.iter().map(|source| source.name()).collect();
+    let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let views = config.fs.root.views();
-    let state = Arc::new(State::adopt(handover.state, names, views)?);
+    let TokenService { store: state, handle: token, mut engine, counters } = TokenService::new(
+        config.sources,
+        config.windows.clone(),
+        &surroundings,
+        Arc::clone(&timer),
+        |names| State::adopt(handover.state, names, views),
+    )?;
     #[cfg(feature = "testing")]
     if let Some(fault) = config.fault {
         state.break_at(fault);
@@ -106,21 +125,36 @@ pub fn serve(
     // Where it cannot be said, the patience below makes the generation visible.
     state.rotate_with(move || rotations.send_if_room(Message::Rotate));
 
-    let timer = Arc::new(SystemTimer::new(Arc::clone(&clock)));
-    let (token, mut engine) = Engine::new(
-        sources,
-        config.windows,
-        Arc::clone(&state) as _,
-        Arc::clone(&clock),
-        timer,
-        rand::random(),
-    );
     state.step();
-    let pages = Pages::new(config.identity, Arc::clone(&state));
-    let fs = Fs::new(config.fs, Arc::clone(&state), token, clock, counters, pages);
+    let mut engines = Vec::new();
+    let mut named = Vec::new();
+    let mut shown = Vec::new();
+    for NamedToken { name, sources, views } in config.tokens {
+        let service = TokenService::new(
+            sources,
+            config.windows.clone(),
+            &surroundings,
+            Arc::clone(&timer),
+            |names| State::create_after(unused(&*clock), names, Root::Directory.views()),
+        )?;
+        let identity = Identity { name: name.clone(), ..config.identity.clone() };
+        let pages = Pages::new(identity.clone(), Arc::clone(&state));
+        let (handle, counters) = (service.handle, service.counters);
+        shown.push((identity, handle.clone(), Arc::clone(&counters)));
+        let fs_config = FsConfig { views, helper: None, ..config.fs.clone() };
+        let (clock, connection) = (Arc::clone(&clock), Arc::clone(&state));
+        let fs = Fs::new(fs_config, connection, service.store, handle, clock, counters, pages);
+        named.push((name, fs));
+        engines.push(service.engine);
+        state.step();
+    }
+    let pages = Pages::new(config.identity, Arc::clone(&state)).with_others(shown);
+    let connection = Arc::clone(&state);
+    let fs = Fs::new(config.fs, connection, Arc::clone(&state), token, clock, counters, pages);
+    let places = Places::new(Arc::clone(&fs), named);
     let waiters = Waiters::new(runtime.handle().clone());
-    let adapter = Adapter::new(Arc::clone(&fs), waiters.clone());
-    let again = Adapter::new(Arc::clone(&fs), waiters.clone());
+    let adapter = Adapter::new(Arc::clone(&places), waiters.clone());
+    let again = Adapter::new(places, waiters.clone());
     let init = first_packet(&handover.init)?;
     let session = open_session(adapter, handover.init, &handover.device)?;
     state.step();
@@ -154,7 +188,10 @@ pub fn serve(
     }
     let stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
-        let mut engine = tokio::spawn(engine.run());
+        let mut tasks = JoinSet::new();
+        for engine in std::iter::once(engine).chain(engines) {
+            tasks.spawn(engine.run());
+        }
         let end = tokio::select! {
             _ = stop => Ok(End::Stopped),
             end = end => match end {
@@ -165,10 +202,10 @@ pub fn serve(
             () = state.flip_what_stays(ROTATION_PATIENCE, forget_times) => Ok(End::Stopped),
             () = stay_small(&state) => Ok(End::Stopped),
             // Without it no open would ever be answered with a new token.
-            () = panicked(&mut engine) => std::process::abort(),
+            () = panicked(&mut tasks) => std::process::abort(),
         };
         waiters.dismiss().await;
-        engine.abort();
+        tasks.abort_all();
         end
     });
     runtime.shutdown_timeout(WIND_DOWN);
@@ -186,11 +223,19 @@ async fn stay_small(state: &State) {
 }
 
 /// Completes when a task has panicked, and never otherwise.
-async fn panicked(task: &mut tokio::task::JoinHandle<()>) {
-    match task.await {
-        Err(error) if error.is_panic() => {}
-        _ => std::future::pending().await,
+async fn panicked(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            return;
+        }
     }
+    std::future::pending::<()>().await;
+}
+
+/// A number that no generation of an earlier worker had: there are fewer than 250 a second. The state of
+/// a named token ends with its worker, and the kernel may still know inodes of it.
+fn unused(clock: &dyn Clock) -> u64 {
+    u64::try_from(clock.now().boot.as_millis() / 4).unwrap_or(u64::MAX)
 }
 
 /// The first packet in a socket, which stays there.

@@ -26,6 +26,7 @@ use self::reply::{BLOCK, Refuse, Reply, answer_attribute, answer_open, attr, err
 use crate::error::ReadErrorKind;
 use crate::fs::access::Caller;
 use crate::fs::journal::{Call, Opcode};
+use crate::fs::places::Places;
 use crate::fs::{Fs, NAME_MAX, Open, Request};
 
 /// The longest write that the kernel hands over in one piece, in bytes: no wish is so long. It sizes
@@ -35,9 +36,9 @@ pub const MAX_WRITE: u32 = 4096;
 /// Delivered a second time by the kernel (`FUSE_UNIQUE_RESEND`); the number is otherwise the same.
 const RESENT: u64 = 1 << 63;
 
-/// One filesystem as fuser wants it.
+/// The tokens of a mount as fuser wants them.
 pub struct Adapter {
-    fs: Arc<Fs>,
+    places: Arc<Places>,
     waiters: Waiters,
     /// The thread that answers has descriptors of its own.
     alone: Once,
@@ -46,8 +47,8 @@ pub struct Adapter {
 impl Adapter {
     /// An adapter that lets opens wait among `waiters`.
     #[must_use]
-    pub fn new(fs: Arc<Fs>, waiters: Waiters) -> Self {
-        Self { fs, waiters, alone: Once::new() }
+    pub fn new(places: Arc<Places>, waiters: Waiters) -> Self {
+        Self { places, waiters, alone: Once::new() }
     }
 
     /// Enters a request: every handler that answers begins with it. The request is left when its
@@ -67,9 +68,9 @@ impl Adapter {
         let unique = request.unique().0;
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
         let request = Request { unique, again, caller };
-        let fs = &*self.fs;
+        let fs: &Fs = self.places.root();
         let reply = Reply::new(reply, fs, unique, call);
-        match self.fs.enter(&request, &call) {
+        match fs.enter(&request, &call) {
             Ok(()) => Some((request, reply)),
             Err(errno) => {
                 reply.answer(|reply| reply.refuse(error(errno)));
@@ -85,7 +86,7 @@ macro_rules! refuse_writes {
         fn $name(&self, request: &fuser::Request, $(_: $argument,)* reply: $reply) {
             let call = Call::other(stringify!($name), 0);
             let Some((_, reply)) = self.enter(request, call, reply) else { return };
-            let errno = error(self.fs.refuse(ReadErrorKind::ReadOnly));
+            let errno = error(self.places.root().refuse(ReadErrorKind::ReadOnly));
             reply.answer(|reply| reply.error(errno));
         }
     )*};
@@ -115,7 +116,7 @@ impl Filesystem for Adapter {
         else {
             return;
         };
-        let entry = self.fs.lookup(&request, parent.0, name);
+        let entry = self.places.lookup(&request, parent.0, name);
         reply.answer(|reply| match entry {
             Ok(entry) => reply.entry_with_ttls(
                 &entry.attributes_ttl,
@@ -140,7 +141,7 @@ impl Filesystem for Adapter {
             ..Call::kept("getattr", Opcode::Getattr, ino.0)
         };
         let Some((request, reply)) = self.enter(request, call, reply) else { return };
-        let attributes = self.fs.getattr(&request, ino.0, handle);
+        let attributes = self.places.getattr(&request, ino.0, handle);
         reply.answer(|reply| match attributes {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attr(&attributes)),
             Err(errno) => reply.error(error(errno)),
@@ -173,10 +174,10 @@ impl Filesystem for Adapter {
         // The kernel adds "now" to a truncation; a time alone is a `touch`.
         let touches = accessed.is_some() || modified.is_some();
         let answer = match size {
-            _ if is_about_access => Err(self.fs.refuse(ReadErrorKind::ReadOnly)),
-            Some(_) => self.fs.truncate(&request, ino.0),
-            None if touches => self.fs.touch(&request, ino.0),
-            None => self.fs.getattr(&request, ino.0, None),
+            _ if is_about_access => Err(self.places.root().refuse(ReadErrorKind::ReadOnly)),
+            Some(_) => self.places.truncate(&request, ino.0),
+            None if touches => self.places.touch(&request, ino.0),
+            None => self.places.getattr(&request, ino.0, None),
         };
         reply.answer(|reply| match answer {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attr(&attributes)),
@@ -189,10 +190,10 @@ impl Filesystem for Adapter {
             Call { flags: flags.0.cast_unsigned(), ..Call::kept("open", Opcode::Open, ino.0) };
         let Some((request, reply)) = self.enter(request, call, reply) else { return };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
-        match self.fs.open(&request, &call, writing) {
+        match self.places.open(&request, &call, writing) {
             Open::Now(opened) => answer_open(reply, opened),
             Open::Wait(opened) => {
-                let reply = reply.suspend(Arc::clone(&self.fs));
+                let reply = reply.suspend(Arc::clone(self.places.root()));
                 self.waiters.wait(request.caller.thread, opened, reply);
             }
         }
@@ -212,7 +213,7 @@ impl Filesystem for Adapter {
         let call =
             Call { handle: handle.0, offset, size, ..Call::kept("read", Opcode::Read, ino.0) };
         let Some((_, reply)) = self.enter(request, call, reply) else { return };
-        let chunk = self.fs.read(ino.0, handle.0, offset, size);
+        let chunk = self.places.read(ino.0, handle.0, offset, size);
         reply.answer(|reply| match chunk {
             Ok(chunk) => reply.data(chunk.as_bytes()),
             Err(errno) => reply.error(error(errno)),
@@ -234,7 +235,7 @@ impl Filesystem for Adapter {
         let Some((request, reply)) = self.enter(request, Call::other("write", ino.0), reply) else {
             return;
         };
-        let written = self.fs.write(&request, ino.0, data);
+        let written = self.places.write(&request, ino.0, data);
         reply.answer(|reply| match written {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(error(errno)),
@@ -254,7 +255,7 @@ impl Filesystem for Adapter {
         let Some((_, reply)) = self.enter(request, Call::other("release", ino.0), reply) else {
             return;
         };
-        self.fs.release(ino.0, handle.0);
+        self.places.release(ino.0, handle.0);
         reply.answer(ReplyEmpty::ok);
     }
 
@@ -268,7 +269,7 @@ impl Filesystem for Adapter {
     ) {
         let call = Call { offset, ..Call::kept("readdir", Opcode::Readdir, ino.0) };
         let Some((_, reply)) = self.enter(request, call, reply) else { return };
-        let entries = self.fs.readdir(ino.0);
+        let entries = self.places.readdir(ino.0);
         reply.answer(|mut reply| match entries {
             Ok(entries) => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -334,7 +335,7 @@ impl Filesystem for Adapter {
         else {
             return;
         };
-        let attribute = self.fs.attribute(&request, ino.0, name, size);
+        let attribute = self.places.attribute(&request, ino.0, name, size);
         reply.answer(|reply| answer_attribute(reply, attribute));
     }
 
@@ -342,7 +343,7 @@ impl Filesystem for Adapter {
         let Some((_, reply)) = self.enter(request, Call::other("listxattr", ino.0), reply) else {
             return;
         };
-        let names = self.fs.attribute_names(ino.0, size);
+        let names = self.places.attribute_names(ino.0, size);
         reply.answer(|reply| answer_attribute(reply, names));
     }
 
@@ -360,7 +361,7 @@ impl Filesystem for Adapter {
         else {
             return;
         };
-        let set = self.fs.set_attribute(&request, ino.0, name, value);
+        let set = self.places.set_attribute(&request, ino.0, name, value);
         reply.answer(|reply| match set {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(error(errno)),
@@ -381,7 +382,7 @@ impl Filesystem for Adapter {
         else {
             return;
         };
-        let renamed = self.fs.rename(&request, (parent.0, name), (new_parent.0, new_name));
+        let renamed = self.places.rename(&request, (parent.0, name), (new_parent.0, new_name));
         reply.answer(|reply| match renamed {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(error(errno)),

@@ -148,6 +148,20 @@ impl State {
         Ok(state)
     }
 
+    /// Makes an empty state whose generations are numbered from the one after this.
+    ///
+    /// # Errors
+    /// As [`State::create`].
+    pub fn create_after(
+        generation: u64,
+        sources: Vec<&'static str>,
+        views: Vec<u8>,
+    ) -> std::io::Result<Self> {
+        let state = Self::create(sources, views)?;
+        state.shared().last_generation.store(generation, Ordering::Release);
+        Ok(state)
+    }
+
     /// Maps a state that another process made.
     ///
     /// # Errors

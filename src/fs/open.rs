@@ -78,7 +78,7 @@ impl Fs {
 
     /// Whether an open of this view waits for a token that lasts. It does not if there is no room to wait.
     fn is_patient(&self, request: &Request, view: u8) -> bool {
-        self.held.contains(&view) && self.state.shared().journal.has_room(request.unique)
+        self.held.contains(&view) && self.connection.shared().journal.has_room(request.unique)
     }
 
     /// Whether a generation may be served at once.
@@ -98,7 +98,7 @@ impl Fs {
     /// Whether the reader may already be on its second path walk, unknown to us: then it is served what
     /// it found.
     fn is_spared(&self) -> bool {
-        self.state.is_spared(self.clock.now().boot)
+        self.connection.is_spared(self.clock.now().boot)
     }
 
     /// Whether no path can have led to this generation any more: its inode is bound, or held by a file
@@ -176,7 +176,7 @@ impl Fs {
         let now = self.clock.now().boot;
         let given_up = now.saturating_sub(self.config.open_timeout).saturating_sub(GIVEN_UP);
         let waits = Waits { now, again: request.again, given_up };
-        let journal = &self.state.shared().journal;
+        let journal = &self.connection.shared().journal;
         let Some(first_seen) = journal.wait(request.unique, call, &request.caller, waits) else {
             return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
         };

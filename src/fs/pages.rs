@@ -23,10 +23,14 @@ const MEASURED: usize = 64;
 /// so that this outlives the worker.
 const MAY_KNOW: u64 = 1 << 63;
 
+/// Another token that the pages of a mount tell of: its identity, the way to it, and its counters.
+pub type Other = (Identity, Handle, Arc<Counters>);
+
 /// The pages of one mount.
 pub struct Pages {
     identity: Identity,
     state: Arc<State>,
+    others: Vec<Other>,
     kept: Mutex<Kept>,
 }
 
@@ -48,7 +52,13 @@ impl Pages {
     /// The pages of the mount with this identity.
     #[must_use]
     pub fn new(identity: Identity, state: Arc<State>) -> Self {
-        Self { identity, state, kept: Mutex::default() }
+        Self { identity, state, others: Vec::new(), kept: Mutex::default() }
+    }
+
+    /// The same, which tell of these tokens, too.
+    #[must_use]
+    pub fn with_others(self, others: Vec<Other>) -> Self {
+        Self { others, ..self }
     }
 
     /// The size of a page: fixed, so that `stat` is right without rendering it.
@@ -148,14 +158,22 @@ impl Pages {
         let document = self.document(may_know, token, counters, now);
         match page {
             Page::Status => status::padded(&document).into(),
-            Page::Metrics => metrics::padded(&document, counters).into(),
+            Page::Metrics => {
+                let others = self.others.iter().map(|(_, _, counters)| &**counters);
+                let counters: Vec<&Counters> = std::iter::once(counters).chain(others).collect();
+                metrics::padded(&document, &counters).into()
+            }
         }
     }
 
     fn document(&self, may_know: bool, token: &Handle, counters: &Counters, now: &Now) -> Status {
         let snapshot = token.snapshot();
         let document = if may_know { status::document } else { status::document_for_strangers };
-        let mut document = document(&self.identity, &snapshot, counters, now);
+        let mut status = document(&self.identity, &snapshot, counters, now);
+        for (identity, token, counters) in &self.others {
+            status.add(document(identity, &token.snapshot(), counters, now));
+        }
+        let mut document = status;
         document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
             // Exact: whoever asked for an upgrade tells its outcome from an earlier one by it.
             at: time::exact_timestamp(at),

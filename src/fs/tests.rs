@@ -13,6 +13,7 @@ use super::generations::{SLOTS, State};
 use super::journal::{Call, Opcode};
 use super::node::{ROOT, Root};
 use super::pages::Pages;
+use super::places::Places;
 use super::*;
 use crate::error::FetchErrorKind;
 use crate::refresh::simulated::{Scripted, ScriptedSource, SimulatedTime};
@@ -75,7 +76,7 @@ impl Mounted {
         let request = self.request(thread);
         let call = Call::kept("open", Opcode::Open, ino);
         self.fs.enter(&request, &call)?;
-        let opened = match self.fs.open(&request, &call, false) {
+        let opened = match self.fs.open(&request, &call, ino, false) {
             Open::Now(opened) => opened,
             Open::Wait(opened) => opened.await,
         };
@@ -151,8 +152,76 @@ fn worker(
         git_min_life: None,
     };
     let pages = Pages::new(identity, Arc::clone(state));
-    let fs = Fs::new(config, Arc::clone(state), token, clock, Arc::default(), pages);
+    let connection = Arc::clone(state);
+    let fs = Fs::new(config, connection, Arc::clone(state), token, clock, Arc::default(), pages);
     (fs, tokio::spawn(engine.run()))
+}
+
+/// A mount with a token at its root and one in the directory `acme`, and their sources.
+fn two_places() -> (Arc<Places>, [ScriptedSource; 2]) {
+    let time = SimulatedTime::new();
+    let [root, acme] = ["root", "acme"].map(|name| {
+        let standing = Scripted::NewToken(HOUR);
+        let source = ScriptedSource::new(name, Arc::new(time.clone()), standing);
+        let state = State::create(vec![name], Root::Directory.views()).unwrap();
+        let (fs, _) = worker(&time, &source, &Arc::new(state));
+        (fs, source)
+    });
+    (Places::new(root.0, vec![("acme".to_owned(), acme.0)]), [root.1, acme.1])
+}
+
+fn by(unique: u64) -> Request {
+    Request { unique, again: false, caller: Caller { uid: 1000, gid: 1000, thread: READER } }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_place_has_a_token_of_its_own() {
+    let (places, sources) = two_places();
+    let find = |parent, name| places.lookup(&by(2), parent, OsStr::new(name));
+    let acme = find(ROOT, "acme").unwrap().attributes;
+    assert!(acme.directory && acme.ino != ROOT);
+    for (directory, token) in [(ROOT, "ghs_root_0"), (acme.ino, "ghs_acme_0")] {
+        let open = |ino| match places.open(&by(4), &Call::kept("open", Opcode::Open, ino), false) {
+            Open::Now(opened) => Box::pin(std::future::ready(opened)),
+            Open::Wait(opened) => opened,
+        };
+        let mut ino = find(directory, "token").unwrap().attributes.ino;
+        let mut opened = open(ino).await;
+        if opened == Err(Errno::ESTALE) {
+            ino = find(directory, "token").unwrap().attributes.ino;
+            opened = open(ino).await;
+        }
+        let chunk = places.read(ino, opened.unwrap().handle, 0, 100).unwrap();
+        assert_eq!(chunk.as_bytes(), token.as_bytes());
+        assert_eq!(places.getattr(&by(6), ino, None).unwrap().0.ino, ino);
+    }
+    assert_eq!(sources.map(|source| source.requests().len()), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_directory_of_a_place_is_one_of_the_mount() {
+    let (places, _) = two_places();
+    let acme = places.lookup(&by(2), ROOT, OsStr::new("acme")).unwrap().attributes.ino;
+    let names = |ino| places.readdir(ino).unwrap();
+    let at_root = names(ROOT);
+    assert!(at_root.contains(&(acme, true, "acme")) && at_root.contains(&(ROOT, true, "..")));
+    let inside = names(acme);
+    assert!(inside.contains(&(acme, true, ".")) && inside.contains(&(ROOT, true, "..")));
+    assert!(!inside.iter().any(|(_, _, name)| *name == "acme"));
+    let inodes: std::collections::HashSet<_> = at_root
+        .iter()
+        .chain(&inside)
+        .filter(|entry| !entry.2.starts_with('.'))
+        .map(|e| e.0)
+        .collect();
+    assert_eq!(inodes.len(), at_root.len() + inside.len() - 4, "all are different");
+    // `live` and the place; a directory counts itself, its name and those in it.
+    let links = |ino| places.getattr(&by(2), ino, None).unwrap().0.links;
+    assert_eq!(links(ROOT), links(acme) + 1);
+    let token = OsStr::new("token");
+    let renamed = places.rename(&by(8), (ROOT, OsStr::new(".next-token")), (acme, token));
+    assert_eq!(renamed, Err(Errno::EROFS));
+    assert_eq!(places.getattr(&by(2), 7 << 48 | ROOT, None), Err(Errno::ENOENT), "no such place");
 }
 
 fn view() -> u8 {

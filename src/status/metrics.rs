@@ -19,7 +19,7 @@ const PREFIX: &str = "molecule_tokenfs";
 /// The bytes of `metrics.prom`: metrics, spaces, a newline, [`SIZE`] bytes in all. A metric that does
 /// not fit is left out as a whole; the less important ones come last.
 #[must_use]
-pub fn padded(status: &Status, counters: &Counters) -> Vec<u8> {
+pub fn padded(status: &Status, counters: &[&Counters]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SIZE);
     for family in families(status, counters) {
         // Without samples there is nothing to say: a head alone is only noise.
@@ -33,11 +33,18 @@ pub fn padded(status: &Status, counters: &Counters) -> Vec<u8> {
     bytes
 }
 
-/// In the order of their importance. The counters are those of the first token.
-fn families(status: &Status, counters: &Counters) -> Vec<Family> {
+/// In the order of their importance. The counters are those of the tokens, in the same order.
+fn families(status: &Status, counters: &[&Counters]) -> Vec<Family> {
     let mut families = of_the_mount(status);
-    if let Some(token) = status.tokens.first() {
-        families.extend(of_a_token(token, counters));
+    let of_the_mount = families.len();
+    for (token, counters) in status.tokens.iter().zip(counters) {
+        // A family is told once, with the samples of all.
+        for (place, family) in (of_the_mount..).zip(of_a_token(token, counters)) {
+            match families.get_mut(place) {
+                Some(all) => all.samples.push_str(&family.samples),
+                None => families.push(family),
+            }
+        }
     }
     families
 }
@@ -273,7 +280,7 @@ mod tests {
     }
 
     fn text(scene: &Scene) -> String {
-        let bytes = padded(&scene.document(), &scene.counters);
+        let bytes = padded(&scene.document(), &[&scene.counters]);
         assert_eq!(bytes.len(), SIZE);
         assert_eq!(bytes.last(), Some(&b'\n'));
         String::from_utf8(bytes).unwrap()

@@ -195,7 +195,7 @@ fn a_rotation_is_one_event_for_each_view_that_is_watched() {
         // The watches stand before the first token comes. It lasts longer, so that a fleet spreads.
         read(&daemon.path("token")).unwrap();
         eventually("a second token", secs(5), || (generation(&page) > 1).then_some(()));
-        let kills = 6;
+        let (kills, views) = (6, molecule_tokenfs::view::ALL.len());
         for _ in 0..kills {
             std::thread::sleep(millis(300));
             daemon.kill_worker(Signal::SIGKILL);
@@ -206,7 +206,8 @@ fn a_rotation_is_one_event_for_each_view_that_is_watched() {
             let before = generation(&page);
             let counts = watched.counts();
             let events = counts.values().copied().max().unwrap_or_default();
-            let is_even = counts.len() == 11 && counts.values().all(|number| *number == events);
+            let is_even =
+                counts.len() == views + 1 && counts.values().all(|number| *number == events);
             eprintln!("{before} {counts:?}");
             let is_all = events <= before && before <= events + kills;
             (is_even && is_all && generation(&page) == before).then_some(events)
