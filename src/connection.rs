@@ -2,6 +2,7 @@
 
 pub mod companion;
 pub mod control;
+pub mod demand;
 pub mod handover;
 pub mod kernel;
 pub mod manager;

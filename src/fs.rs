@@ -34,6 +34,7 @@ use tables::Writers;
 
 pub mod access;
 pub mod attribute;
+pub mod demand;
 pub mod fault;
 pub mod fuse;
 pub mod generations;
@@ -251,6 +252,11 @@ impl Fs {
         done
     }
 
+    /// The boot clock.
+    pub(in crate::fs) fn now(&self) -> Duration {
+        self.clock.now().boot
+    }
+
     /// A place where tests may have asked for a fault.
     pub fn pass(&self, place: &str) {
         self.connection.pass(place);
@@ -319,7 +325,7 @@ impl Fs {
     ///
     /// # Errors
     /// ENOTDIR.
-    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &str)>, Errno> {
+    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &'static str)>, Errno> {
         let (parent, names) = self.tree.list(ino).ok_or(Errno::ENOTDIR)?;
         let own = [(ino, true, "."), (parent, true, "..")];
         let names = names.map(|(name, node)| match node {

@@ -83,6 +83,20 @@ macro_rules! sources {
                 }
             }
 
+            /// The same source for a narrower token; `None` where it cannot give that.
+            #[must_use]
+            pub fn narrowed(&self, scope: &Scope) -> Option<Self> {
+                match self {
+                    $($(#[$when])* Self::$source(config) => {
+                        let _ = (config, scope);
+                        None$(.or_else(|| {
+                            let narrowed = <$module::$config as $from_table>::narrowed(config, scope);
+                            narrowed.map(Self::$source)
+                        }))?
+                    })*
+                }
+            }
+
             /// Makes the source.
             #[must_use]
             pub fn build(self, surroundings: &Surroundings) -> Arc<dyn Source> {
@@ -105,6 +119,55 @@ sources! {
     made_up::MadeUp(MadeUpConfig) needs clock;
 }
 
+/// What a narrower token is for: an owner's repositories, or one of them. Names are in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// An organisation or a user.
+    pub owner: String,
+    /// The name of a repository.
+    pub repository: Option<String>,
+}
+
+impl Scope {
+    /// All that an owner has; `None` for a name that no owner can have (GitHub: letters, digits and single
+    /// hyphens inside, 39 at most; users of an enterprise have an underscore).
+    #[must_use]
+    pub fn of_owner(owner: &str) -> Option<Self> {
+        Self::is_owner(owner).then(|| Self { owner: owner.to_ascii_lowercase(), repository: None })
+    }
+
+    /// One repository; `None` for names that are not possible. A trailing `.git` is dropped.
+    #[must_use]
+    pub fn of_repository(owner: &str, name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix(".git").unwrap_or(&name);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_name = !matches!(name, "" | "." | "..") && name.len() <= 100;
+        let scope = Self::of_owner(owner).filter(|_| is_name && name.chars().all(is_part))?;
+        Some(Self { repository: Some(name.to_owned()), ..scope })
+    }
+
+    /// Whether a name can be an owner's.
+    #[must_use]
+    pub fn is_owner(name: &str) -> bool {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        (1..=39).contains(&name.len())
+            && name.chars().all(is_part)
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+            && !name.contains("--")
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.repository {
+            Some(repository) => write!(f, "{}/{repository}", self.owner),
+            None => f.write_str(&self.owner),
+        }
+    }
+}
+
 /// A source that a table of the configuration describes: `[sources.NAME]`.
 pub trait Configured: Sized {
     /// The `type` of the table.
@@ -118,6 +181,12 @@ pub trait Configured: Sized {
 
     /// What it gives, for `check`: without a secret.
     fn describe(&self) -> String;
+
+    /// The same source for a narrower token, never for more than it gives itself; `None` where it cannot
+    /// give that.
+    fn narrowed(&self, _scope: &Scope) -> Option<Self> {
+        None
+    }
 }
 
 /// The name of a source. Names come from the configuration, which a process reads once, so they may

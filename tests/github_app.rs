@@ -162,6 +162,10 @@ fn tokens_of_two_owners_lie_side_by_side_and_git_takes_the_right_one() {
     });
 }
 
+fn holds_in(app: &App, token: &str, owner: &str, name: &str) -> Option<Verdict> {
+    app.demo.ledger().check_for("test", Some(token.as_bytes()), Some((owner, name)))
+}
+
 #[test]
 fn commands_take_a_token_by_its_name() {
     sandboxed(secs(60), || {
@@ -180,6 +184,14 @@ fn commands_take_a_token_by_its_name() {
         app.tell(&daemon, &["refresh", "--token", "globex"]).ok();
         assert_ne!(get("globex").ok(), globex);
         assert_eq!(get("acme").ok(), acme, "nobody asked for another of this one");
+        let app = on_demand(secs(3600));
+        let daemon = app.mount();
+        let web = app.tell(&daemon, &["get", "--repo", "acme/web"]).ok();
+        assert_eq!(holds_in(&app, &web, "acme", "web"), Some(Verdict::Live));
+        assert_eq!(holds_in(&app, &web, "acme", "api"), Some(Verdict::OutOfScope));
+        let get = |name: &str| app.tell(&daemon, &["get", "--token", name]);
+        let told = app.tell(&daemon, &["get", "--repo", "initech/web"]);
+        assert!(told.stderr.contains("there is no token for `initech/web`"), "{told:?}");
         for wrong in ["initech", "../acme", "live"] {
             let told = get(wrong);
             assert_eq!(told.status.code(), Some(2), "{told:?}");
@@ -205,6 +217,164 @@ fn a_workers_death_costs_a_named_token_a_fetch_and_no_open() {
             }
         }
         assert_ne!(fs::read_to_string(&path).unwrap(), before, "it was fetched anew");
+    });
+}
+
+/// A token for each owner and repository of the two Apps, made when it is opened.
+fn on_demand(life: Duration) -> App {
+    let app = of_two_owners(life);
+    let mut text = fs::read_to_string(&app.config).unwrap();
+    for name in ["acme", "globex"] {
+        text = text.replace(
+            &format!("[tokens.{name}]\n"),
+            &format!("[tokens.{name}]\non-demand = true\n"),
+        );
+    }
+    fs::write(&app.config, text).unwrap();
+    app
+}
+
+#[test]
+fn a_token_on_demand_is_for_exactly_its_repository() {
+    sandboxed(secs(60), || {
+        let app = on_demand(secs(3600));
+        let daemon = app.mount();
+        let holds = |token: &str, owner, name| {
+            app.demo.ledger().check_for("test", Some(token.as_bytes()), Some((owner, name)))
+        };
+        let web = fs::read_to_string(daemon.path("repos/acme/web/token")).unwrap();
+        assert_eq!(holds(&web, "acme", "web"), Some(Verdict::Live));
+        assert_eq!(holds(&web, "acme", "api"), Some(Verdict::OutOfScope));
+        let minted = app.demo.github().minted();
+        for same in ["repos/acme/web", "repos/Acme/WEB", "repos/acme/web.git"] {
+            let view = daemon.path(&format!("{same}/git-credential"));
+            assert!(fs::read_to_string(view).unwrap().contains(&web), "{same}");
+        }
+        assert_eq!(app.demo.github().minted(), minted, "one token, however it is spelt");
+        let all = fs::read_to_string(daemon.path("orgs/globex/token")).unwrap();
+        assert_eq!(holds(&all, "globex", "docs"), Some(Verdict::Live));
+        assert_eq!(holds(&all, "acme", "web"), Some(Verdict::OutOfScope));
+        let listed = |path: &str| {
+            let names = fs::read_dir(daemon.path(path)).unwrap();
+            let mut names: Vec<_> =
+                names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(listed("repos"), ["acme"]);
+        assert_eq!(listed("repos/acme"), ["web"]);
+        assert_eq!(listed("orgs"), ["globex"]);
+        assert!(listed(".").contains(&"repos".to_owned()));
+    });
+}
+
+#[test]
+fn names_on_demand_cost_nothing_until_one_is_opened() {
+    sandboxed(secs(60), || {
+        let app = on_demand(secs(3600));
+        let daemon = app.mount();
+        for number in 0..10_000 {
+            let path = daemon.path(&format!("repos/acme/r{number}/token"));
+            assert_eq!(fs::metadata(path).unwrap().len(), 1);
+        }
+        assert_eq!(app.demo.github().seen().len(), 0, "nobody was asked");
+        for impossible in [
+            "repos/acme/a b",
+            "repos/-acme",
+            "repos/acme/..x/../é",
+            "repos/initech",
+            "orgs/initech",
+        ] {
+            let error = fs::metadata(daemon.path(impossible)).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{impossible}");
+        }
+        let error = fs::read_to_string(daemon.path("repos/acme/secret/token")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EKEYREJECTED), "{error}");
+        let status = fs::read_to_string(daemon.path("repos/acme/secret/status.json")).unwrap();
+        assert!(status.contains("not_granted") && status.contains("secret"), "{status}");
+        // Long after its name was forgotten.
+        fs::read_to_string(daemon.path("repos/acme/web/token")).unwrap();
+    });
+}
+
+/// Installs the App of acme for this many repositories, `r0`, `r1` and so on.
+fn install_many(app: &App, number: usize) {
+    let names: Vec<_> = (0..number).map(|number| format!("r{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    app.demo.github().install(Installation::of(71, "acme", &names));
+}
+
+#[test]
+fn a_crowd_of_readers_mints_once_for_each_repository() {
+    sandboxed(secs(90), || {
+        let app = on_demand(secs(3600));
+        install_many(&app, 50);
+        let daemon = Daemon::at(&app.dir)
+            .arg_pair("--config", &app.config)
+            .args(["--open-timeout", "30s"])
+            .log_level("info")
+            .start();
+        let tokens: Vec<_> = std::thread::scope(|scope| {
+            let reader = |number: usize| {
+                let path = daemon.path(&format!("repos/acme/r{}/token", number % 50));
+                scope.spawn(move || fs::read_to_string(path).unwrap())
+            };
+            let readers: Vec<_> = (0..1000).map(reader).collect();
+            readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+        });
+        let distinct: std::collections::HashSet<_> = tokens.iter().collect();
+        assert_eq!((distinct.len(), app.demo.github().minted()), (50, 50));
+    });
+}
+
+#[test]
+fn no_more_tokens_are_kept_than_there_is_room_for_and_an_open_one_is_the_last_to_go() {
+    sandboxed(secs(120), || {
+        use std::io::Read;
+        let app = on_demand(secs(3600));
+        install_many(&app, 300);
+        let daemon =
+            Daemon::at(&app.dir).arg_pair("--config", &app.config).log_level("info").start();
+        let path = |number: usize| daemon.path(&format!("repos/acme/r{number}/token"));
+        let mut held = fs::File::open(path(0)).unwrap();
+        for number in 1..300 {
+            fs::read_to_string(path(number)).unwrap();
+        }
+        let kept = fs::read_dir(daemon.path("repos/acme")).unwrap().count();
+        assert_eq!(kept, 256);
+        let mut token = String::new();
+        held.read_to_string(&mut token).unwrap();
+        assert_eq!(app.demo.ledger().verdict(token.as_bytes()), Verdict::Live);
+        let minted = app.demo.github().minted();
+        assert_eq!(fs::read_to_string(path(0)).unwrap(), token, "it is still there");
+        fs::read_to_string(path(299)).unwrap();
+        assert_eq!(app.demo.github().minted(), minted);
+        fs::read_to_string(path(1)).unwrap();
+        assert_eq!(app.demo.github().minted(), minted + 1, "this one had gone");
+    });
+}
+
+#[test]
+fn tokens_on_demand_rotate_and_outlive_workers() {
+    sandboxed(secs(60), || {
+        let app = on_demand(secs(6));
+        let daemon = app.mount();
+        let paths = ["repos/acme/web", "repos/acme/api", "repos/globex/docs"];
+        for round in 0..24 {
+            for path in paths {
+                let token = fs::read_to_string(daemon.path(&format!("{path}/token"))).unwrap();
+                let (owner, name) = path.trim_start_matches("repos/").split_once('/').unwrap();
+                let repository = Some((owner, name));
+                let verdict =
+                    app.demo.ledger().check_for("test", Some(token.as_bytes()), repository);
+                assert_eq!(verdict, Some(Verdict::Live), "{path}");
+            }
+            if round % 6 == 5 {
+                daemon.kill_worker(nix::sys::signal::Signal::SIGKILL);
+            }
+            std::thread::sleep(millis(400));
+        }
+        assert!(app.demo.github().minted() >= 6);
     });
 }
 

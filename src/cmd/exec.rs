@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use anyhow::anyhow;
 
 use crate::cmd::Advise;
-use crate::cmd::reader::Reader;
+use crate::cmd::reader::{Reader, Which};
 use crate::cmd::secrecy::Limits;
 use crate::config;
 
@@ -26,9 +26,9 @@ pub struct ExecArgs {
     #[arg(long, value_name = "NAME", default_value = "GH_TOKEN", value_parser = variable_name)]
     pub env: Vec<String>,
 
-    /// The token, by its name in the configuration [default: that of the mount itself]
-    #[arg(long, value_name = "NAME")]
-    pub token: Option<String>,
+    /// Which token.
+    #[command(flatten)]
+    pub which: Which,
 
     /// The mount [default: the one of this machine or user]
     #[arg(long, value_name = "PATH")]
@@ -58,9 +58,8 @@ pub fn run(args: &ExecArgs, before: Option<Limits>) -> anyhow::Result<ExitCode> 
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(anyhow!("no command is given")); // The command line takes none without one.
     };
-    let token = Reader::find(args.mountpoint.clone())?
-        .of_token(args.token.as_deref())?
-        .read(Some("token"))?;
+    let token =
+        Reader::find(args.mountpoint.clone())?.of_token(&args.which)?.read(Some("token"))?;
     warn_of_any_host(&args.env);
     let mut command = Command::new(program);
     command.args(arguments);

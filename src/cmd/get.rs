@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use zeroize::Zeroizing;
 
-use crate::cmd::reader::{Reader, Refreshed, as_error};
+use crate::cmd::reader::{Reader, Refreshed, Which, as_error};
 use crate::cmd::{self, Advise, EXIT_NO_TOKEN};
 use crate::config::parse;
 use crate::config::settings::shown_span;
@@ -33,9 +33,9 @@ pub struct GetArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse::span_argument)]
     pub min_life: Option<Duration>,
 
-    /// The token, by its name in the configuration [default: that of the mount itself]
-    #[arg(long, value_name = "NAME")]
-    pub token: Option<String>,
+    /// Which token.
+    #[command(flatten)]
+    pub which: Which,
 
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub struct GetArgs {
 /// # Errors
 /// When there is no token, or none that lives long enough.
 pub fn run(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let reader = Reader::find(args.mountpoint.clone())?.of_token(args.token.as_deref())?;
+    let reader = Reader::find(args.mountpoint.clone())?.of_token(&args.which)?;
     let view = args.view.as_deref();
     let bytes = match args.min_life {
         None => reader.read(view)?,

@@ -55,6 +55,18 @@ struct Status {
     tokens: Vec<TokenStatus>,
 }
 
+/// Which token of a mount.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Which {
+    /// The token, by its name in the configuration [default: that of the mount itself]
+    #[arg(long, value_name = "NAME")]
+    pub token: Option<String>,
+
+    /// The token for this repository alone, made on demand
+    #[arg(long, value_name = "OWNER/REPO", conflicts_with = "token")]
+    pub repo: Option<String>,
+}
+
 /// How a refresh ended.
 #[derive(Debug)]
 pub struct Refreshed {
@@ -84,22 +96,34 @@ impl Reader {
         Ok(Self { mountpoint, served, single_file, token: PathBuf::new() })
     }
 
-    /// The same for one of its tokens, by name.
+    /// The same for one of its tokens.
     ///
     /// # Errors
     /// When the mount has no such token.
-    pub fn of_token(self, name: Option<&str>) -> anyhow::Result<Self> {
-        let Some(name) = name.filter(|name| *name != DEFAULT_TOKEN) else { return Ok(self) };
+    pub fn of_token(self, which: &Which) -> anyhow::Result<Self> {
+        let (directory, what) = match which {
+            Which { token: Some(name), .. } if name == DEFAULT_TOKEN => return Ok(self),
+            Which { token: Some(name), .. } => (name.clone(), format!("token `{name}`")),
+            Which { repo: Some(name), .. } => {
+                (format!("repos/{name}"), format!("token for `{name}`"))
+            }
+            _ => return Ok(self),
+        };
+        let depth = if which.token.is_some() { 1 } else { 3 };
+        let is_plain =
+            |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+        let parts = || Path::new(&directory).components();
         let is_one = !self.single_file
-            && Path::new(name).components().count() == 1
-            && self.served.path().join(name).join("status.json").exists();
+            && parts().count() == depth
+            && parts().all(is_plain)
+            && self.served.path().join(&directory).join("status.json").exists();
         if !is_one {
             let mountpoint = self.mountpoint.display();
-            return Err(anyhow!("there is no token `{name}` at {mountpoint}")
-                .hint("see which there are: molecule-tokenfs status")
+            return Err(anyhow!("there is no {what} at {mountpoint}")
+                .hint("see which there are: molecule-tokenfs check")
                 .exit_code(EXIT_USAGE));
         }
-        Ok(Self { mountpoint: self.mountpoint.join(name), token: name.into(), ..self })
+        Ok(Self { mountpoint: self.mountpoint.join(&directory), token: directory.into(), ..self })
     }
 
     /// The directory of the token, by descriptor.

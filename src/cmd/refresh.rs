@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::cmd::reader::{Reader, Refreshed, as_error};
+use crate::cmd::reader::{Reader, Refreshed, Which, as_error};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::parse;
 use crate::config::settings::shown_span;
@@ -20,9 +20,9 @@ pub struct RefreshArgs {
     #[arg(value_parser = parse::span_argument)]
     pub limit: Duration,
 
-    /// The token, by its name in the configuration [default: that of the mount itself]
-    #[arg(long, value_name = "NAME")]
-    pub token: Option<String>,
+    /// Which token.
+    #[command(flatten)]
+    pub which: Which,
 
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct RefreshArgs {
 /// # Errors
 /// When the source gives none; a token that is still served is named.
 pub fn run(args: &RefreshArgs) -> anyhow::Result<ExitCode> {
-    let reader = Reader::find(args.mountpoint.clone())?.of_token(args.token.as_deref())?;
+    let reader = Reader::find(args.mountpoint.clone())?.of_token(&args.which)?;
     let line = outcome(&reader.refresh(args.limit)?)?;
     cmd::print(line.as_bytes())?;
     Ok(ExitCode::SUCCESS)

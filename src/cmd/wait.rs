@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::cmd::reader::Reader;
+use crate::cmd::reader::{Reader, Which};
 use crate::cmd::{Advise, EXIT_NO_TOKEN};
 use crate::config::parse;
 use crate::config::settings::shown_span;
@@ -25,9 +25,9 @@ pub struct WaitArgs {
     #[arg(value_parser = parse::span_argument)]
     pub limit: Duration,
 
-    /// The token, by its name in the configuration [default: that of the mount itself]
-    #[arg(long, value_name = "NAME")]
-    pub token: Option<String>,
+    /// Which token.
+    #[command(flatten)]
+    pub which: Which,
 
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     let left = || end.saturating_sub(SystemClock.now().boot);
     let mut last = None;
     loop {
-        match attempt(args.mountpoint.clone(), args.token.clone(), left()) {
+        match attempt(args.mountpoint.clone(), args.which.clone(), left()) {
             Some(Ok(())) => return Ok(ExitCode::SUCCESS),
             Some(Err(error)) => last = Some(error),
             None => {}
@@ -65,13 +65,13 @@ pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
 /// may wait longer than we do; the end of the process interrupts it.
 fn attempt(
     mountpoint: Option<PathBuf>,
-    token: Option<String>,
+    which: Which,
     limit: Duration,
 ) -> Option<anyhow::Result<()>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let opened = Reader::find(mountpoint)
-            .and_then(|reader| reader.of_token(token.as_deref()))
+            .and_then(|reader| reader.of_token(&which))
             .and_then(|reader| reader.open(None).map(drop));
         // Nobody listens any more when it took too long.
         let _ = sender.send(opened);

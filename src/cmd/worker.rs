@@ -141,6 +141,7 @@ pub(super) fn config(
         },
         // A mounted file has no room for others.
         tokens: if root == Root::Directory { settings.named_tokens() } else { Vec::new() },
+        on_demand: if root == Root::Directory { settings.on_demand() } else { Vec::new() },
         identity: Identity {
             name: "default".to_owned(),
             mountpoint: mountpoint.to_owned(),

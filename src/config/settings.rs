@@ -11,6 +11,7 @@ use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
 use crate::config::tables::Tables;
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse, trust};
+use crate::connection::demand::OnDemand;
 use crate::connection::worker::NamedToken;
 use crate::foreign::Request;
 use crate::foreign::plain::PlainFile;
@@ -265,6 +266,17 @@ impl Settings {
             views: ViewContext { hosts: hosts.unwrap_or(&self.hosts.value).to_vec() },
         });
         named.collect()
+    }
+
+    /// The tokens of whose sources narrower ones can be had.
+    #[must_use]
+    pub fn on_demand(&self) -> Vec<OnDemand> {
+        let tokens = self.tables.on_demand().map(|token| OnDemand {
+            owners: token.owners.to_vec(),
+            sources: token.sources.iter().filter_map(|name| self.source(&name.value)).collect(),
+            views: ViewContext { hosts: token.hosts.unwrap_or(&self.hosts.value).to_vec() },
+        });
+        tokens.collect()
     }
 
     /// A source by its name; the file was checked to describe each that it names.

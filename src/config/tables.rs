@@ -8,8 +8,8 @@ use toml::de::DeValue;
 use crate::config::file::line;
 use crate::config::layers::{Origin, Raw};
 use crate::config::parse;
-use crate::source::SourceConfig;
 use crate::source::table::{Located, Table, TableError, Value, most_like};
+use crate::source::{Scope, SourceConfig};
 use crate::source::{env, platform};
 use crate::view;
 
@@ -35,6 +35,21 @@ pub struct TokenTable {
     sources: Vec<Located<String>>,
     /// The hosts that it is for; those of the settings where nothing is said.
     hosts: Option<Vec<String>>,
+    /// Whether narrower tokens can be had of its sources.
+    is_on_demand: bool,
+    /// Whose; of everybody whom the sources serve where nothing is said.
+    owners: Vec<String>,
+}
+
+/// Narrower tokens of a token's sources.
+#[derive(Debug, Clone, Copy)]
+pub struct OnDemand<'a> {
+    /// The owners; none is everybody whom the sources serve.
+    pub owners: &'a [String],
+    /// The sources, best first.
+    pub sources: &'a [Located<String>],
+    /// The hosts that they are for.
+    pub hosts: Option<&'a [String]>,
 }
 
 impl Tables {
@@ -102,8 +117,20 @@ impl Tables {
             })
         });
         let hosts = hosts.map(Iterator::collect).transpose()?;
+        let is_on_demand = table.boolean("on-demand")?.unwrap_or(false);
+        let owners = table.texts("owners")?.unwrap_or_default();
+        if let Some(Located { value, line }) = owners.iter().find(|it| !Scope::is_owner(&it.value))
+        {
+            let found = format!("`{}`", value.escape_debug());
+            return Err(table.invalid("owners", *line, "organisations or users", found));
+        }
+        if !owners.is_empty() && !is_on_demand {
+            return Err(table.error("has `owners` and no `on-demand = true`, so they mean nothing"));
+        }
+        let owners = owners.into_iter().map(|owner| owner.value.to_ascii_lowercase()).collect();
         table.finish()?;
-        self.tokens.insert(name, Located { value: TokenTable { sources, hosts }, line });
+        let value = TokenTable { sources, hosts, is_on_demand, owners };
+        self.tokens.insert(name, Located { value, line });
         Ok(())
     }
 
@@ -162,6 +189,16 @@ impl Tables {
         let named = self.tokens.iter().filter(|(name, _)| *name != DEFAULT);
         named.map(|(name, token)| {
             (&**name, token.value.chain().collect(), token.value.hosts.as_deref())
+        })
+    }
+
+    /// The tokens of whose sources narrower ones can be had.
+    pub fn on_demand(&self) -> impl Iterator<Item = OnDemand<'_>> {
+        let tokens = self.tokens.values().map(|token| &token.value);
+        tokens.filter(|token| token.is_on_demand).map(|token| OnDemand {
+            owners: &token.owners,
+            sources: &token.sources,
+            hosts: token.hosts.as_deref(),
         })
     }
 

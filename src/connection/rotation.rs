@@ -114,6 +114,8 @@ fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
         let done = match task {
             Task::Rotate => match root {
                 Root::Directory => rotate(target, state),
+                // Nothing there is renamed.
+                Root::Live => Ok(()),
                 Root::View(view) => rotate_file(target, view, state),
             },
             Task::Ping => rustix::fs::statfs(target).map(|_| ()).map_err(io::Error::from),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::connection::demand::{self, OnDemand};
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
@@ -58,6 +59,9 @@ pub struct WorkerConfig {
     /// The tokens beside that of the root.
     #[serde(default)]
     pub tokens: Vec<NamedToken>,
+    /// The tokens of whose sources narrower ones can be had.
+    #[serde(default)]
+    pub on_demand: Vec<OnDemand>,
     /// What status says of the mount.
     pub identity: Identity,
     /// What is logged.
@@ -148,10 +152,26 @@ pub fn serve(
         engines.push(service.engine);
         state.step();
     }
+    let demand = (!config.on_demand.is_empty())
+        .then(|| {
+            demand::demand(
+                config.on_demand,
+                demand::Around {
+                    windows: config.windows,
+                    surroundings,
+                    timer,
+                    runtime: runtime.handle().clone(),
+                    fs: config.fs.clone(),
+                    identity: config.identity.clone(),
+                    connection: Arc::clone(&state),
+                },
+            )
+        })
+        .transpose()?;
     let pages = Pages::new(config.identity, Arc::clone(&state)).with_others(shown);
     let connection = Arc::clone(&state);
     let fs = Fs::new(config.fs, connection, Arc::clone(&state), token, clock, counters, pages);
-    let places = Places::new(Arc::clone(&fs), named);
+    let places = Places::new(Arc::clone(&fs), named, demand);
     let waiters = Waiters::new(runtime.handle().clone());
     let adapter = Adapter::new(Arc::clone(&places), waiters.clone());
     let again = Adapter::new(places, waiters.clone());
@@ -234,7 +254,7 @@ async fn panicked(tasks: &mut JoinSet<()>) {
 
 /// A number that no generation of an earlier worker had: there are fewer than 250 a second. The state of
 /// a named token ends with its worker, and the kernel may still know inodes of it.
-fn unused(clock: &dyn Clock) -> u64 {
+pub(super) fn unused(clock: &dyn Clock) -> u64 {
     u64::try_from(clock.now().boot.as_millis() / 4).unwrap_or(u64::MAX)
 }
 

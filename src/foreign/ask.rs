@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use zeroize::Zeroizing;
 
-use super::answer::{self, Answer, Unreadable};
+use super::answer::{self, Answer, Found, Unreadable};
 use super::{LIMIT, Launcher, Request, Running};
 
 /// How many file readers of one file may hang at a time.
@@ -51,8 +51,15 @@ impl ForeignFile {
     /// # Errors
     /// [`Unreadable`].
     pub async fn read(&self) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-        let answer = self.ask(&self.request, None, Instant::now() + LIMIT).await?;
-        answer.found.map(|found| found.content)
+        self.read_found().await.map(|found| found.content)
+    }
+
+    /// The same with its mode.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub async fn read_found(&self) -> Result<Found, Unreadable> {
+        self.ask(&self.request, None, Instant::now() + LIMIT).await?.found
     }
 
     /// Asks a file reader; `watch` is the inotify instance that it sets watches on.

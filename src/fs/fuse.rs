@@ -275,7 +275,7 @@ impl Filesystem for Adapter {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
                 for (next, (ino, directory, name)) in (1..).zip(entries).skip(offset) {
                     let kind = if directory { FileType::Directory } else { FileType::RegularFile };
-                    if reply.add(INodeNo(ino), next, kind, name) {
+                    if reply.add(INodeNo(ino), next, kind, &*name) {
                         break;
                     }
                 }

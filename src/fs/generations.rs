@@ -131,17 +131,22 @@ impl State {
     /// # Errors
     /// Where the system refuses the memory; without it nothing can be served.
     pub fn create(sources: Vec<&'static str>, views: Vec<u8>) -> std::io::Result<Self> {
-        let memory = memory::anonymous(c"molecule-tokenfs")?;
-        nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap_or(i64::MAX))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
-        let state = Self::map(memory, sources, views)?;
+        let state = Self::make(sources, views)?;
         if let Err(error) = &state.locked {
             tracing::warn!(
                 "cannot lock the memory that holds tokens, so they could be swapped out: {error}; \
                  raise the limit (ulimit -l 8192) or turn swap off"
             );
         }
+        Ok(state)
+    }
+
+    fn make(sources: Vec<&'static str>, views: Vec<u8>) -> std::io::Result<Self> {
+        let memory = memory::anonymous(c"molecule-tokenfs")?;
+        nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap_or(i64::MAX))?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+        let state = Self::map(memory, sources, views)?;
         state.shared().layout.store(LAYOUT, Ordering::Relaxed);
         state.shared().progress.begin();
         state.shared().magic.store(MAGIC, Ordering::Release);
@@ -157,7 +162,8 @@ impl State {
         sources: Vec<&'static str>,
         views: Vec<u8>,
     ) -> std::io::Result<Self> {
-        let state = Self::create(sources, views)?;
+        // That of the mount's own token has said what there is to say about its memory.
+        let state = Self::make(sources, views)?;
         state.shared().last_generation.store(generation, Ordering::Release);
         Ok(state)
     }

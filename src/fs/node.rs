@@ -16,6 +16,8 @@ pub enum Root {
     Directory,
     /// One live view, by its number: the mountpoint is a file.
     View(u8),
+    /// A directory of live views, in a mount that has other directories.
+    Live,
 }
 
 impl Root {
@@ -23,7 +25,7 @@ impl Root {
     #[must_use]
     pub fn layout(self) -> Layout {
         match self {
-            Self::Directory => Layout::Directory,
+            Self::Directory | Self::Live => Layout::Directory,
             Self::View(_) => Layout::File,
         }
     }
@@ -32,7 +34,7 @@ impl Root {
     #[must_use]
     pub fn view(self) -> Option<&'static str> {
         match self {
-            Self::Directory => None,
+            Self::Directory | Self::Live => None,
             Self::View(view) => view::by_id(view).map(view::View::path),
         }
     }
@@ -41,7 +43,7 @@ impl Root {
     #[must_use]
     pub fn views(self) -> Vec<u8> {
         match self {
-            Self::Directory => view::ALL.iter().map(|view| view.id()).collect(),
+            Self::Directory | Self::Live => view::ALL.iter().map(|view| view.id()).collect(),
             Self::View(view) => vec![view],
         }
     }
@@ -132,6 +134,15 @@ impl Tree {
             return tree;
         }
         tree.directories.insert(ROOT, (ROOT, Names::new()));
+        if root == Root::Live {
+            tree.add(ROOT, "refresh", Node::Control);
+            tree.add(ROOT, "status.json", Node::Page(Page::Status));
+            for view in view::ALL {
+                let node = Node::Live { view: view.id() };
+                tree.add_view(ROOT, LIVE_DIRECTORIES, view.path(), node);
+            }
+            return tree;
+        }
         tree.add(ROOT, "live", Node::Directory(LIVE));
         tree.add(ROOT, "refresh", Node::Control);
         tree.add(ROOT, "status.json", Node::Page(Page::Status));

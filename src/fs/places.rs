@@ -4,13 +4,16 @@
 //! its own, those of the others carry the number of their place above them. A request goes to the one
 //! that its inode belongs to, and the journal of all is the root's.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::attribute::Attribute;
+use super::demand::{self, Demand};
 use super::journal::Call;
 use super::node::ROOT;
 use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Request};
@@ -31,10 +34,50 @@ fn local(ino: u64) -> (u64, u64) {
     (ino >> PLACE_BITS, ino & ((1 << PLACE_BITS) - 1))
 }
 
-/// For how long attributes hold. Nobody renames in the directories of named tokens, so the kernel does
-/// not hear of a rotation that changes their times.
-fn ttl_of(place: u64, attributes: &Attributes, ttl: Duration) -> Duration {
-    if place != 0 && attributes.directory { ttl.min(NAME_TTL) } else { ttl }
+/// A file system that answers: one of the mount's, or one that was made on demand.
+enum Answering<'a> {
+    Own(&'a Arc<Fs>),
+    OnDemand(Arc<Fs>),
+}
+
+impl Deref for Answering<'_> {
+    type Target = Arc<Fs>;
+
+    fn deref(&self) -> &Arc<Fs> {
+        match self {
+            Self::Own(fs) => fs,
+            Self::OnDemand(fs) => fs,
+        }
+    }
+}
+
+/// What an inode is.
+enum At<'a> {
+    /// A directory of names on demand.
+    Names(&'a Arc<Demand>, u64),
+    /// What a file system knows by the last number; the one before is that of the place, for the others.
+    Inside(Answering<'a>, Numbers, u64),
+}
+
+/// How the inode numbers of a place come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// The root's are its own.
+    Root,
+    /// Those of others have this number above [`PLACE_BITS`].
+    Named(u64),
+    /// Those on demand begin with this.
+    OnDemand(u64),
+}
+
+impl Numbers {
+    fn global(self, ino: u64) -> u64 {
+        match self {
+            Self::Root => ino,
+            Self::Named(place) => global(place, ino),
+            Self::OnDemand(prefix) => prefix | ino,
+        }
+    }
 }
 
 /// See the module.
@@ -42,15 +85,20 @@ pub struct Places {
     root: Arc<Fs>,
     /// By name; the first is place 1.
     named: Vec<(String, Arc<Fs>)>,
+    demand: Option<Arc<Demand>>,
 }
 
 impl Places {
     /// A mount with this token at its root, and others in directories of these names. What is beyond
     /// [`MOST`] is left out.
     #[must_use]
-    pub fn new(root: Arc<Fs>, mut named: Vec<(String, Arc<Fs>)>) -> Arc<Self> {
+    pub fn new(
+        root: Arc<Fs>,
+        mut named: Vec<(String, Arc<Fs>)>,
+        demand: Option<Demand>,
+    ) -> Arc<Self> {
         named.truncate(MOST);
-        Arc::new(Self { root, named })
+        Arc::new(Self { root, named, demand: demand.map(Arc::new) })
     }
 
     /// The token of the root; all requests are entered in its journal.
@@ -59,24 +107,58 @@ impl Places {
         &self.root
     }
 
-    fn place(&self, number: u64) -> Result<&Arc<Fs>, Errno> {
-        let Some(index) = number.checked_sub(1) else { return Ok(&self.root) };
-        let named = usize::try_from(index).ok().and_then(|index| self.named.get(index));
-        named.map(|(_, fs)| fs).ok_or(Errno::ENOENT)
+    /// The tokens on demand, where there are any.
+    #[must_use]
+    pub fn demand(&self) -> Option<&Arc<Demand>> {
+        self.demand.as_ref()
     }
 
-    /// The place of an inode, its number, and the inode as it knows it.
-    fn at(&self, ino: u64) -> Result<(&Arc<Fs>, u64, u64), Errno> {
+    fn at(&self, ino: u64) -> Result<At<'_>, Errno> {
+        if let Some(demand) = self.demand.as_ref().filter(|_| Demand::owns(ino)) {
+            return Ok(match demand.at(ino)? {
+                demand::At::Names(ino) => At::Names(demand, ino),
+                demand::At::Inside(place, ino) => {
+                    At::Inside(Answering::OnDemand(place.fs), Numbers::OnDemand(place.prefix), ino)
+                }
+            });
+        }
         let (number, ino) = local(ino);
-        Ok((self.place(number)?, number, ino))
+        let Some(index) = number.checked_sub(1) else {
+            return Ok(At::Inside(Answering::Own(&self.root), Numbers::Root, ino));
+        };
+        let named = usize::try_from(index).ok().and_then(|index| self.named.get(index));
+        let (_, fs) = named.ok_or(Errno::ENOENT)?;
+        Ok(At::Inside(Answering::Own(fs), Numbers::Named(number), ino))
     }
 
-    /// The attributes as the kernel shall see them.
-    fn shown(&self, place: u64, attributes: Attributes) -> Attributes {
-        let is_root = (place, attributes.ino) == (0, ROOT);
-        let more = if is_root { u32::try_from(self.named.len()).unwrap_or(u32::MAX) } else { 0 };
-        let links = attributes.links.saturating_add(more);
-        Attributes { ino: global(place, attributes.ino), links, ..attributes }
+    /// The file system that has an inode that is no directory of names.
+    fn file(&self, ino: u64) -> Result<(Answering<'_>, Numbers, u64), Errno> {
+        match self.at(ino)? {
+            At::Inside(fs, numbers, ino) => Ok((fs, numbers, ino)),
+            At::Names(..) => Err(Errno::EISDIR),
+        }
+    }
+
+    /// The attributes as the kernel shall see them, and for how long they hold.
+    fn shown(
+        &self,
+        numbers: Numbers,
+        attributes: Attributes,
+        ttl: Duration,
+    ) -> (Attributes, Duration) {
+        let is_root = numbers == Numbers::Root && attributes.ino == ROOT;
+        let more = if is_root { self.named.len() + self.at_root().count() } else { 0 };
+        let links = attributes.links.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        // Nobody renames in the directories of named tokens, so the kernel does not hear of a rotation
+        // that changes their times.
+        let is_steady = numbers == Numbers::Root || !attributes.directory;
+        let ttl = if is_steady { ttl } else { ttl.min(NAME_TTL) };
+        (Attributes { ino: numbers.global(attributes.ino), links, ..attributes }, ttl)
+    }
+
+    /// The directories of names at the root.
+    fn at_root(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.demand.iter().flat_map(|_| Demand::AT_ROOT)
     }
 
     /// See [`Fs::lookup`].
@@ -84,18 +166,23 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
-        let (fs, place, ino) = self.at(parent)?;
-        if parent == ROOT
-            && let Some(index) = self.named.iter().position(|(named, _)| name == &**named)
-        {
-            let place = index as u64 + 1;
-            let (attributes, _) = self.place(place)?.getattr(request, ROOT, None)?;
-            let attributes = self.shown(place, attributes);
-            return Ok(Entry { attributes, attributes_ttl: NAME_TTL, name_ttl: FOR_EVER });
+        let (fs, numbers, ino) = match self.at(parent)? {
+            At::Names(demand, ino) => return demand.lookup(request, ino, name),
+            At::Inside(fs, numbers, ino) => (fs, numbers, ino),
+        };
+        if parent == ROOT {
+            let named = (1..).zip(&self.named).find(|(_, (named, _))| name == &**named);
+            let named = named.map(|(place, _)| global(place, ROOT));
+            let at_root = || self.at_root().find(|(at_root, _)| name == *at_root);
+            if let Some(directory) = named.or_else(|| at_root().map(|(_, ino)| ino)) {
+                let (attributes, attributes_ttl) = self.getattr(request, directory, None)?;
+                return Ok(Entry { attributes, attributes_ttl, name_ttl: FOR_EVER });
+            }
         }
         let entry = fs.lookup(request, ino, name)?;
-        let attributes_ttl = ttl_of(place, &entry.attributes, entry.attributes_ttl);
-        Ok(Entry { attributes: self.shown(place, entry.attributes), attributes_ttl, ..entry })
+        let (attributes, attributes_ttl) =
+            self.shown(numbers, entry.attributes, entry.attributes_ttl);
+        Ok(Entry { attributes, attributes_ttl, ..entry })
     }
 
     /// See [`Fs::getattr`].
@@ -108,26 +195,41 @@ impl Places {
         ino: u64,
         handle: Option<u64>,
     ) -> Result<(Attributes, Duration), Errno> {
-        let (fs, place, ino) = self.at(ino)?;
-        let (attributes, ttl) = fs.getattr(request, ino, handle)?;
-        Ok((self.shown(place, attributes), ttl_of(place, &attributes, ttl)))
+        match self.at(ino)? {
+            At::Names(demand, ino) => Ok((demand.directory(request, ino)?, NAME_TTL)),
+            At::Inside(fs, numbers, ino) => {
+                let (attributes, ttl) = fs.getattr(request, ino, handle)?;
+                Ok(self.shown(numbers, attributes, ttl))
+            }
+        }
     }
 
     /// See [`Fs::readdir`].
     ///
     /// # Errors
     /// Those.
-    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, &str)>, Errno> {
-        let (fs, place, directory) = self.at(ino)?;
-        let mut entries: Vec<(u64, bool, &str)> = fs.readdir(directory)?;
-        for (entry, _, name) in &mut entries {
+    pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, Cow<'static, str>)>, Errno> {
+        let (fs, numbers, directory) = match self.at(ino)? {
+            At::Names(demand, ino) => {
+                let (above, names) = demand.list(ino)?;
+                let own = [(ino, true, ".".into()), (above, true, "..".into())];
+                let names = names.into_iter().map(|(ino, name)| (ino, true, name.into()));
+                return Ok(own.into_iter().chain(names).collect());
+            }
+            At::Inside(fs, numbers, directory) => (fs, numbers, directory),
+        };
+        let entries = fs.readdir(directory)?.into_iter().map(|(entry, is_directory, name)| {
             // Above the root of a place is that of the mount.
-            let is_above = *name == ".." && directory == ROOT;
-            *entry = if is_above { ROOT } else { global(place, *entry) };
-        }
+            let is_above = name == ".." && directory == ROOT;
+            let entry = if is_above { ROOT } else { numbers.global(entry) };
+            (entry, is_directory, Cow::Borrowed(name))
+        });
+        let mut entries: Vec<_> = entries.collect();
         if ino == ROOT {
             let named = (1..).zip(&self.named);
-            entries.extend(named.map(|(place, (name, _))| (global(place, ROOT), true, &**name)));
+            let named = named.map(|(place, (name, _))| (global(place, ROOT), name.clone().into()));
+            let at_root = self.at_root().map(|(name, ino)| (ino, name.into()));
+            entries.extend(named.chain(at_root).map(|(ino, name)| (ino, true, name)));
         }
         Ok(entries)
     }
@@ -135,8 +237,14 @@ impl Places {
     /// See [`Fs::open`].
     #[must_use]
     pub fn open(&self, request: &Request, call: &Call, writing: bool) -> Open {
-        match self.at(call.ino) {
-            Ok((fs, _, ino)) => fs.open(request, call, ino, writing),
+        match self.file(call.ino) {
+            Ok((fs, Numbers::Root | Numbers::Named(_), ino)) => {
+                fs.open(request, call, ino, writing)
+            }
+            Ok((_, Numbers::OnDemand(_), _)) => match &self.demand {
+                Some(demand) => demand.open(request, call, writing),
+                None => Open::Now(Err(Errno::ENOENT)),
+            },
             Err(errno) => Open::Now(Err(errno)),
         }
     }
@@ -146,14 +254,16 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn read(&self, ino: u64, handle: u64, offset: u64, size: u32) -> Result<Chunk, Errno> {
-        let (fs, _, ino) = self.at(ino)?;
+        let (fs, _, ino) = self.file(ino)?;
         fs.read(ino, handle, offset, size)
     }
 
     /// See [`Fs::release`].
     pub fn release(&self, ino: u64, handle: u64) {
-        if let Ok((fs, _, ino)) = self.at(ino) {
-            fs.release(ino, handle);
+        let Ok((fs, numbers, own)) = self.file(ino) else { return };
+        fs.release(own, handle);
+        if let (Numbers::OnDemand(_), Some(demand)) = (numbers, &self.demand) {
+            demand.release(ino);
         }
     }
 
@@ -162,7 +272,7 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn write(&self, request: &Request, ino: u64, data: &[u8]) -> Result<(), Errno> {
-        let (fs, _, ino) = self.at(ino)?;
+        let (fs, _, ino) = self.file(ino)?;
         fs.write(request, ino, data)
     }
 
@@ -171,9 +281,9 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn truncate(&self, request: &Request, ino: u64) -> Result<(Attributes, Duration), Errno> {
-        let (fs, place, ino) = self.at(ino)?;
+        let (fs, numbers, ino) = self.file(ino)?;
         let (attributes, ttl) = fs.truncate(request, ino)?;
-        Ok((self.shown(place, attributes), ttl))
+        Ok(self.shown(numbers, attributes, ttl))
     }
 
     /// See [`Fs::rename`]. From one place to another nobody may rename.
@@ -186,10 +296,11 @@ impl Places {
         (parent, name): (u64, &OsStr),
         (new_parent, new_name): (u64, &OsStr),
     ) -> Result<(), Errno> {
-        let (fs, place, parent) = self.at(parent)?;
-        let (_, new_place, new_parent) = self.at(new_parent)?;
-        if place != new_place {
-            return Err(fs.refuse(ReadErrorKind::ReadOnly));
+        let refused = || self.root.refuse(ReadErrorKind::ReadOnly);
+        let (fs, numbers, parent) = self.file(parent).map_err(|_| refused())?;
+        let (_, new_numbers, new_parent) = self.file(new_parent).map_err(|_| refused())?;
+        if numbers != new_numbers {
+            return Err(refused());
         }
         fs.rename(request, (parent, name), (new_parent, new_name))
     }
@@ -199,9 +310,10 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn touch(&self, request: &Request, ino: u64) -> Result<(Attributes, Duration), Errno> {
-        let (fs, place, ino) = self.at(ino)?;
+        let refused = |_| self.root.refuse(ReadErrorKind::ReadOnly);
+        let (fs, numbers, ino) = self.file(ino).map_err(refused)?;
         let (attributes, ttl) = fs.touch(request, ino)?;
-        Ok((self.shown(place, attributes), ttl))
+        Ok(self.shown(numbers, attributes, ttl))
     }
 
     /// See [`Fs::attribute`].
@@ -215,7 +327,7 @@ impl Places {
         name: &OsStr,
         room: u32,
     ) -> Result<Attribute, Errno> {
-        let (fs, _, ino) = self.at(ino)?;
+        let (fs, _, ino) = self.file(ino).map_err(|_| Errno::ENOSYS)?;
         fs.attribute(request, ino, name, room)
     }
 
@@ -224,7 +336,7 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn attribute_names(&self, ino: u64, room: u32) -> Result<Attribute, Errno> {
-        let (fs, _, ino) = self.at(ino)?;
+        let (fs, _, ino) = self.file(ino).map_err(|_| Errno::ENOSYS)?;
         fs.attribute_names(ino, room)
     }
 
@@ -239,7 +351,8 @@ impl Places {
         name: &OsStr,
         value: &[u8],
     ) -> Result<(), Errno> {
-        let (fs, _, ino) = self.at(ino)?;
+        let refused = |_| self.root.refuse(ReadErrorKind::ReadOnly);
+        let (fs, _, ino) = self.file(ino).map_err(refused)?;
         fs.set_attribute(request, ino, name, value)
     }
 }

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::{Explanation, FetchError, FetchErrorKind};
-use crate::foreign::{Launcher, Request, Unreadable, WatchedFile};
+use crate::foreign::{ForeignFile, Launcher, Request, Unreadable, WatchedFile};
 use crate::secret::Secret;
 use crate::source::http::{self, Answer, Http, Method, Question, StatusCode, Turns, Url};
 use crate::source::minted::{self, ClockAhead};
 use crate::source::table::{Located, Table, TableError};
-use crate::source::{BoxFuture, Configured, Fetched, Source, SourceName};
+use crate::source::{BoxFuture, Configured, Fetched, Scope, Source, SourceName};
 use crate::time::Clock;
 
 mod key;
@@ -54,6 +54,8 @@ pub enum Installation {
     Owner(String),
     /// The one that has this repository: owner and name.
     Repository(String, String),
+    /// That of each owner for whom a token is asked; there is none without an owner.
+    OfEach,
 }
 
 impl fmt::Display for Installation {
@@ -62,6 +64,7 @@ impl fmt::Display for Installation {
             Self::Id(id) => write!(f, "installation {id}"),
             Self::Owner(owner) => f.write_str(owner),
             Self::Repository(owner, name) => write!(f, "{owner}/{name}"),
+            Self::OfEach => f.write_str("each owner"),
         }
     }
 }
@@ -89,17 +92,15 @@ pub struct GithubAppConfig {
     pub ca_file: Option<PathBuf>,
     /// The longest a request may take.
     pub request_timeout: Duration,
+    /// Tokens of it are made on demand: there may be hundreds, each of which would watch the key.
+    #[serde(default)]
+    pub is_on_demand: bool,
 }
 
 /// A name of GitHub's: letters, digits and some marks, at most `most` of them.
 fn is_name(text: &str, marks: &str, most: usize) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     !text.is_empty() && text.len() <= most && text.chars().all(is_part)
-}
-
-/// An owner: an organisation or a user. Users of an enterprise have an underscore.
-fn is_owner(text: &str) -> bool {
-    is_name(text, "-_", 39)
 }
 
 /// A repository's name.
@@ -131,7 +132,9 @@ impl Configured for GithubAppConfig {
         let api_url = url(table, "api-url")?.unwrap_or_else(|| GITHUB.to_owned());
         let id = table.number("installation-id")?.map(Installation::Id);
         let owner = table.text("owner")?;
-        if let Some(Located { value, line }) = owner.as_ref().filter(|it| !is_owner(&it.value)) {
+        if let Some(Located { value, line }) =
+            owner.as_ref().filter(|it| !Scope::is_owner(&it.value))
+        {
             return Err(table.invalid(
                 "owner",
                 *line,
@@ -143,7 +146,7 @@ impl Configured for GithubAppConfig {
         let repository = match table.text("repository")? {
             None => None,
             Some(Located { value, line }) => match value.split_once('/') {
-                Some((owner, name)) if is_owner(owner) && is_repository(name) => {
+                Some((owner, name)) if Scope::is_owner(owner) && is_repository(name) => {
                     Some(Installation::Repository(owner.to_owned(), name.to_owned()))
                 }
                 _ => {
@@ -157,10 +160,7 @@ impl Configured for GithubAppConfig {
             },
         };
         let mut installations = [id, owner, repository].into_iter().flatten();
-        let installation = installations.next().ok_or_else(|| {
-            let error = table.error("does not say which installation");
-            error.hint("name one of `owner`, `repository` and `installation-id`")
-        })?;
+        let installation = installations.next().unwrap_or(Installation::OfEach);
         if installations.next().is_some() {
             return Err(
                 table.error("has more than one of `owner`, `repository` and `installation-id`")
@@ -179,7 +179,30 @@ impl Configured for GithubAppConfig {
             proxy: url(table, "proxy")?,
             ca_file: table.text("ca-file")?.map(|path| path.value.into()),
             request_timeout: table.span("request-timeout")?.unwrap_or(Duration::from_secs(10)),
+            is_on_demand: false,
         })
+    }
+
+    fn narrowed(&self, scope: &Scope) -> Option<Self> {
+        let is_other = |owner: &str| !owner.eq_ignore_ascii_case(&scope.owner);
+        if self.owner().is_some_and(is_other) {
+            return None;
+        }
+        let mut narrowed = Self { is_on_demand: true, ..self.clone() };
+        if let Some(name) = &scope.repository {
+            let is_it = |known: &String| known.eq_ignore_ascii_case(name);
+            if !self.repositories.is_empty() && !self.repositories.iter().any(is_it) {
+                return None;
+            }
+            narrowed.repositories = vec![name.clone()];
+        }
+        if self.installation == Installation::OfEach {
+            narrowed.installation = match &scope.repository {
+                Some(name) => Installation::Repository(scope.owner.clone(), name.clone()),
+                None => Installation::Owner(scope.owner.clone()),
+            };
+        }
+        Some(narrowed)
     }
 
     fn describe(&self) -> String {
@@ -190,6 +213,14 @@ impl Configured for GithubAppConfig {
 }
 
 impl GithubAppConfig {
+    /// The owner whose installation it is, where that is said.
+    fn owner(&self) -> Option<&str> {
+        match &self.installation {
+            Installation::Owner(owner) | Installation::Repository(owner, _) => Some(owner),
+            Installation::Id(_) | Installation::OfEach => None,
+        }
+    }
+
     /// What tokens are asked for, in words.
     fn wanted(&self) -> String {
         let mut wanted = format!("of {}", self.installation);
@@ -234,10 +265,16 @@ fn repositories(table: &mut Table) -> Result<Vec<String>, TableError> {
     Ok(named.into_iter().map(|name| name.value).collect())
 }
 
+/// The file of the private key.
+enum KeyFile {
+    Watched(Box<WatchedFile>),
+    Unwatched(ForeignFile),
+}
+
 /// See the module.
 pub struct GithubApp {
     config: GithubAppConfig,
-    key: WatchedFile,
+    key: KeyFile,
     http: Http,
     /// The number of the installation; 0 while it is not known.
     installation: AtomicU64,
@@ -255,7 +292,11 @@ impl GithubApp {
             _ => 0,
         };
         Self {
-            key: WatchedFile::new(key, Arc::clone(&launcher)),
+            key: if config.is_on_demand {
+                KeyFile::Unwatched(ForeignFile::new(key, Arc::clone(&launcher)))
+            } else {
+                KeyFile::Watched(Box::new(WatchedFile::new(key, Arc::clone(&launcher))))
+            },
             http: Http {
                 source: config.name.get(),
                 proxy: config.proxy.clone(),
@@ -317,6 +358,10 @@ impl GithubApp {
     async fn find(&self, key: &Key) -> Result<u64, FetchError> {
         let paths = match &self.config.installation {
             Installation::Id(id) => return Ok(*id),
+            Installation::OfEach => {
+                let detail = "the source names no owner, so it gives tokens on demand only";
+                return Err(self.error(FetchErrorKind::NotConfigured, detail));
+            }
             Installation::Repository(owner, name) => {
                 vec![["repos", owner, name, "installation"].to_vec()]
             }
@@ -397,7 +442,11 @@ impl GithubApp {
 
     /// Reads the key, anew at every fetch: it may be replaced at any time.
     async fn read_key(&self) -> Result<Key, FetchError> {
-        let found = self.key.read_found().await.map_err(|why| {
+        let found = match &self.key {
+            KeyFile::Watched(file) => file.read_found().await,
+            KeyFile::Unwatched(file) => file.read_found().await,
+        };
+        let found = found.map_err(|why| {
             if why.is_transient() && why != Unreadable::Missing {
                 self.error(FetchErrorKind::BearerNotRead, self.of_key(&why))
             } else {
@@ -490,7 +539,10 @@ impl Source for GithubApp {
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.key.changed())
+        match &self.key {
+            KeyFile::Watched(file) => Box::pin(file.changed()),
+            KeyFile::Unwatched(_) => Box::pin(std::future::pending()),
+        }
     }
 }
 

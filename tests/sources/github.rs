@@ -43,6 +43,7 @@ impl App {
             proxy: None,
             ca_file: None,
             request_timeout: Duration::from_secs(10),
+            is_on_demand: false,
         };
         Self { demo, directory, config }
     }

@@ -63,12 +63,6 @@ fn a_mistake_in_a_table_is_told_with_its_line_and_what_to_do() {
         (KEY.to_owned(), 1, "[sources.acme] has no `client-id`", "it is on the App's page"),
         (app.to_owned(), 1, "[sources.acme] has no `private-key`", "private-key = { file"),
         (
-            format!("{app}\n{KEY}"),
-            1,
-            "[sources.acme] does not say which installation",
-            "name one of `owner`",
-        ),
-        (
             format!("{app}\n{KEY}\nowner = \"acme\"\ninstallation-id = 7"),
             1,
             "[sources.acme] has more than one of `owner`, `repository` and `installation-id`",

@@ -1,0 +1,369 @@
+//! Tokens on demand: `repos/OWNER/REPO/` and `orgs/OWNER/`, directories that are there for every name
+//! that is possible. Looking a name up costs nothing and asks nobody; the first open in it makes the
+//! token.
+//!
+//! An inode number is made from the name, so that it means the same to every worker. What it means to
+//! this one is in a table of bounded size: an inode that is not in it (any more) is answered ESTALE,
+//! upon which the kernel looks the path up again by itself. Views are as those of `live`: one inode
+//! each, and each open is bound to the newest token. So there is nothing to rename, and nothing of the
+//! table has to outlive a worker.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use nix::errno::Errno;
+
+use super::access::Access;
+use super::journal::Call;
+use super::node::ROOT;
+use super::{Attributes, Entry, FOR_EVER, Fs, Open, Request};
+use crate::source::Scope;
+
+/// Set in every inode number of this module.
+const MARK: u64 = 1 << 63;
+/// The part of an inode number that a place gives to its own files and directories.
+const LOCAL_BITS: u32 = 12;
+const LOCAL: u64 = (1 << LOCAL_BITS) - 1;
+/// `repos` and `orgs`, among the fixed numbers of the root (`node`).
+const REPOS: u64 = 0x500;
+const ORGS: u64 = 0x501;
+
+/// How many names are known at a time.
+const NAMES: usize = 4096;
+/// How many tokens are kept at a time; the least lately opened goes first, one that is open last.
+pub const TOKENS: usize = 256;
+/// A token that nobody opened for this long is forgotten.
+const IDLE: Duration = Duration::from_hours(2);
+
+/// A token that was made, and what ends with it.
+pub struct Made {
+    /// Its file system.
+    pub fs: Arc<Fs>,
+    /// Called when it is forgotten.
+    pub end: Box<dyn FnOnce() + Send>,
+}
+
+/// Which names have tokens, and how they are made.
+pub trait Maker: Send + Sync {
+    /// Whether some source can give a token of this scope. Asks nobody.
+    fn serves(&self, scope: &Scope) -> bool;
+
+    /// Makes it, which asks nobody either.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn make(&self, scope: &Scope) -> std::io::Result<Made>;
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Key {
+    /// `repos/OWNER`
+    Owner(String),
+    /// `repos/OWNER/REPO` or `orgs/OWNER`
+    Place(Scope),
+}
+
+impl Key {
+    /// The part of its inode numbers above [`LOCAL_BITS`].
+    fn prefix(&self) -> u64 {
+        let (kind, owner, repository) = match self {
+            Self::Owner(owner) => ("owner", owner, ""),
+            Self::Place(Scope { owner, repository }) => match repository {
+                Some(repository) => ("repository", owner, &**repository),
+                None => ("organisation", owner, ""),
+            },
+        };
+        let name = format!("{kind}/{owner}/{repository}");
+        let digest = digest(&SHA256, name.as_bytes());
+        let first =
+            digest.as_ref().iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
+        MARK | (first << LOCAL_BITS) & !MARK
+    }
+}
+
+struct Known {
+    key: Key,
+    made: Option<Made>,
+    /// Files that are open.
+    opens: u64,
+    /// When it was last looked up or opened (boot clock), and in which order.
+    used_at: Duration,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<u64, Known>,
+    uses: u64,
+}
+
+/// See the module.
+pub struct Demand {
+    /// Answers for a place whose token nobody has opened yet.
+    template: Arc<Fs>,
+    maker: Box<dyn Maker>,
+    table: Mutex<Table>,
+}
+
+/// A place: the file system that answers for it, and what its inode numbers begin with.
+pub(super) struct Place {
+    pub(super) fs: Arc<Fs>,
+    pub(super) prefix: u64,
+}
+
+/// What an inode of this module is.
+pub(super) enum At {
+    /// A directory of names.
+    Names(u64),
+    /// Something in a place, by the number that the place knows it by.
+    Inside(Place, u64),
+}
+
+impl Demand {
+    /// Tokens of this maker. `template` is a file system that shows a directory of live views and has no
+    /// token.
+    #[must_use]
+    pub fn new(template: Arc<Fs>, maker: Box<dyn Maker>) -> Self {
+        Self { template, maker, table: Mutex::default() }
+    }
+
+    /// The names that it has at the root.
+    pub(super) const AT_ROOT: [(&'static str, u64); 2] = [("orgs", ORGS), ("repos", REPOS)];
+
+    /// Whether an inode is one of this module's.
+    pub(super) fn owns(ino: u64) -> bool {
+        ino & MARK != 0 || ino == REPOS || ino == ORGS
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an inode is.
+    ///
+    /// # Errors
+    /// ESTALE where it is not known (any more).
+    pub(super) fn at(&self, ino: u64) -> Result<At, Errno> {
+        if ino == REPOS || ino == ORGS {
+            return Ok(At::Names(ino));
+        }
+        let table = self.table();
+        let known = table.known.get(&(ino & !LOCAL)).ok_or(Errno::ESTALE)?;
+        if let Key::Owner(_) = known.key {
+            return Ok(At::Names(ino));
+        }
+        let fs = known.made.as_ref().map_or(&self.template, |made| &made.fs);
+        Ok(At::Inside(Place { fs: Arc::clone(fs), prefix: ino & !LOCAL }, ino & LOCAL))
+    }
+
+    /// The attributes of a directory of names.
+    pub(super) fn directory(&self, request: &Request, ino: u64) -> Result<Attributes, Errno> {
+        let (attributes, _) = self.template.getattr(request, ROOT, None)?;
+        let mode = Access::DIRECTORY_MODE;
+        Ok(Attributes { ino, mode, links: 2, ..attributes })
+    }
+
+    /// Finds a name in a directory of names.
+    pub(super) fn lookup(
+        &self,
+        request: &Request,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<Entry, Errno> {
+        let name = name.to_str().ok_or(Errno::ENOENT)?;
+        let key = self.key(parent, name)?;
+        let prefix = key.prefix();
+        let is_known = self.note(prefix, &key);
+        if !is_known {
+            // Another name with the same number, which nobody finds by accident.
+            return Err(Errno::ENOENT);
+        }
+        let attributes = self.directory(request, prefix | ROOT)?;
+        Ok(Entry { attributes, attributes_ttl: FOR_EVER, name_ttl: FOR_EVER })
+    }
+
+    /// What a name in a directory is, if it is possible and some source can give a token for it. Upper and
+    /// lower case lead to one token, and so does a trailing `.git`.
+    fn key(&self, parent: u64, name: &str) -> Result<Key, Errno> {
+        let name = name.to_ascii_lowercase();
+        let key = match parent {
+            REPOS => Scope::is_owner(&name).then_some(Key::Owner(name)),
+            ORGS => Scope::of_owner(&name).map(Key::Place),
+            _ => {
+                let table = self.table();
+                let known = table.known.get(&(parent & !LOCAL)).ok_or(Errno::ESTALE)?;
+                let Key::Owner(owner) = &known.key else { return Err(Errno::ENOTDIR) };
+                Scope::of_repository(owner, &name).map(Key::Place)
+            }
+        };
+        let key = key.ok_or(Errno::ENOENT)?;
+        let is_served = match &key {
+            Key::Owner(owner) => {
+                self.maker.serves(&Scope { owner: owner.clone(), repository: None })
+            }
+            Key::Place(scope) => self.maker.serves(scope),
+        };
+        if is_served { Ok(key) } else { Err(Errno::ENOENT) }
+    }
+
+    /// Enters a name in the table, and forgets the least lately used one where there is no room. Whether
+    /// its number is its own.
+    fn note(&self, prefix: u64, key: &Key) -> bool {
+        let now = self.template.now();
+        let mut table = self.table();
+        table.uses += 1;
+        let used = table.uses;
+        if let Some(known) = table.known.get_mut(&prefix) {
+            (known.used, known.used_at) = (used, now);
+            return known.key == *key;
+        }
+        if table.known.len() >= NAMES {
+            let without_token = table.known.iter().filter(|(_, known)| known.made.is_none());
+            let oldest =
+                without_token.min_by_key(|(_, known)| known.used).map(|(prefix, _)| *prefix);
+            oldest.and_then(|oldest| table.known.remove(&oldest));
+        }
+        let known = Known { key: key.clone(), made: None, opens: 0, used_at: now, used };
+        table.known.insert(prefix, known);
+        true
+    }
+
+    /// The names in a directory of names: those whose tokens were opened lately. And the directory above.
+    pub(super) fn list(&self, ino: u64) -> Result<(u64, Vec<(u64, String)>), Errno> {
+        let table = self.table();
+        let made = || table.known.iter().filter(|(_, known)| known.made.is_some());
+        let scopes = made().filter_map(|(prefix, known)| match &known.key {
+            Key::Place(scope) => Some((*prefix, scope)),
+            Key::Owner(_) => None,
+        });
+        let (above, mut names): (_, Vec<_>) = match ino {
+            ORGS => (
+                ROOT,
+                scopes
+                    .filter(|(_, scope)| scope.repository.is_none())
+                    .map(|(prefix, scope)| (prefix | ROOT, scope.owner.clone()))
+                    .collect(),
+            ),
+            REPOS => {
+                let owners = scopes.filter(|(_, scope)| scope.repository.is_some());
+                let number = |owner: &String| Key::Owner(owner.clone()).prefix() | ROOT;
+                (
+                    ROOT,
+                    owners.map(|(_, scope)| (number(&scope.owner), scope.owner.clone())).collect(),
+                )
+            }
+            _ => {
+                let known = table.known.get(&(ino & !LOCAL)).ok_or(Errno::ESTALE)?;
+                let Key::Owner(owner) = &known.key else { return Err(Errno::ENOTDIR) };
+                let its = scopes.filter(|(_, scope)| scope.owner == *owner);
+                let named = its.filter_map(|(prefix, scope)| {
+                    scope.repository.clone().map(|repository| (prefix | ROOT, repository))
+                });
+                (REPOS, named.collect())
+            }
+        };
+        names.sort();
+        names.dedup();
+        Ok((above, names))
+    }
+
+    /// Opens a file of a place, for which its token is made where that has not happened yet.
+    pub(super) fn open(self: &Arc<Self>, request: &Request, call: &Call, writing: bool) -> Open {
+        let (prefix, ino) = (call.ino & !LOCAL, call.ino & LOCAL);
+        let fs = match self.made(prefix) {
+            Ok(fs) => fs,
+            Err(errno) => return Open::Now(Err(errno)),
+        };
+        match fs.open(request, call, ino, writing) {
+            Open::Now(Err(errno)) => {
+                self.release(prefix);
+                Open::Now(Err(errno))
+            }
+            Open::Now(opened) => Open::Now(opened),
+            Open::Wait(opened) => {
+                let demand = Arc::clone(self);
+                Open::Wait(Box::pin(async move {
+                    let opened = opened.await;
+                    if opened.is_err() {
+                        demand.release(prefix);
+                    }
+                    opened
+                }))
+            }
+        }
+    }
+
+    /// The file system of a place, with an open more.
+    fn made(&self, prefix: u64) -> Result<Arc<Fs>, Errno> {
+        let now = self.template.now();
+        let mut table = self.table();
+        let known = table.known.get(&prefix).ok_or(Errno::ESTALE)?;
+        let Key::Place(scope) = known.key.clone() else { return Err(Errno::EISDIR) };
+        if known.made.is_none() {
+            table.make_room(now);
+            let made = self.maker.make(&scope).map_err(|error| {
+                tracing::warn!("cannot make the token of {scope}: {error}");
+                Errno::EIO
+            })?;
+            if let Some(known) = table.known.get_mut(&prefix) {
+                known.made = Some(made);
+            }
+        }
+        table.uses += 1;
+        let used = table.uses;
+        let known = table.known.get_mut(&prefix).ok_or(Errno::ESTALE)?;
+        (known.used, known.used_at) = (used, now);
+        known.opens += 1;
+        known.made.as_ref().map(|made| Arc::clone(&made.fs)).ok_or(Errno::EIO)
+    }
+
+    /// A file of a place was closed, or not opened after all.
+    pub(super) fn release(&self, ino: u64) {
+        if let Some(known) = self.table().known.get_mut(&(ino & !LOCAL)) {
+            known.opens = known.opens.saturating_sub(1);
+        }
+    }
+
+    /// How many tokens are kept, and how many names are known.
+    #[must_use]
+    pub fn kept(&self) -> (usize, usize) {
+        let table = self.table();
+        let made = table.known.values().filter(|known| known.made.is_some()).count();
+        (made, table.known.len())
+    }
+}
+
+impl Table {
+    /// Forgets tokens that are idle, and one more where there is no room for another.
+    fn make_room(&mut self, now: Duration) {
+        let made = |known: &Known| known.made.is_some();
+        let idle: Vec<u64> = self
+            .known
+            .iter()
+            .filter(|(_, known)| {
+                made(known) && known.opens == 0 && now.saturating_sub(known.used_at) > IDLE
+            })
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        for prefix in idle {
+            self.forget(prefix);
+        }
+        if self.known.values().filter(|known| made(known)).count() >= TOKENS {
+            let kept = self.known.iter().filter(|(_, known)| made(known));
+            let oldest = kept.min_by_key(|(_, known)| (known.opens > 0, known.used));
+            if let Some(prefix) = oldest.map(|(prefix, _)| *prefix) {
+                self.forget(prefix);
+            }
+        }
+    }
+
+    fn forget(&mut self, prefix: u64) {
+        if let Some(made) = self.known.get_mut(&prefix).and_then(|known| known.made.take()) {
+            (made.end)();
+        }
+    }
+}
