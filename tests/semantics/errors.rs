@@ -68,7 +68,7 @@ fn too_many(workspace: &Workspace) {
 pub fn check(section: &mut Section) {
     section.says(
         "No bearer, as before a workspace has registered, and no token in the environment: \
-         `ENOKEY`, as soon as no other attempt is due before the deadline.",
+         `ENOKEY`, as soon as the next attempt is due only after the deadline.",
         || {
             let dir = TestDir::new();
             let unregistered = Daemon::at(&dir).args(deadline(secs(1))).start();
@@ -76,8 +76,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A source that fails, and none that ever gave a token: `ENOKEY`, as soon as no other \
-         attempt is due before the deadline.",
+        "A source that fails, and none that ever gave a token: `ENOKEY`, as soon as the next \
+         attempt is due only after the deadline.",
         || {
             let failing = Workspace::new(hour(), |builder| builder.args(deadline(secs(1))));
             failing.stick(Fault::Status(500));
@@ -100,8 +100,8 @@ pub fn check(section: &mut Section) {
         },
     );
     section.says(
-        "A token that ran out while no source gives another: `EKEYEXPIRED`, as soon as no other \
-         attempt is due before the deadline.",
+        "A token that ran out while no source gives another: `EKEYEXPIRED`, as soon as the next \
+         attempt is due only after the deadline.",
         || {
             let ending = Workspace::new(Setup::with_life(secs(2)), |builder| {
                 builder.args(deadline(secs(1)))

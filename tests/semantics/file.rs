@@ -16,7 +16,7 @@ use rustix::fs::XattrFlags;
 use serde_json::Value;
 
 use crate::support::daemon::Daemon;
-use crate::support::process::{Finished, ORDINARY, User, errno};
+use crate::support::process::{Finished, ORDINARY, User, errno, require};
 use crate::support::{eventually, kernel_resends, millis, secs};
 use crate::watching::{count, watch};
 use crate::{Mount, Section, fails, is_token};
@@ -78,6 +78,7 @@ fn ask(file: &Path, wish: &str) {
 }
 
 pub fn check(section: &mut Section) {
+    require("setfattr", "attr");
     let mut mount = mounted(&[]);
     let file = mount.daemon.mountpoint().to_owned();
     what_it_is(section, &mount, &file);

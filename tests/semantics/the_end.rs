@@ -89,8 +89,8 @@ pub fn check(section: &mut Section) {
     let mut mount = Mount::new();
     let path = mount.path("token");
     section.says(
-        "No open and no read fails because a worker dies, and files that are open stay what they \
-         were.",
+        "From Linux 6.9 on, no open and no read fails because a worker dies, and files that are \
+         open stay what they were.",
         || {
             let token = fs::read(&path).unwrap();
             let (held, live) =
