@@ -13,8 +13,8 @@ mod escape;
 /// What views may know besides the token: the same for every view and every generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewContext {
-    /// The hosts that the token is for, at least one; the first is the main one. A host may carry a
-    /// port.
+    /// The hosts that the token is for, at least one, as the setting `host` lets them through: in lower
+    /// case, a name or an address (IPv6 in brackets), perhaps with a port.
     pub hosts: Vec<String>,
 }
 

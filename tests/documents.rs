@@ -165,6 +165,24 @@ fn the_readme_lists_every_command_setting_view_and_errno() {
     assert!(missing.is_empty(), "not in README.md: {}", missing.join(", "));
 }
 
+/// What a text says in backquotes.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_documents_name_each_view_whose_opens_are_patient() {
+    let held = view::ALL.iter().filter(|view| view.is_held()).map(|view| view.path());
+    let held: Vec<_> = held.collect();
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let row = text.lines().find_map(|line| line.strip_prefix("| *patient* open |")).unwrap();
+    assert_eq!(quoted(row), held, "in the vocabulary of ARCHITECTURE.md");
+    let text = freshness();
+    let said = text.split("**What git gets.**").nth(1).unwrap().split("\n\n").next().unwrap();
+    let missing: Vec<_> = held.iter().filter(|view| !quoted(said).contains(view)).collect();
+    assert!(missing.is_empty(), "not under \"What git gets\" in FRESHNESS.md: {missing:?}");
+}
+
 fn freshness() -> String {
     fs::read_to_string(root().join("docs/FRESHNESS.md")).unwrap()
 }

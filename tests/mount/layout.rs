@@ -20,7 +20,7 @@ use crate::read;
 use crate::support::daemon::{Daemon, PROGRAM, tokenfs, tokenfs_run};
 use crate::support::dir::{TestDir, mounts_below};
 use crate::support::namespace::{open_fuse_device, sandboxed};
-use crate::support::process::{Finished, ORDINARY, User, command, errno, run};
+use crate::support::process::{Finished, ORDINARY, User, command, errno, require, run};
 use crate::support::{eventually, millis, secs};
 
 const STATUS: &str = "user.molecule.status";
@@ -136,6 +136,7 @@ fn programs_read_it_and_nothing_writes_to_it() {
 
 #[test]
 fn status_and_refresh_are_attributes() {
+    require("setfattr", "attr");
     sandboxed(secs(30), || {
         let dir = TestDir::new();
         let daemon = mounted(&dir, "1h", &["--mode", "0444"]);
@@ -289,6 +290,7 @@ fn tools(dir: &TestDir, program: &str) -> PathBuf {
 
 #[test]
 fn git_and_gh_take_a_mounted_file() {
+    require("setfattr", "attr");
     sandboxed(secs(60), || {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
         for view in ["token", "git-credential"] {
