@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
+use nix::unistd::Uid;
 
 use crate::cli::EXIT_CODES;
 use crate::cmd::{self, Advise, EXIT_NO_TOKEN, EXIT_USAGE, live};
@@ -138,9 +139,14 @@ fn next(file: &Path) -> String {
     } else {
         format!(" --config {}", file.display())
     };
+    let (owner, whose) = if Uid::effective().is_root() {
+        (" --owner USER", "--system  # USER may read the tokens")
+    } else {
+        ("", "--global")
+    };
     format!(
-        "wrote {}\n\nNext:\n  molecule-tokenfs mount --background{config}\n  \
-         molecule-tokenfs setup git --global\n",
+        "wrote {}\n\nNext:\n  molecule-tokenfs mount --background{config}{owner}\n  \
+         molecule-tokenfs setup git {whose}\n",
         file.display()
     )
 }
@@ -234,8 +240,10 @@ impl GithubAppArgs {
         if self.api_url != "https://api.github.com" {
             lines.push(("api-url", quoted(&self.api_url), "GitHub's API"));
         }
-        let mut text =
-            String::from("# Tokens of a GitHub App; made by `molecule-tokenfs init github-app`.\n");
+        let mut text = String::from(
+            "# Tokens of a GitHub App; made by `molecule-tokenfs init github-app`.\n\
+                 # Settings, such as `owner` (who may read the tokens), stand above the first table.\n",
+        );
         if let Some(host) = git_host(&self.api_url) {
             let _ = writeln!(
                 text,
@@ -343,6 +351,7 @@ mod tests {
         let text = args(|_| ()).text().unwrap();
         insta::assert_snapshot!(text, @r#"
         # Tokens of a GitHub App; made by `molecule-tokenfs init github-app`.
+        # Settings, such as `owner` (who may read the tokens), stand above the first table.
 
         [tokens.default]
         sources = ["github"]  # asked in this order

@@ -21,7 +21,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "URL")]
     pub platform_url: Option<OsString>,
 
-    /// Ask for the tokens of this workspace, not for the platform's own [env: WORKSPACE_ID]
+    /// Ask for the tokens of this workspace; needed where the platform serves more than one [env:
+    /// WORKSPACE_ID]
     #[arg(long, value_name = "ID")]
     pub workspace_id: Option<OsString>,
 
@@ -108,8 +109,9 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "MODE")]
     pub refresh_mode: Option<OsString>,
 
-    /// Host that the tokens are for, with a port where it has one; repeatable, the first is the main
-    /// one [env: MOLECULE_TOKENFS_HOST, separated by commas] [default: github.com]
+    /// Host that the tokens are for, with a port where it has one; repeatable; gh talks to the
+    /// first, unless told otherwise [env: MOLECULE_TOKENFS_HOST, separated by commas] [default:
+    /// github.com]
     #[arg(long, value_name = "HOST")]
     pub host: Vec<OsString>,
 
