@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The smallest platform: answers the one request that molecule-tokenfs makes.
 
-usage: platform.py PORT CONFIGS_DIR
+usage: platform.py PORT CONFIGS_DIR [ADDRESS]
 
-It writes a bearer to CONFIGS_DIR/.auth_token, and gives a made-up token of ten minutes to whoever
+It listens on ADDRESS; by default on 127.0.0.1, which containers do not reach (0.0.0.0 is every
+address of this machine). It writes a bearer to CONFIGS_DIR/.auth_token, and gives a made-up token of ten minutes to whoever
 presents that bearer. A real platform mints the token instead, for example with GitHub's
 POST /app/installations/{id}/access_tokens.
 """
@@ -16,6 +17,7 @@ import sys
 import time
 
 PORT, CONFIGS_DIR = int(sys.argv[1]), sys.argv[2]
+ADDRESS = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
 BEARER = secrets.token_urlsafe(32)
 LIFE_SECONDS = 600
 
@@ -48,4 +50,4 @@ path = os.path.join(CONFIGS_DIR, ".auth_token")
 with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
     file.write(BEARER)
 os.rename(path + ".new", path)
-http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Platform).serve_forever()
+http.server.ThreadingHTTPServer((ADDRESS, PORT), Platform).serve_forever()
