@@ -269,6 +269,50 @@ fn a_token_on_demand_is_for_exactly_its_repository() {
 }
 
 #[test]
+fn both_helpers_take_the_token_of_the_repository_at_hand() {
+    sandboxed(secs(60), || {
+        let app = on_demand(secs(3600));
+        let daemon = app.mount();
+        let mountpoint = daemon.mountpoint().display().to_string();
+        let shell = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/git-credential-molecule");
+        let binary = format!("{} git-credential", support::daemon::PROGRAM);
+        for helper in [shell, &binary] {
+            let helper = format!("{helper} --host {} --mountpoint {mountpoint}", app.demo.host());
+            for repository in ["acme/web", "globex/docs", "acme/api"] {
+                let before = app.demo.ledger().counts().service("git");
+                let mut git: Command = command("git", User::Own);
+                git.env("HOME", app.dir.path()).env("GIT_TERMINAL_PROMPT", "0");
+                let asks = format!("credential.helper=!{helper}");
+                git.args([
+                    "-c",
+                    "credential.helper=",
+                    "-c",
+                    &asks,
+                    "-c",
+                    "credential.useHttpPath=true",
+                ]);
+                git.args(["ls-remote", &format!("{}/git/{repository}.git", app.demo.url())]);
+                run(git, &app.dir, secs(20)).ok();
+                let after = app.demo.ledger().counts().service("git");
+                assert!(after.refused() == 0 && after.live > before.live, "{helper}: {after:?}");
+            }
+        }
+        let seen = app.demo.github().seen();
+        let narrowed: Vec<_> =
+            seen.iter().filter(|seen| !seen.body["repositories"].is_null()).collect();
+        assert_eq!(narrowed.len(), 3, "one mint for each repository, for both helpers: {seen:?}");
+        let file = app.dir.join("gitconfig");
+        let mut setup = tokenfs(&app.dir, User::Own);
+        setup
+            .args(["setup", "git", "--by-repository", "--host", app.demo.host(), "--file"])
+            .arg(&file);
+        run(setup, &app.dir, secs(10)).ok();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.to_lowercase().contains("usehttppath = true"), "{text}");
+    });
+}
+
+#[test]
 fn names_on_demand_cost_nothing_until_one_is_opened() {
     sandboxed(secs(60), || {
         let app = on_demand(secs(3600));

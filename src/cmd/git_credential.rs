@@ -26,6 +26,7 @@ use crate::config::{self, DEFAULT_HOST};
 use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Rendered};
+use crate::source::Scope;
 
 /// What marks a `state[]` of git's as ours.
 const STATE_PREFIX: &[u8] = b"mol.";
@@ -67,17 +68,20 @@ pub fn run(args: &GitCredentialArgs) -> anyhow::Result<ExitCode> {
         Decision::Silent => {}
         Decision::Refuse(fingerprint) => {
             if let Ok((_, served)) = config::find_served(args.mountpoint.clone()) {
-                refuse(&served.path(), fingerprint);
+                refuse(&request.place_in(&served.path()), fingerprint);
             }
         }
         Decision::Answer { refused } => {
             let found = config::find_served(args.mountpoint.clone());
             if let (Ok((_, served)), Some(fingerprint)) = (&found, refused) {
-                refuse(&served.path(), fingerprint);
+                refuse(&request.place_in(&served.path()), fingerprint);
             }
-            let answer = found
-                .map_err(|error| error.to_string())
-                .and_then(|(shown, served)| answer(&shown, &served.path(), refused));
+            let answer = found.map_err(|error| error.to_string()).and_then(|(shown, served)| {
+                let place = request.place_in(&served.path());
+                let own = place.strip_prefix(served.path()).unwrap_or(Path::new(""));
+                let shown = if own.as_os_str().is_empty() { shown } else { shown.join(own) };
+                answer(&shown, &place, refused)
+            });
             match answer {
                 Ok(answer) => super::print(answer.as_bytes())?,
                 Err(reason) => return give_up(&reason),
@@ -128,6 +132,8 @@ struct Request<'a> {
     protocol: &'a [u8],
     host: &'a [u8],
     password: &'a [u8],
+    /// Of the remote, where git was told to say it (`credential.useHttpPath`).
+    path: &'a [u8],
     state: Option<&'a [u8]>,
 }
 
@@ -141,11 +147,32 @@ impl<'a> Request<'a> {
                 b"protocol" => request.protocol = value,
                 b"host" => request.host = value,
                 b"password" => request.password = value,
+                b"path" => request.path = value,
                 b"state[]" => request.state = value.strip_prefix(STATE_PREFIX).or(request.state),
                 _ => {}
             }
         }
         request
+    }
+
+    /// The repository that the path of the remote names, of which `git-lfs` knows a longer one:
+    /// `OWNER/REPO`, `OWNER/REPO.git`, `OWNER/REPO.git/info/lfs`.
+    fn repository(&self) -> Option<Scope> {
+        let path = std::str::from_utf8(self.path).ok()?.trim_matches('/');
+        let path = path.split_once(".git/").map_or(path, |(path, _)| path);
+        let path = path.strip_suffix("/info/lfs").unwrap_or(path);
+        let mut parts = path.rsplit('/');
+        let (name, owner) = (parts.next()?, parts.next()?);
+        Scope::of_repository(owner, name)
+    }
+
+    /// Where its token is: that of the repository, where the mount has tokens on demand, else the mount
+    /// itself.
+    fn place_in(&self, mountpoint: &Path) -> PathBuf {
+        let narrow =
+            self.repository().map(|scope| mountpoint.join("repos").join(scope.to_string()));
+        let has_view = |place: &PathBuf| place.join("git-credential").exists();
+        narrow.filter(has_view).unwrap_or_else(|| mountpoint.to_owned())
     }
 
     fn decide(&self, action: Action, hosts: &[String]) -> Decision {
@@ -291,6 +318,22 @@ fn refuse(mountpoint: &Path, fingerprint: Fingerprint) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_of_a_remote_names_its_repository() {
+        let named = |path: &str| {
+            let request = Request { path: path.as_bytes(), ..Request::default() };
+            request.repository().map(|scope| scope.to_string())
+        };
+        for path in
+            ["Acme/Web", "acme/web.git", "acme/web.git/info/lfs", "/acme/web/", "acme/web/info/lfs"]
+        {
+            assert_eq!(named(path).as_deref(), Some("acme/web"), "{path}");
+        }
+        for path in ["", "acme", "acme/..", "-a/web", "a b/web", "../../etc"] {
+            assert_eq!(named(path), None, "{path}");
+        }
+    }
 
     fn decide(action: Action, hosts: &[&str], input: &str) -> Decision {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();

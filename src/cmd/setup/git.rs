@@ -24,6 +24,7 @@ const SHELL_HELPER_NAME: &str = "git-credential-molecule";
 
 /// The arguments of `setup git`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct GitArgs {
     /// Write the user's configuration (the default)
     #[arg(long, conflicts_with_all = ["system", "file"])]
@@ -46,13 +47,17 @@ pub struct GitArgs {
     #[arg(long, value_name = "PATH")]
     mountpoint: Option<PathBuf>,
 
+    /// Use a token for the repository at hand alone, where the mount makes them on demand
+    #[arg(long)]
+    by_repository: bool,
+
     /// Use the shell version of the helper, and write it to this file: for a git that will not have
     /// this binary at hand
     #[arg(long, value_name = "FILE")]
     shell_helper: Option<PathBuf>,
 
     /// Take back what setup wrote, and leave the rest as it is
-    #[arg(long, conflicts_with_all = ["hosts", "mountpoint"])]
+    #[arg(long, conflicts_with_all = ["hosts", "mountpoint", "by_repository"])]
     undo: bool,
 }
 
@@ -84,7 +89,15 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     let mut report = String::new();
     let program = program(args, &mut report)?;
     let asked = Asked::of(&program, &hosts, args.mountpoint.as_deref())?;
-    let Written { changed, urls_before } = write_block(file, &settings(&asked), &flag(args))?;
+    let Written { changed, urls_before } = {
+        let mut settings = settings(&asked);
+        if args.by_repository {
+            // Without it, git does not tell the helper which repository it is about.
+            let keys = asked.iter().map(|asked| format!("credential.{}.usehttppath", asked.url));
+            settings.extend(keys.map(|key| (key, "true".to_owned())));
+        }
+        write_block(file, &settings, &flag(args))?
+    };
 
     let urls: Vec<&str> = asked.iter().map(|asked| asked.url.as_str()).collect();
     let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
