@@ -6,13 +6,15 @@ import sys
 
 WIDTH, HEIGHT, COLUMNS, MARGIN = 8.43, 18, 100, 16
 # What the demo uses of ECMA-48 SGR: codes, and what each changes.
-COLOURS = {"31": "#ff7b72", "32": "#7ee787", "33": "#e3b341", "39": None}
+COLOURS = {"31": "#ff7b72", "32": "#7ee787", "39": None}
+# The bright ones of the 256 colours.
+BRIGHT = {"38;5;9": "31", "38;5;10": "32"}
 
 
 def runs(line, style):
     """Texts with their styles; `style` goes on from line to line."""
     for code, text in re.findall(r"(?:\x1b\[([0-9;]*)m)?([^\x1b]*)", line):
-        for number in code.split(";"):
+        for number in BRIGHT.get(code, code).split(";"):
             if number in COLOURS:
                 style["fill"] = COLOURS[number]
             elif number == "1":
@@ -39,13 +41,13 @@ style = {}
 for number, line in enumerate(lines):
     column, y = 0, MARGIN + HEIGHT * number + 14
     for text, styled in runs(line, style):
-        shown = text.rstrip() if line.endswith(text) else text
-        if shown.strip():
-            x, length = MARGIN + column * WIDTH, len(shown) * WIDTH
-            marks = "".join(f' {name}="{value}"' for name, value in styled.items() if value)
+        marks = "".join(f' {name}="{value}"' for name, value in styled.items() if value)
+        # Each part has its own place: not every program that draws SVG keeps blanks.
+        for part in re.finditer(r"\S+(?: \S+)*", text):
+            x, length = MARGIN + (column + part.start()) * WIDTH, len(part[0]) * WIDTH
             print(
-                f'<text x="{x:.1f}" y="{y}" textLength="{length:.1f}"{marks} xml:space="preserve">'
-                f"{html.escape(shown)}</text>"
+                f'<text x="{x:.1f}" y="{y}" textLength="{length:.1f}"{marks}>'
+                f"{html.escape(part[0])}</text>"
             )
         column += len(text)
 print("</g></svg>")

@@ -136,7 +136,8 @@ struct Wiring {
 /// The settings that make git ask the mount at `target`.
 fn git_settings(settings: &Settings, target: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let program = git::binary_program().context("this binary is no longer at its place")?;
-    Ok(git::settings(&Asked::of(&program, &settings.hosts.value, Some(target))?))
+    let by_repository = settings.tables.on_demand().next().is_some();
+    Ok(git::settings(&Asked::of(&program, &settings.hosts.value, Some(target))?, by_repository))
 }
 
 /// The environment of the command. What cannot be wired is told and left out.

@@ -89,15 +89,8 @@ fn set_up(args: &GitArgs, file: &Path) -> anyhow::Result<String> {
     let mut report = String::new();
     let program = program(args, &mut report)?;
     let asked = Asked::of(&program, &hosts, args.mountpoint.as_deref())?;
-    let Written { changed, urls_before } = {
-        let mut settings = settings(&asked);
-        if args.by_repository {
-            // Without it, git does not tell the helper which repository it is about.
-            let keys = asked.iter().map(|asked| format!("credential.{}.usehttppath", asked.url));
-            settings.extend(keys.map(|key| (key, "true".to_owned())));
-        }
-        write_block(file, &settings, &flag(args))?
-    };
+    let Written { changed, urls_before } =
+        write_block(file, &settings(&asked, args.by_repository), &flag(args))?;
 
     let urls: Vec<&str> = asked.iter().map(|asked| asked.url.as_str()).collect();
     let _ = writeln!(report, "git asks the mount for the credentials of {}.", urls.join(", "));
@@ -156,13 +149,17 @@ impl Asked {
 
 /// The settings that make git ask the mount, in their order (`gitcredentials(7)`).
 #[must_use]
-pub fn settings(asked: &[Asked]) -> Vec<(String, String)> {
+pub fn settings(asked: &[Asked], by_repository: bool) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     for Asked { url, helper, .. } in asked {
         let key = format!("credential.{url}.helper");
         // Empty: resets the helpers before it, which would save our token and serve it stale.
         settings.push((key.clone(), String::new()));
         settings.push((key, helper.clone()));
+        if by_repository {
+            // Without it, git does not tell the helper which repository it is about.
+            settings.push((format!("credential.{url}.usehttppath"), "true".to_owned()));
+        }
     }
     // git-lfs would hold one token over a whole transfer, and send it when it is dead.
     settings.push(("lfs.cachecredentials".to_owned(), "false".to_owned()));
