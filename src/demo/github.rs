@@ -63,6 +63,36 @@ impl Installation {
     }
 }
 
+impl Installation {
+    /// As GitHub describes it, with all that it requires.
+    fn document(&self, (app_id, client_id): (u64, &str)) -> Value {
+        let Self { id, owner, is_organisation, permissions, .. } = self;
+        let of = |rest: &str| format!("https://api.github.com/users/{owner}{rest}");
+        let kind = if *is_organisation { "Organization" } else { "User" };
+        let account = json!({
+            "login": owner, "id": id, "node_id": "MDQ6VXNlcjE=", "gravatar_id": "",
+            "avatar_url": "https://github.com/images/error/hubot_happy.gif",
+            "url": of(""), "html_url": format!("https://github.com/{owner}"),
+            "followers_url": of("/followers"), "following_url": of("/following"),
+            "gists_url": of("/gists"), "starred_url": of("/starred"),
+            "subscriptions_url": of("/subscriptions"), "organizations_url": of("/orgs"),
+            "repos_url": of("/repos"), "events_url": of("/events"),
+            "received_events_url": of("/received_events"), "type": kind, "site_admin": false,
+        });
+        let time = "2026-01-01T00:00:00Z";
+        json!({
+            "id": id, "account": account, "app_id": app_id, "client_id": client_id,
+            "app_slug": "demo", "target_id": id, "target_type": kind,
+            "repository_selection": "selected", "permissions": permissions, "events": [],
+            "access_tokens_url": format!("https://api.github.com/app/installations/{id}/access_tokens"),
+            "repositories_url": "https://api.github.com/installation/repositories",
+            "html_url": format!("https://github.com/settings/installations/{id}"),
+            "single_file_name": null, "created_at": time, "updated_at": time,
+            "suspended_at": self.is_suspended.then_some(time), "suspended_by": null,
+        })
+    }
+}
+
 /// A request that an App made, for comparing and counting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -249,15 +279,9 @@ impl State {
             }
             _ => None,
         };
-        found.map_or_else(not_found, |it| {
-            let document = json!({
-                "id": it.id,
-                "account": { "login": it.owner, "id": it.id },
-                "repository_selection": "selected",
-                "permissions": it.permissions,
-            });
-            json_body(StatusCode::OK, &document)
-        })
+        let app = self.apps.first();
+        let app = app.map(|app| (app.id, &*app.client_id)).unwrap_or_default();
+        found.map_or_else(not_found, |it| json_body(StatusCode::OK, &it.document(app)))
     }
 
     fn find(&self, is_it: impl Fn(&Installation) -> bool) -> Option<&Installation> {
