@@ -73,8 +73,7 @@ pub struct Setup {
 /// Where the first files cannot be written, or the system has no threads or descriptors left.
 pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let surroundings =
-        Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(setup.launcher) };
+    let surroundings = Surroundings::new(Arc::clone(&clock), setup.launcher);
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let is_delayed = !setup.windows.initial_delay.is_zero();
     let open_timeout = setup.windows.open_timeout;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::FetchError;
 use crate::foreign::Launcher;
 use crate::secret::Secret;
+use crate::source::github_app::Budgets;
 use crate::source::table::{Table, TableError};
 use crate::time::{Clock, Now};
 use crate::token::Term;
@@ -28,6 +29,16 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Starts the processes that read files of others.
     pub launcher: Arc<Launcher>,
+    /// What GitHub Apps may still mint.
+    pub budgets: Arc<Budgets>,
+}
+
+impl Surroundings {
+    /// Those of a process that has asked for nothing yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, launcher: Launcher) -> Self {
+        Self { clock, launcher: Arc::new(launcher), budgets: Arc::default() }
+    }
 }
 
 /// Declares every source: its module, its type, and the type that it is configured with. Each has a
@@ -113,7 +124,7 @@ macro_rules! sources {
 
 sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
-    github_app::GithubApp(GithubAppConfig) needs clock, launcher => Configured;
+    github_app::GithubApp(GithubAppConfig) needs clock, launcher, budgets => Configured;
     env::Env(EnvConfig) needs clock;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;

@@ -372,11 +372,37 @@ fn a_crowd_of_readers_mints_once_for_each_repository() {
 }
 
 #[test]
+fn an_app_mints_no_more_than_its_budget_and_says_so() {
+    sandboxed(secs(60), || {
+        let app = on_demand(secs(3600));
+        install_many(&app, 12);
+        let text = fs::read_to_string(&app.config).unwrap();
+        let text = text.replace("owner = 'acme'", "owner = 'acme'\nmints-per-minute = 10");
+        fs::write(&app.config, text).unwrap();
+        let daemon = app.mount();
+        let read =
+            |number: usize| fs::read_to_string(daemon.path(&format!("repos/acme/r{number}/token")));
+        for number in 0..10 {
+            read(number).unwrap();
+        }
+        let refused = read(10).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::ENOKEY), "{refused}");
+        let status = fs::read_to_string(daemon.path("repos/acme/r10/status.json")).unwrap();
+        assert!(status.contains("rate_limited") && status.contains("10 a minute"), "{status}");
+        assert_eq!(app.demo.github().minted(), 10);
+        read(3).unwrap();
+    });
+}
+
+#[test]
 fn no_more_tokens_are_kept_than_there_is_room_for_and_an_open_one_is_the_last_to_go() {
     sandboxed(secs(120), || {
         use std::io::Read;
         let app = on_demand(secs(3600));
         install_many(&app, 300);
+        let text = fs::read_to_string(&app.config).unwrap();
+        let text = text.replace("owner = 'acme'", "owner = 'acme'\nmints-per-minute = 1000");
+        fs::write(&app.config, text).unwrap();
         let daemon =
             Daemon::at(&app.dir).arg_pair("--config", &app.config).log_level("info").start();
         let path = |number: usize| daemon.path(&format!("repos/acme/r{number}/token"));

@@ -80,8 +80,7 @@ impl Workspace {
         let mut config = self.config.clone();
         change(&mut config);
         let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
-        let launcher = Arc::new(Launcher::new(program));
-        let surroundings = Surroundings { clock: Arc::new(SystemClock), launcher };
+        let surroundings = Surroundings::new(Arc::new(SystemClock), Launcher::new(program));
         SourceConfig::Platform(config).build(&surroundings)
     }
 

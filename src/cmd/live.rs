@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where this process has no runtime or no `/proc`. What a source says is in the list.
 pub fn ask(sources: Vec<SourceConfig>) -> anyhow::Result<Vec<Result<Fetched, FetchError>>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let launcher = Arc::new(Launcher::own().context("cannot open the program")?);
-    let surroundings = Surroundings { clock, launcher };
+    let launcher = Launcher::own().context("cannot open the program")?;
+    let surroundings = Surroundings::new(clock, launcher);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let answers = runtime.block_on(async {

@@ -109,7 +109,7 @@ pub fn serve(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let surroundings = Surroundings { clock: Arc::clone(&clock), launcher: Arc::new(launcher) };
+    let surroundings = Surroundings::new(Arc::clone(&clock), launcher);
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let views = config.fs.root.views();
     let TokenService { store: state, handle: token, mut engine, counters } = TokenService::new(

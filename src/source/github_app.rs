@@ -24,9 +24,12 @@ use crate::source::table::{Located, Table, TableError};
 use crate::source::{BoxFuture, Configured, Fetched, Scope, Source, SourceName};
 use crate::time::Clock;
 
+mod budget;
 mod key;
 mod said;
 
+use budget::Budget;
+pub use budget::Budgets;
 use key::Key;
 
 /// GitHub's own API.
@@ -92,9 +95,17 @@ pub struct GithubAppConfig {
     pub ca_file: Option<PathBuf>,
     /// The longest a request may take.
     pub request_timeout: Duration,
+    /// The most tokens that the App mints in a minute on this machine.
+    #[serde(default = "mints_a_minute")]
+    pub mints_a_minute: usize,
     /// Tokens of it are made on demand: there may be hundreds, each of which would watch the key.
     #[serde(default)]
     pub is_on_demand: bool,
+}
+
+/// GitHub documents 900 points a minute, of which a mint costs five; the rest is for others.
+fn mints_a_minute() -> usize {
+    120
 }
 
 /// A name of GitHub's: letters, digits and some marks, at most `most` of them.
@@ -179,6 +190,10 @@ impl Configured for GithubAppConfig {
             proxy: url(table, "proxy")?,
             ca_file: table.text("ca-file")?.map(|path| path.value.into()),
             request_timeout: table.span("request-timeout")?.unwrap_or(Duration::from_secs(10)),
+            mints_a_minute: match table.number("mints-per-minute")? {
+                Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
+                None => mints_a_minute(),
+            },
             is_on_demand: false,
         })
     }
@@ -281,11 +296,19 @@ pub struct GithubApp {
     /// What is added to this machine's clock in claims, in seconds: GitHub refused one without it.
     correction: AtomicI64,
     clock_ahead: ClockAhead,
+    budget: Arc<Budget>,
 }
 
 impl GithubApp {
     /// A source over GitHub; connects at the first fetch.
-    pub fn new(config: GithubAppConfig, clock: Arc<dyn Clock>, launcher: Arc<Launcher>) -> Self {
+    #[expect(clippy::needless_pass_by_value, reason = "every source is made like this")]
+    pub fn new(
+        config: GithubAppConfig,
+        clock: Arc<dyn Clock>,
+        launcher: Arc<Launcher>,
+        budgets: Arc<Budgets>,
+    ) -> Self {
+        let budget = budgets.of(&format!("{} {}", config.api_url, config.app));
         let key = Request { anywhere: true, ..Request::file(&config.private_key, KEY_LIMIT) };
         let installation = match config.installation {
             Installation::Id(id) => id,
@@ -308,6 +331,7 @@ impl GithubApp {
             installation: AtomicU64::new(installation),
             correction: AtomicI64::new(0),
             clock_ahead: ClockAhead::default(),
+            budget,
             config,
         }
     }
@@ -339,6 +363,13 @@ impl GithubApp {
             body.insert("permissions".to_owned(), json!(self.config.permissions));
         }
         let body = serde_json::Value::Object(body).to_string().into_bytes();
+        let (most, now) = (self.config.mints_a_minute, self.http.clock.now().boot);
+        self.budget.take(most, now).map_err(|wait| {
+            let seconds = wait.as_secs() + 1;
+            let app = &self.config.app;
+            let detail = format!("the App {app} may not mint for another {seconds} s: {most} a minute are its budget here, or GitHub asked it to wait");
+            self.error(FetchErrorKind::RateLimited, detail).retry_after(Some(wait))
+        })?;
         let answer = self.ask(key, Method::POST, &url, Some(body)).await?;
         match answer.status {
             StatusCode::CREATED | StatusCode::OK => {
@@ -488,6 +519,9 @@ impl GithubApp {
             };
             let wish = is_limit.then_some(SECONDARY_LIMIT);
             error = self.error(kind, error.detail).retry_after(wish);
+        }
+        if let (FetchErrorKind::RateLimited, Some(wish)) = (error.kind, error.retry_after) {
+            self.budget.leave_alone(self.http.clock.now().boot.saturating_add(wish));
         }
         let _ = fmt::Write::write_fmt(
             &mut error.detail,

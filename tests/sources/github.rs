@@ -43,6 +43,7 @@ impl App {
             proxy: None,
             ca_file: None,
             request_timeout: Duration::from_secs(10),
+            mints_a_minute: 120,
             is_on_demand: false,
         };
         Self { demo, directory, config }
@@ -52,8 +53,7 @@ impl App {
         let mut config = self.config.clone();
         change(&mut config);
         let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
-        let launcher = Arc::new(Launcher::new(program));
-        let surroundings = Surroundings { clock: Arc::new(SystemClock), launcher };
+        let surroundings = Surroundings::new(Arc::new(SystemClock), Launcher::new(program));
         SourceConfig::GithubApp(config).build(&surroundings)
     }
 
@@ -181,9 +181,13 @@ async fn each_refusal_is_named_with_app_owner_and_what_github_says() {
     app.demo.github().refuse_next(403, said, Some(7));
     let limited = app.fails(&*source, Kind::RateLimited, "").await;
     assert_eq!(limited.retry_after, Some(Duration::from_secs(7)));
+    // What one source is told, all of its App's heed; this one is of another process.
+    app.fails(&*source, Kind::RateLimited, "may not mint for another").await;
+    let source = app.source(|_| ());
     app.demo.github().refuse_next(403, said, None);
     let limited = app.fails(&*source, Kind::RateLimited, "secondary rate limit").await;
     assert_eq!(limited.retry_after, Some(Duration::from_mins(1)));
+    let source = app.source(|_| ());
     app.demo.github().refuse_next(403, "Although you appear to have the correct authorization credentials, the organization has an IP allow list enabled", None);
     app.fails(&*source, Kind::Forbidden, "IP allow list").await;
     app.demo.github().refuse_next(502, "Bad gateway", None);
