@@ -193,11 +193,17 @@ impl Running {
                 Err(_) => return Err(Unreadable::Broken),
             }
             let room = buffer.get_mut(length..).filter(|room| !room.is_empty());
-            match self.answer.read(room.ok_or(Unreadable::Broken)?) {
-                Ok(0) => return Answer::parse(buffer.get(..length).unwrap_or_default(), request),
-                Ok(read) => length += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let is_over = match self.answer.read(room.ok_or(Unreadable::Broken)?) {
+                Ok(read) => {
+                    length += read;
+                    read == 0
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
                 Err(_) => return Err(Unreadable::Broken),
+            };
+            let bytes = buffer.get(..length).unwrap_or_default();
+            if is_over || Answer::is_whole(bytes) {
+                return Answer::parse(bytes, request);
             }
         }
     }

@@ -218,6 +218,19 @@ impl Answer {
         Ok(bytes)
     }
 
+    /// Whether the bytes so far are an answer with all of its content. The end of the pipe does not tell:
+    /// the thread that answers the kernel gets a descriptor table of its own by copying ours, and may do
+    /// so while we hold the other end. It would then keep that open.
+    pub(super) fn is_whole(bytes: &[u8]) -> bool {
+        let whole = || {
+            let end = bytes.iter().take(HEADER_LIMIT).position(|&byte| byte == b'\n')?;
+            let (header, content) = bytes.split_at_checked(end)?;
+            let Header { found, .. } = serde_json::from_slice(header).ok()?;
+            Some(content.len() > found.map_or(0, |found| found.length))
+        };
+        whole().unwrap_or(false)
+    }
+
     /// Reads an answer to this request.
     ///
     /// # Errors
@@ -276,6 +289,20 @@ mod tests {
         for answer in [answer(b""), answer(b"two\nlines\n\xff\0")].into_iter().chain(failed) {
             let bytes = answer.to_bytes().unwrap();
             assert_eq!(Answer::parse(&bytes, &request()), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_whole_with_its_last_byte_and_not_before() {
+        let failed = Answer { found: Err(Unreadable::Missing), ..answer(b"") };
+        for answer in [answer(b""), answer(b"two\nlines\n"), failed] {
+            let bytes = answer.to_bytes().unwrap();
+            let (last, before) = bytes.split_last().unwrap();
+            assert!(Answer::is_whole(&bytes), "{last}");
+            for end in 0..before.len() {
+                assert!(!Answer::is_whole(&before[..end]), "{end}");
+            }
+            assert!(!Answer::is_whole(before));
         }
     }
 

@@ -123,6 +123,9 @@ impl Running {
                     0 => return Ok((buffer, length)),
                     read => length += read,
                 }
+                if Answer::is_whole(buffer.get(..length).unwrap_or_default()) {
+                    return Ok((buffer, length));
+                }
             }
             Err(io::Error::from(io::ErrorKind::InvalidData))
         };

@@ -71,7 +71,8 @@ fn elsewhere_only_a_command_that_gains_no_privileges_cannot_end_run() {
 
         let mut process = Process::start(attack(&dir, &[]), "run", &dir);
         assert_eq!(process.wait(secs(40)).signal(), Some(9), "{}", process.stderr());
+        // It may be ended with `run` before it can say that it killed it.
         let said = process.stdout();
-        assert!(said.starts_with("root\nstopped a worker\ntoken\nstopped\nkilled\n"), "{said}");
+        assert!(said.starts_with("root\nstopped a worker\ntoken\nstopped\n"), "{said}");
     });
 }
