@@ -500,6 +500,19 @@ fn check_shows_the_app_and_asks_nobody() {
 }
 
 #[test]
+fn doctor_wants_no_bearer_where_no_platform_is_asked() {
+    sandboxed(secs(30), || {
+        let app = App::new(secs(3600));
+        let daemon = app.mount();
+        app.tell(&daemon, &["get"]).ok();
+        let mut doctor = tokenfs(&app.dir, User::Own);
+        doctor.arg("doctor").arg(daemon.mountpoint()).env("MOLECULE_TOKENFS_CONFIG", &app.config);
+        let said = run(doctor, &app.dir, secs(20)).stdout;
+        assert!(said.contains("acme-app gives tokens") && !said.contains("bearer"), "{said}");
+    });
+}
+
+#[test]
 fn check_live_asks_once_and_says_what_came() {
     let app = App::new(secs(3600));
     let check = || {

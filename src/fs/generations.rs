@@ -103,7 +103,8 @@ fn from_optional_nanos(word: u64) -> Option<Duration> {
 /// The mapped state.
 pub struct State {
     shared: NonNull<Shared>,
-    memory: OwnedFd,
+    /// For the process that takes over, where there is to be one.
+    memory: Option<OwnedFd>,
     /// The names of the sources that slots refer to by number.
     sources: Vec<&'static str>,
     /// One writer of a slot at a time; only this process writes.
@@ -163,8 +164,11 @@ impl State {
         views: Vec<u8>,
     ) -> std::io::Result<Self> {
         // That of the mount's own token has said what there is to say about its memory.
-        let state = Self::make(sources, views)?;
+        let mut state = Self::make(sources, views)?;
         state.shared().last_generation.store(generation, Ordering::Release);
+        // The mapping stays. The thread that answers the kernel has a descriptor table of its own: one
+        // that it opened must not be closed by another thread, or the other way round.
+        state.memory = None;
         Ok(state)
     }
 
@@ -207,7 +211,7 @@ impl State {
         }?;
         let state = Self {
             shared: address.cast(),
-            memory,
+            memory: Some(memory),
             sources,
             writer: Mutex::new(()),
             views,
@@ -241,10 +245,10 @@ impl State {
         unsafe { self.shared.as_ref() }
     }
 
-    /// The memory, for the process that takes over.
+    /// The memory, for the process that takes over; `None` for a state that ends with this one.
     #[must_use]
-    pub fn memory(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.memory.as_fd()
+    pub fn memory(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.memory.as_ref().map(AsFd::as_fd)
     }
 
     /// The newest generation that can be served; 0 before the first.

@@ -54,7 +54,7 @@ impl Mounted {
     async fn replace_the_worker(&mut self) {
         self.engine.abort();
         let _ = (&mut self.engine).await;
-        let memory = self.state.memory().try_clone_to_owned().unwrap();
+        let memory = self.state.memory().unwrap().try_clone_to_owned().unwrap();
         let adopted = State::adopt(memory, vec!["platform"], Root::Directory.views()).unwrap();
         self.state = Arc::new(adopted);
         (self.fs, self.engine) = worker(&self.time, &self.source, &self.state);

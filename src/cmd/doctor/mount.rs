@@ -15,6 +15,7 @@ use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::foreign::{self, Unreadable};
 use crate::place::{self, Unserved};
+use crate::source::platform;
 use crate::status::{Backend, Layout, State, Status, TokenStatus, words};
 
 /// A difference of clocks that is worth a word, in seconds.
@@ -91,7 +92,7 @@ pub fn look(
     findings.push(access(&mountpoint, &opened, subject));
     if let Some(one) = status.tokens.first() {
         findings.push(token(one));
-        findings.extend(platform(one));
+        findings.extend(source(one));
         findings.extend(clocks(one));
     }
     findings.extend(bearer(settings));
@@ -198,11 +199,11 @@ fn token(token: &TokenStatus) -> Finding {
 }
 
 /// What the source says that fails, in its own words.
-fn platform(token: &TokenStatus) -> Vec<Finding> {
+fn source(token: &TokenStatus) -> Vec<Finding> {
     let not_configured = FetchErrorKind::NotConfigured.name();
     let failures = token.failures.iter().filter(|failure| {
         // An environment without a token is nobody's fault.
-        failure.source == "platform" || failure.kind != not_configured
+        failure.source == platform::NAME || failure.kind != not_configured
     });
     let findings: Vec<_> = failures
         .map(|failure| {
@@ -260,8 +261,11 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
     findings
 }
 
-/// What the platform is asked with.
+/// What the platform is asked with, where it is asked at all.
 fn bearer(settings: &Settings) -> Option<Finding> {
+    if !settings.tables.chain().contains(&platform::NAME) {
+        return None;
+    }
     let path = settings.bearer_file();
     let shown = path.display();
     let answer = foreign::look(&settings.bearer_read());

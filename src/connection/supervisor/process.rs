@@ -52,8 +52,8 @@ impl Worker {
         let errors = Stdio::inherit();
         let child =
             program.start(Streams { input: theirs.into(), output: Stdio::null(), errors })?;
-        let descriptors =
-            [their_init.as_fd(), device.as_fd(), setup.state.memory(), setup.config.as_fd()];
+        let state = setup.state.memory().ok_or(io::ErrorKind::InvalidInput)?;
+        let descriptors = [their_init.as_fd(), device.as_fd(), state, setup.config.as_fd()];
         // One that has ended already is heard of by its death.
         channel.send_with(Message::Handover, &descriptors).ok();
         let steps = setup.state.steps();

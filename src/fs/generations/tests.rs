@@ -117,7 +117,7 @@ fn another_process_finds_everything() {
         last_open: Some(SECOND),
     };
     state.save(&progress);
-    let memory = state.memory().try_clone_to_owned().unwrap();
+    let memory = state.memory().unwrap().try_clone_to_owned().unwrap();
     let adopted = State::adopt(memory, vec!["platform", "env"], vec![0, 7]).unwrap();
     let saved = adopted.load();
     assert_eq!(saved.progress, progress);
