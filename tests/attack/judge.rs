@@ -69,10 +69,16 @@ pub fn judge(ledger: &[Entry], opens: &[Open], form: Form, timeline: &Timeline) 
                 verdict.tell(count, attack, "an open gave bytes that are no token");
             }
             Some(entries) if entries.iter().any(|entry| was_fresh(entry, open, min_life)) => {}
-            Some(_) => {
+            Some(entries) => {
                 verdict.dead += 1;
                 let count = verdict.dead;
-                verdict.tell(count, attack, "an open gave a dead token");
+                let started = u64::try_from(open.start.as_millis()).unwrap();
+                let left =
+                    entries.iter().map(|entry| entry.expires_ms.saturating_sub(started)).max();
+                let left = left.unwrap_or_default();
+                let sentence =
+                    format!("an open gave a dead token: {left} ms were left at its start");
+                verdict.tell(count, attack, &sentence);
             }
         }
     }

@@ -272,7 +272,8 @@ fn a_clock_here_that_is_hours_ahead_from_the_start_is_an_error_that_names_both_c
         let setup = Setup::default().minting(|minting| minting.clock_offset = -2 * HOUR);
         let workspace = Workspace::start(setup);
         let error = fs::read(workspace.path("token")).unwrap_err();
-        assert_eq!(errno(&error), Some(Errno::ENOKEY));
+        // The other one where an attempt is under way at the very deadline.
+        assert!(matches!(errno(&error), Some(Errno::ENOKEY | Errno::ETIMEDOUT)), "{error}");
         let failure = fact(&workspace, "last_failure");
         assert_eq!(failure["kind"], "clocks_disagree", "{failure}");
         let detail = failure["detail"].as_str().unwrap();
