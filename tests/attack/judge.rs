@@ -89,8 +89,9 @@ pub fn judge(ledger: &[Entry], opens: &[Open], form: Form, timeline: &Timeline) 
 fn was_fresh(entry: &Entry, open: &Open, min_life: Duration) -> bool {
     // Life only runs down, so the first instant of the open at which it existed is the best one.
     let instant = open.start.max(Duration::from_millis(entry.issued_ms));
-    // Milliseconds of the ledger are cut.
-    instant <= open.end + Duration::from_millis(1) && entry.live_at(instant + min_life)
+    // Milliseconds of the ledger are cut: an expiry is up to one later than it says.
+    let cut = Duration::from_millis(1);
+    instant <= open.end + cut && entry.live_at(instant + min_life.saturating_sub(cut))
 }
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ mod tests {
     fn an_open_is_judged_by_the_life_that_its_token_had_then() {
         let token = Fingerprint::of(b"ghs_token").to_string();
         let dead = |start, form| judged(&token, start, start + 5, form).dead;
-        assert_eq!((dead(103_699, Form::Mounted), dead(103_700, Form::Mounted)), (0, 1));
+        assert_eq!((dead(103_700, Form::Mounted), dead(103_701, Form::Mounted)), (0, 1));
         assert_eq!((dead(103_999, Form::Files), dead(104_000, Form::Files)), (0, 1));
         let other = Fingerprint::of(b"ghs_other").to_string();
         assert_eq!(judged(&other, 101_000, 101_001, Form::Mounted).foreign, 1);
