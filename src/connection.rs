@@ -12,5 +12,6 @@ mod recovery;
 pub mod resident;
 pub mod rotation;
 pub mod supervisor;
+pub mod tokens;
 mod wire;
 pub mod worker;

@@ -152,9 +152,7 @@ impl Scope {
     pub fn of_repository(owner: &str, name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let name = name.strip_suffix(".git").unwrap_or(&name);
-        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let is_name = !matches!(name, "" | "." | "..") && name.len() <= 100;
-        let scope = Self::of_owner(owner).filter(|_| is_name && name.chars().all(is_part))?;
+        let scope = Self::of_owner(owner).filter(|_| Self::is_repository(name))?;
         Some(Self { repository: Some(name.to_owned()), ..scope })
     }
 
@@ -167,6 +165,13 @@ impl Scope {
             && !name.starts_with('-')
             && !name.ends_with('-')
             && !name.contains("--")
+    }
+
+    /// Whether a name can be a repository's, without its owner.
+    #[must_use]
+    pub fn is_repository(name: &str) -> bool {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        (1..=100).contains(&name.len()) && name.chars().all(is_part) && !matches!(name, "." | "..")
     }
 }
 

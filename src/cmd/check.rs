@@ -113,7 +113,8 @@ impl Report<'_> {
                 None => {}
             }
         }
-        for (name, chain, _) in self.settings.tables.named() {
+        for (name, token) in self.settings.tables.named() {
+            let chain: Vec<_> = token.chain().collect();
             let _ = writeln!(text, "The token `{name}` is asked of {}", chain.join(", then "));
         }
         for warning in &self.settings.warnings {

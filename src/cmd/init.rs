@@ -17,7 +17,8 @@ use crate::cmd::{self, Advise, EXIT_NO_TOKEN, EXIT_USAGE, live};
 use crate::config::DEFAULT_HOST;
 use crate::config::file;
 use crate::config::tables::Tables;
-use crate::source::SourceConfig;
+use crate::source::github_app::GITHUB;
+use crate::source::{SourceConfig, http};
 
 /// The name of the source in the file.
 const SOURCE: &str = "github";
@@ -71,7 +72,7 @@ pub struct GithubAppArgs {
     permissions: Vec<(String, String)>,
 
     /// Base URL of the API; for GitHub Enterprise Server that of its host, with /api/v3
-    #[arg(long, value_name = "URL", default_value = "https://api.github.com")]
+    #[arg(long, value_name = "URL", default_value = GITHUB)]
     api_url: String,
 
     /// The file to write
@@ -237,7 +238,7 @@ impl GithubAppArgs {
             let pairs = format!("{{ {} }}", pairs.join(", "));
             lines.push(("permissions", pairs, "what they may do; without it, all that is granted"));
         }
-        if self.api_url != "https://api.github.com" {
+        if self.api_url != GITHUB {
             lines.push(("api-url", quoted(&self.api_url), "GitHub's API"));
         }
         let mut text = String::from(
@@ -265,15 +266,11 @@ impl GithubAppArgs {
 
 /// The host of git where that of the API is not GitHub's own: the same, without `api.`.
 fn git_host(api_url: &str) -> Option<String> {
-    let url = reqwest_host(api_url)?;
-    let host = url.strip_prefix("api.").unwrap_or(&url);
+    let url = http::parse_url(api_url).ok()?;
+    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+    let host = format!("{}{port}", url.host_str()?);
+    let host = host.strip_prefix("api.").unwrap_or(&host);
     (host != DEFAULT_HOST).then(|| host.to_owned())
-}
-
-fn reqwest_host(url: &str) -> Option<String> {
-    let rest = url.split_once("://")?.1;
-    let host = rest.split(['/', '?', '#']).next()?.rsplit('@').next()?;
-    Some(host.to_ascii_lowercase())
 }
 
 /// A string as TOML and JSON write it.
@@ -338,7 +335,7 @@ mod tests {
             installation_id: None,
             repositories: Vec::new(),
             permissions: Vec::new(),
-            api_url: "https://api.github.com".to_owned(),
+            api_url: GITHUB.to_owned(),
             file: file::DEFAULT.into(),
             no_try: false,
         };
@@ -375,6 +372,17 @@ mod tests {
         parsed(Path::new("t.toml"), &text).unwrap();
         let wrong = args(|args| args.owner = Some("acme\"/web".to_owned())).text().unwrap();
         assert!(parsed(Path::new("t.toml"), &wrong).is_err());
+    }
+
+    #[test]
+    fn the_host_of_git_is_that_of_the_api_without_its_first_part() {
+        assert_eq!(git_host(GITHUB), None);
+        for (api_url, host) in [
+            ("https://api.acme.ghe.com", "acme.ghe.com"),
+            ("https://me:pw@GHE.example:8443/api/v3?q", "ghe.example:8443"),
+        ] {
+            assert_eq!(git_host(api_url).as_deref(), Some(host));
+        }
     }
 
     #[test]

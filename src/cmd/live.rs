@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::config::settings::shown_span;
-use crate::error::FetchError;
+use crate::error::{FetchError, FetchErrorKind};
 use crate::foreign::Launcher;
 use crate::source::{Fetched, SourceConfig, Surroundings};
 use crate::time::{Clock, SystemClock};
@@ -31,7 +31,7 @@ pub fn ask(sources: Vec<SourceConfig>) -> anyhow::Result<Vec<Result<Fetched, Fet
             let source = source.build(&surroundings);
             let late = |_| {
                 let detail = format!("no answer in {}", shown_span(PATIENCE));
-                Err(FetchError::new(source.name(), crate::error::FetchErrorKind::TimedOut, detail))
+                Err(FetchError::new(source.name(), FetchErrorKind::TimedOut, detail))
             };
             answers.push(tokio::time::timeout(PATIENCE, source.fetch()).await.unwrap_or_else(late));
         }

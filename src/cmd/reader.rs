@@ -13,7 +13,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
-use crate::config::find_served;
+use crate::config::{find_served, tables};
 use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::place::Served;
@@ -30,9 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The view that is read when none is named.
 const DEFAULT_VIEW: &str = "token";
-
-/// The token of the mount itself.
-const DEFAULT_TOKEN: &str = "default";
 
 /// A mount of ours.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ pub struct Reader {
 struct Status {
     #[serde(default)]
     written_at: Option<Timestamp>,
-    /// There is one so far.
+    /// That of the directory first, then the others of the mount.
     tokens: Vec<TokenStatus>,
 }
 
@@ -102,7 +99,7 @@ impl Reader {
     /// When the mount has no such token.
     pub fn of_token(self, which: &Which) -> anyhow::Result<Self> {
         let (directory, what) = match which {
-            Which { token: Some(name), .. } if name == DEFAULT_TOKEN => return Ok(self),
+            Which { token: Some(name), .. } if name == tables::DEFAULT => return Ok(self),
             Which { token: Some(name), .. } => (name.clone(), format!("token `{name}`")),
             Which { repo: Some(name), .. } => {
                 (format!("repos/{name}"), format!("token for `{name}`"))

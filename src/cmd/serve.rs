@@ -250,7 +250,7 @@ fn serve_files(
     become_opaque();
     lock_all_memory();
     observe::start();
-    for (name, ..) in settings.tables.named() {
+    for (name, _) in settings.tables.named() {
         tracing::warn!("the token `{name}` is not served: only `default` can be without FUSE");
     }
     let path = directory.path().display();
@@ -292,7 +292,7 @@ fn serve_mount(
         tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
     }
     if root != Root::Directory {
-        for (name, ..) in settings.tables.named() {
+        for (name, _) in settings.tables.named() {
             tracing::warn!("the token `{name}` is not served: a mounted file has room for one");
         }
     }

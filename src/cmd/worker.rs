@@ -13,7 +13,7 @@ use nix::unistd::getppid;
 use zeroize::Zeroizing;
 
 use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps, name_this_process};
-use crate::config::Settings;
+use crate::config::{Settings, tables};
 use crate::connection::handover::Channel;
 use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
 use crate::connection::supervisor::survive_large_files;
@@ -143,7 +143,7 @@ pub(super) fn config(
         tokens: if root == Root::Directory { settings.named_tokens() } else { Vec::new() },
         on_demand: if root == Root::Directory { settings.on_demand() } else { Vec::new() },
         identity: Identity {
-            name: "default".to_owned(),
+            name: tables::DEFAULT.to_owned(),
             mountpoint: mountpoint.to_owned(),
             backend: Backend::Fuse,
             why_files: None,

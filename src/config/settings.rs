@@ -9,7 +9,7 @@ use crate::config::file::{self, ConfigFile};
 use crate::config::layers::Layers;
 use crate::config::owner::{self, Caller};
 use crate::config::parse::{BackendChoice, ServerUrl};
-use crate::config::tables::Tables;
+use crate::config::tables::{Tables, TokenTable};
 use crate::config::{Environment, Key, Origin, Setting, SettingsArgs, parse, trust};
 use crate::connection::demand::OnDemand;
 use crate::connection::worker::NamedToken;
@@ -260,10 +260,10 @@ impl Settings {
     /// The tokens that have a directory of their own.
     #[must_use]
     pub fn named_tokens(&self) -> Vec<NamedToken> {
-        let named = self.tables.named().map(|(name, chain, hosts)| NamedToken {
+        let named = self.tables.named().map(|(name, token)| NamedToken {
             name: name.to_owned(),
-            sources: chain.into_iter().filter_map(|name| self.source(name)).collect(),
-            views: ViewContext { hosts: hosts.unwrap_or(&self.hosts.value).to_vec() },
+            sources: self.sources_of(token),
+            views: self.views_of(token),
         });
         named.collect()
     }
@@ -272,11 +272,19 @@ impl Settings {
     #[must_use]
     pub fn on_demand(&self) -> Vec<OnDemand> {
         let tokens = self.tables.on_demand().map(|token| OnDemand {
-            owners: token.owners.to_vec(),
-            sources: token.sources.iter().filter_map(|name| self.source(&name.value)).collect(),
-            views: ViewContext { hosts: token.hosts.unwrap_or(&self.hosts.value).to_vec() },
+            owners: token.owners().to_vec(),
+            sources: self.sources_of(token),
+            views: self.views_of(token),
         });
         tokens.collect()
+    }
+
+    fn sources_of(&self, token: &TokenTable) -> Vec<SourceConfig> {
+        token.chain().filter_map(|name| self.source(name)).collect()
+    }
+
+    fn views_of(&self, token: &TokenTable) -> ViewContext {
+        ViewContext { hosts: token.hosts().unwrap_or(&self.hosts.value).to_vec() }
     }
 
     /// A source by its name; the file was checked to describe each that it names.

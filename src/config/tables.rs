@@ -16,8 +16,8 @@ use crate::view;
 /// The sources that need no table, in the order in which they are asked by default.
 pub const BUILT_IN: [&str; 2] = [platform::NAME, env::NAME];
 
-/// The token of the mount itself.
-const DEFAULT: &str = "default";
+/// The name of the token of the mount itself.
+pub const DEFAULT: &str = "default";
 
 /// The tables as the file has them.
 #[derive(Debug, Clone, Default)]
@@ -31,25 +31,11 @@ pub struct Tables {
 /// A token as the file describes it.
 #[derive(Debug, Clone)]
 pub struct TokenTable {
-    /// The names of its sources, best first.
     sources: Vec<Located<String>>,
-    /// The hosts that it is for; those of the settings where nothing is said.
     hosts: Option<Vec<String>>,
     /// Whether narrower tokens can be had of its sources.
     is_on_demand: bool,
-    /// Whose; of everybody whom the sources serve where nothing is said.
     owners: Vec<String>,
-}
-
-/// Narrower tokens of a token's sources.
-#[derive(Debug, Clone, Copy)]
-pub struct OnDemand<'a> {
-    /// The owners; none is everybody whom the sources serve.
-    pub owners: &'a [String],
-    /// The sources, best first.
-    pub sources: &'a [Located<String>],
-    /// The hosts that they are for.
-    pub hosts: Option<&'a [String]>,
 }
 
 impl Tables {
@@ -184,22 +170,15 @@ impl Tables {
         }
     }
 
-    /// The tokens that have a directory of their own: name, names of the sources, and hosts.
-    pub fn named(&self) -> impl Iterator<Item = (&str, Vec<&str>, Option<&[String]>)> {
+    /// The tokens that have a directory of their own, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &TokenTable)> {
         let named = self.tokens.iter().filter(|(name, _)| *name != DEFAULT);
-        named.map(|(name, token)| {
-            (&**name, token.value.chain().collect(), token.value.hosts.as_deref())
-        })
+        named.map(|(name, token)| (&**name, &token.value))
     }
 
     /// The tokens of whose sources narrower ones can be had.
-    pub fn on_demand(&self) -> impl Iterator<Item = OnDemand<'_>> {
-        let tokens = self.tokens.values().map(|token| &token.value);
-        tokens.filter(|token| token.is_on_demand).map(|token| OnDemand {
-            owners: &token.owners,
-            sources: &token.sources,
-            hosts: token.hosts.as_deref(),
-        })
+    pub fn on_demand(&self) -> impl Iterator<Item = &TokenTable> {
+        self.tokens.values().map(|token| &token.value).filter(|token| token.is_on_demand)
     }
 
     /// The hosts of the mount's token, where the file says so beside it.
@@ -216,8 +195,21 @@ impl Tables {
 }
 
 impl TokenTable {
-    fn chain(&self) -> impl Iterator<Item = &str> {
+    /// The names of its sources, best first.
+    pub fn chain(&self) -> impl Iterator<Item = &str> {
         self.sources.iter().map(|name| &*name.value)
+    }
+
+    /// The hosts that it is for, where the file says so.
+    #[must_use]
+    pub fn hosts(&self) -> Option<&[String]> {
+        self.hosts.as_deref()
+    }
+
+    /// Whose narrower tokens can be had, in lower case; empty is everybody whom the sources serve.
+    #[must_use]
+    pub fn owners(&self) -> &[String] {
+        &self.owners
     }
 }
 

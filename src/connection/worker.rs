@@ -22,6 +22,7 @@ use crate::connection::demand::{self, OnDemand};
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
+use crate::connection::tokens::{Shared, TokenConfig};
 use crate::foreign::Launcher;
 use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters};
@@ -130,44 +131,29 @@ pub fn serve(
     state.rotate_with(move || rotations.send_if_room(Message::Rotate));
 
     state.step();
+    let shared = Shared {
+        surroundings,
+        timer,
+        fs: config.fs.clone(),
+        identity: config.identity.clone(),
+        connection: Arc::clone(&state),
+    };
     let mut engines = Vec::new();
     let mut named = Vec::new();
     let mut shown = Vec::new();
     for NamedToken { name, sources, views } in config.tokens {
-        let service = TokenService::new(
-            sources,
-            config.windows.clone(),
-            &surroundings,
-            Arc::clone(&timer),
-            |names| State::create_after(unused(&*clock), names, Root::Directory.views()),
-        )?;
-        let identity = Identity { name: name.clone(), ..config.identity.clone() };
-        let pages = Pages::new(identity.clone(), Arc::clone(&state));
-        let (handle, counters) = (service.handle, service.counters);
-        shown.push((identity, handle.clone(), Arc::clone(&counters)));
-        let fs_config = FsConfig { views, helper: None, ..config.fs.clone() };
-        let (clock, connection) = (Arc::clone(&clock), Arc::clone(&state));
-        let fs = Fs::new(fs_config, connection, service.store, handle, clock, counters, pages);
-        named.push((name, fs));
-        engines.push(service.engine);
+        let windows = config.windows.clone();
+        let root = Root::Directory;
+        let token = shared.token(TokenConfig { name: &name, sources, windows, root, views })?;
+        named.push((name, token.fs));
+        engines.push(token.engine);
+        shown.push(token.shown);
         state.step();
     }
-    let demand = (!config.on_demand.is_empty())
-        .then(|| {
-            demand::demand(
-                config.on_demand,
-                demand::Around {
-                    windows: config.windows,
-                    surroundings,
-                    timer,
-                    runtime: runtime.handle().clone(),
-                    fs: config.fs.clone(),
-                    identity: config.identity.clone(),
-                    connection: Arc::clone(&state),
-                },
-            )
-        })
-        .transpose()?;
+    let demand = (!config.on_demand.is_empty()).then(|| {
+        demand::demand(config.on_demand, &config.windows, shared, runtime.handle().clone())
+    });
+    let demand = demand.transpose()?;
     let pages = Pages::new(config.identity, Arc::clone(&state)).with_others(shown);
     let connection = Arc::clone(&state);
     let fs = Fs::new(config.fs, connection, Arc::clone(&state), token, clock, counters, pages);
@@ -250,12 +236,6 @@ async fn panicked(tasks: &mut JoinSet<()>) {
         }
     }
     std::future::pending::<()>().await;
-}
-
-/// A number that no generation of an earlier worker had: there are fewer than 250 a second. The state of
-/// a named token ends with its worker, and the kernel may still know inodes of it.
-pub(super) fn unused(clock: &dyn Clock) -> u64 {
-    u64::try_from(clock.now().boot.as_millis() / 4).unwrap_or(u64::MAX)
 }
 
 /// The first packet in a socket, which stays there.

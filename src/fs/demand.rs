@@ -60,14 +60,14 @@ pub trait Maker: Send + Sync {
 
 /// What a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Key {
+enum Name {
     /// `repos/OWNER`
     Owner(String),
     /// `repos/OWNER/REPO` or `orgs/OWNER`
     Place(Scope),
 }
 
-impl Key {
+impl Name {
     /// The part of its inode numbers above [`LOCAL_BITS`].
     fn prefix(&self) -> u64 {
         let (kind, owner, repository) = match self {
@@ -86,7 +86,7 @@ impl Key {
 }
 
 struct Known {
-    key: Key,
+    name: Name,
     made: Option<Made>,
     /// Files that are open.
     opens: u64,
@@ -109,18 +109,14 @@ pub struct Demand {
     table: Mutex<Table>,
 }
 
-/// A place: the file system that answers for it, and what its inode numbers begin with.
-pub(super) struct Place {
+/// Something in a place.
+pub(super) struct Inside {
+    /// The file system that answers for the place.
     pub(super) fs: Arc<Fs>,
+    /// What inode numbers of the place begin with.
     pub(super) prefix: u64,
-}
-
-/// What an inode of this module is.
-pub(super) enum At {
-    /// A directory of names.
-    Names(u64),
-    /// Something in a place, by the number that the place knows it by.
-    Inside(Place, u64),
+    /// The number by which the file system knows it.
+    pub(super) ino: u64,
 }
 
 impl Demand {
@@ -143,21 +139,22 @@ impl Demand {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an inode is.
+    /// What an inode is: something in a place, or else a directory of names.
     ///
     /// # Errors
     /// ESTALE where it is not known (any more).
-    pub(super) fn at(&self, ino: u64) -> Result<At, Errno> {
+    pub(super) fn at(&self, ino: u64) -> Result<Option<Inside>, Errno> {
         if ino == REPOS || ino == ORGS {
-            return Ok(At::Names(ino));
+            return Ok(None);
         }
         let table = self.table();
-        let known = table.known.get(&(ino & !LOCAL)).ok_or(Errno::ESTALE)?;
-        if let Key::Owner(_) = known.key {
-            return Ok(At::Names(ino));
+        let (prefix, ino) = (ino & !LOCAL, ino & LOCAL);
+        let known = table.known.get(&prefix).ok_or(Errno::ESTALE)?;
+        if let Name::Owner(_) = known.name {
+            return Ok(None);
         }
         let fs = known.made.as_ref().map_or(&self.template, |made| &made.fs);
-        Ok(At::Inside(Place { fs: Arc::clone(fs), prefix: ino & !LOCAL }, ino & LOCAL))
+        Ok(Some(Inside { fs: Arc::clone(fs), prefix, ino }))
     }
 
     /// The attributes of a directory of names.
@@ -174,11 +171,10 @@ impl Demand {
         parent: u64,
         name: &OsStr,
     ) -> Result<Entry, Errno> {
-        let name = name.to_str().ok_or(Errno::ENOENT)?;
-        let key = self.key(parent, name)?;
-        let prefix = key.prefix();
-        let is_known = self.note(prefix, &key);
-        if !is_known {
+        let text = name.to_str().ok_or(Errno::ENOENT)?;
+        let name = self.named(parent, text)?;
+        let prefix = name.prefix();
+        if !self.note(prefix, &name) {
             // Another name with the same number, which nobody finds by accident.
             return Err(Errno::ENOENT);
         }
@@ -188,38 +184,38 @@ impl Demand {
 
     /// What a name in a directory is, if it is possible and some source can give a token for it. Upper and
     /// lower case lead to one token, and so does a trailing `.git`.
-    fn key(&self, parent: u64, name: &str) -> Result<Key, Errno> {
-        let name = name.to_ascii_lowercase();
-        let key = match parent {
-            REPOS => Scope::is_owner(&name).then_some(Key::Owner(name)),
-            ORGS => Scope::of_owner(&name).map(Key::Place),
+    fn named(&self, parent: u64, text: &str) -> Result<Name, Errno> {
+        let text = text.to_ascii_lowercase();
+        let name = match parent {
+            REPOS => Scope::is_owner(&text).then_some(Name::Owner(text)),
+            ORGS => Scope::of_owner(&text).map(Name::Place),
             _ => {
                 let table = self.table();
                 let known = table.known.get(&(parent & !LOCAL)).ok_or(Errno::ESTALE)?;
-                let Key::Owner(owner) = &known.key else { return Err(Errno::ENOTDIR) };
-                Scope::of_repository(owner, &name).map(Key::Place)
+                let Name::Owner(owner) = &known.name else { return Err(Errno::ENOTDIR) };
+                Scope::of_repository(owner, &text).map(Name::Place)
             }
         };
-        let key = key.ok_or(Errno::ENOENT)?;
-        let is_served = match &key {
-            Key::Owner(owner) => {
+        let name = name.ok_or(Errno::ENOENT)?;
+        let is_served = match &name {
+            Name::Owner(owner) => {
                 self.maker.serves(&Scope { owner: owner.clone(), repository: None })
             }
-            Key::Place(scope) => self.maker.serves(scope),
+            Name::Place(scope) => self.maker.serves(scope),
         };
-        if is_served { Ok(key) } else { Err(Errno::ENOENT) }
+        if is_served { Ok(name) } else { Err(Errno::ENOENT) }
     }
 
     /// Enters a name in the table, and forgets the least lately used one where there is no room. Whether
     /// its number is its own.
-    fn note(&self, prefix: u64, key: &Key) -> bool {
+    fn note(&self, prefix: u64, name: &Name) -> bool {
         let now = self.template.now();
         let mut table = self.table();
         table.uses += 1;
         let used = table.uses;
         if let Some(known) = table.known.get_mut(&prefix) {
             (known.used, known.used_at) = (used, now);
-            return known.key == *key;
+            return known.name == *name;
         }
         if table.known.len() >= NAMES {
             let without_token = table.known.iter().filter(|(_, known)| known.made.is_none());
@@ -227,7 +223,7 @@ impl Demand {
                 without_token.min_by_key(|(_, known)| known.used).map(|(prefix, _)| *prefix);
             oldest.and_then(|oldest| table.known.remove(&oldest));
         }
-        let known = Known { key: key.clone(), made: None, opens: 0, used_at: now, used };
+        let known = Known { name: name.clone(), made: None, opens: 0, used_at: now, used };
         table.known.insert(prefix, known);
         true
     }
@@ -236,9 +232,9 @@ impl Demand {
     pub(super) fn list(&self, ino: u64) -> Result<(u64, Vec<(u64, String)>), Errno> {
         let table = self.table();
         let made = || table.known.iter().filter(|(_, known)| known.made.is_some());
-        let scopes = made().filter_map(|(prefix, known)| match &known.key {
-            Key::Place(scope) => Some((*prefix, scope)),
-            Key::Owner(_) => None,
+        let scopes = made().filter_map(|(prefix, known)| match &known.name {
+            Name::Place(scope) => Some((*prefix, scope)),
+            Name::Owner(_) => None,
         });
         let (above, mut names): (_, Vec<_>) = match ino {
             ORGS => (
@@ -250,7 +246,7 @@ impl Demand {
             ),
             REPOS => {
                 let owners = scopes.filter(|(_, scope)| scope.repository.is_some());
-                let number = |owner: &String| Key::Owner(owner.clone()).prefix() | ROOT;
+                let number = |owner: &String| Name::Owner(owner.clone()).prefix() | ROOT;
                 (
                     ROOT,
                     owners.map(|(_, scope)| (number(&scope.owner), scope.owner.clone())).collect(),
@@ -258,7 +254,7 @@ impl Demand {
             }
             _ => {
                 let known = table.known.get(&(ino & !LOCAL)).ok_or(Errno::ESTALE)?;
-                let Key::Owner(owner) = &known.key else { return Err(Errno::ENOTDIR) };
+                let Name::Owner(owner) = &known.name else { return Err(Errno::ENOTDIR) };
                 let its = scopes.filter(|(_, scope)| scope.owner == *owner);
                 let named = its.filter_map(|(prefix, scope)| {
                     scope.repository.clone().map(|repository| (prefix | ROOT, repository))
@@ -302,7 +298,7 @@ impl Demand {
         let now = self.template.now();
         let mut table = self.table();
         let known = table.known.get(&prefix).ok_or(Errno::ESTALE)?;
-        let Key::Place(scope) = known.key.clone() else { return Err(Errno::EISDIR) };
+        let Name::Place(scope) = known.name.clone() else { return Err(Errno::EISDIR) };
         if known.made.is_none() {
             table.make_room(now);
             let made = self.maker.make(&scope).map_err(|error| {
@@ -326,14 +322,6 @@ impl Demand {
         if let Some(known) = self.table().known.get_mut(&(ino & !LOCAL)) {
             known.opens = known.opens.saturating_sub(1);
         }
-    }
-
-    /// How many tokens are kept, and how many names are known.
-    #[must_use]
-    pub fn kept(&self) -> (usize, usize) {
-        let table = self.table();
-        let made = table.known.values().filter(|known| known.made.is_some()).count();
-        (made, table.known.len())
     }
 }
 

@@ -167,13 +167,11 @@ impl Pages {
     }
 
     fn document(&self, may_know: bool, token: &Handle, counters: &Counters, now: &Now) -> Status {
-        let snapshot = token.snapshot();
-        let document = if may_know { status::document } else { status::document_for_strangers };
-        let mut status = document(&self.identity, &snapshot, counters, now);
+        let describe = if may_know { status::document } else { status::document_for_strangers };
+        let mut document = describe(&self.identity, &token.snapshot(), counters, now);
         for (identity, token, counters) in &self.others {
-            status.add(document(identity, &token.snapshot(), counters, now));
+            document.add(describe(identity, &token.snapshot(), counters, now));
         }
-        let mut document = status;
         document.last_upgrade = self.state.last_upgrade().map(|(at, outcome)| UpgradeStatus {
             // Exact: whoever asked for an upgrade tells its outcome from an earlier one by it.
             at: time::exact_timestamp(at),

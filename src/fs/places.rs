@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::attribute::Attribute;
-use super::demand::{self, Demand};
+use super::demand::{Demand, Inside};
 use super::journal::Call;
 use super::node::ROOT;
 use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Request};
@@ -54,7 +54,7 @@ impl Deref for Answering<'_> {
 /// What an inode is.
 enum At<'a> {
     /// A directory of names on demand.
-    Names(&'a Arc<Demand>, u64),
+    Names(&'a Arc<Demand>),
     /// What a file system knows by the last number; the one before is that of the place, for the others.
     Inside(Answering<'a>, Numbers, u64),
 }
@@ -107,18 +107,12 @@ impl Places {
         &self.root
     }
 
-    /// The tokens on demand, where there are any.
-    #[must_use]
-    pub fn demand(&self) -> Option<&Arc<Demand>> {
-        self.demand.as_ref()
-    }
-
     fn at(&self, ino: u64) -> Result<At<'_>, Errno> {
         if let Some(demand) = self.demand.as_ref().filter(|_| Demand::owns(ino)) {
             return Ok(match demand.at(ino)? {
-                demand::At::Names(ino) => At::Names(demand, ino),
-                demand::At::Inside(place, ino) => {
-                    At::Inside(Answering::OnDemand(place.fs), Numbers::OnDemand(place.prefix), ino)
+                None => At::Names(demand),
+                Some(Inside { fs, prefix, ino }) => {
+                    At::Inside(Answering::OnDemand(fs), Numbers::OnDemand(prefix), ino)
                 }
             });
         }
@@ -167,7 +161,7 @@ impl Places {
     /// Those.
     pub fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         let (fs, numbers, ino) = match self.at(parent)? {
-            At::Names(demand, ino) => return demand.lookup(request, ino, name),
+            At::Names(demand) => return demand.lookup(request, parent, name),
             At::Inside(fs, numbers, ino) => (fs, numbers, ino),
         };
         if parent == ROOT {
@@ -196,7 +190,7 @@ impl Places {
         handle: Option<u64>,
     ) -> Result<(Attributes, Duration), Errno> {
         match self.at(ino)? {
-            At::Names(demand, ino) => Ok((demand.directory(request, ino)?, NAME_TTL)),
+            At::Names(demand) => Ok((demand.directory(request, ino)?, NAME_TTL)),
             At::Inside(fs, numbers, ino) => {
                 let (attributes, ttl) = fs.getattr(request, ino, handle)?;
                 Ok(self.shown(numbers, attributes, ttl))
@@ -210,7 +204,7 @@ impl Places {
     /// Those.
     pub fn readdir(&self, ino: u64) -> Result<Vec<(u64, bool, Cow<'static, str>)>, Errno> {
         let (fs, numbers, directory) = match self.at(ino)? {
-            At::Names(demand, ino) => {
+            At::Names(demand) => {
                 let (above, names) = demand.list(ino)?;
                 let own = [(ino, true, ".".into()), (above, true, "..".into())];
                 let names = names.into_iter().map(|(ino, name)| (ino, true, name.into()));

@@ -23,10 +23,13 @@ use crate::secret::Secret;
 use crate::time::{Clock, Now};
 
 mod headers;
+mod url;
 
 pub use reqwest::{Method, StatusCode, Url};
 
 use self::headers::{content_type, limit, server_time};
+pub use self::url::{UrlError, below, parse_url, without_userinfo};
+use self::url::{origin, plain, shown};
 
 /// The largest answer that is read, in bytes. A token has at most 64 KiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;
@@ -417,63 +420,6 @@ impl Http {
     }
 }
 
-/// Why a text is not the URL of a server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
-    /// It does not have the form of a URL.
-    #[error("it is not a URL: {0}")]
-    Invalid(String),
-    /// It has, but of another kind.
-    #[error("it must begin with http:// or https://")]
-    Scheme,
-}
-
-/// Reads the URL of a server.
-///
-/// # Errors
-/// [`UrlError`], which never repeats the text: there may be a password in it.
-pub fn parse_url(text: &str) -> Result<Url, UrlError> {
-    let url = Url::parse(text).map_err(|error| UrlError::Invalid(error.to_string()))?;
-    if matches!(url.scheme(), "http" | "https") { Ok(url) } else { Err(UrlError::Scheme) }
-}
-
-/// The URL without user, password, query and fragment: nothing that could be a secret, or turn into
-/// another credential than the bearer.
-#[must_use]
-pub fn plain(mut url: Url) -> Url {
-    // Both fail only for URLs without a host, which have no user either.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url
-}
-
-/// A configured URL as it may be shown: `http://…@proxy:3128` for `http://me:secret@proxy:3128`.
-/// Also for a text that is not a URL.
-#[must_use]
-pub fn without_userinfo(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    // At the last @, wherever it stands: what follows a stray / or # may still be the password.
-    let (mask, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, host)| ("…@", host));
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    format!("{scheme}{separator}{mask}{rest}")
-}
-
-fn shown(url: &Url) -> String {
-    plain(url.clone()).into()
-}
-
-/// Scheme, host and port: whom a credential is meant for (RFC 6454 §4).
-fn origin(url: &Url) -> String {
-    if url.has_host() {
-        url.origin().ascii_serialization()
-    } else {
-        format!("{}:…", url.scheme())
-    }
-}
-
 /// What an error comes from in the end: the system's or the TLS library's own words, without the names
 /// in a server's certificate that the latter adds.
 fn root_cause(error: &dyn Error) -> String {
@@ -578,22 +524,6 @@ mod tests {
             http().redirection(&from, &HeaderMap::new()).unwrap_err().kind,
             FetchErrorKind::BadAnswer
         );
-    }
-
-    #[test]
-    fn no_user_part_is_ever_shown() {
-        for (text, shown) in [
-            ("http://host:80/path", "http://host:80/path"),
-            ("http://me:pw@host/path?secret#secret", "http://…@host/path"),
-            ("http://pw@pw@host", "http://…@host"),
-            ("http://me:p#w/?@host/?q", "http://…@host/"),
-            ("me:pw@host:3128", "…@host:3128"),
-            ("not a URL", "not a URL"),
-        ] {
-            assert_eq!(without_userinfo(text), shown);
-        }
-        assert!(!parse_url("http://me:pw@[host").unwrap_err().to_string().contains("pw"));
-        assert_eq!(parse_url("ftp://host"), Err(UrlError::Scheme));
     }
 
     #[test]

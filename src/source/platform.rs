@@ -161,22 +161,15 @@ fn error(kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
     FetchError::new(NAME, kind, detail)
 }
 
-/// The address to ask. The user part of the base URL is dropped: the bearer is the only credential.
+/// The address to ask.
 fn endpoint(base: &str, workspace_id: Option<&str>) -> Result<Url, String> {
-    let shown = http::without_userinfo(base);
-    let mut url =
-        http::plain(http::parse_url(base).map_err(|why| format!("PLATFORM_URL {shown}: {why}"))?);
-    let scope = match workspace_id {
+    let scope: &[&str] = match workspace_id {
         Some(id @ ("" | "." | "..")) => return Err(format!("WORKSPACE_ID cannot be \"{id}\"")),
-        Some(id) => vec!["workspaces", id],
-        None => vec!["admin"],
+        Some(id) => &["workspaces", id],
+        None => &["admin"],
     };
-    url.path_segments_mut()
-        .map_err(|()| format!("PLATFORM_URL {shown}: nothing can stand below it"))?
-        .pop_if_empty()
-        .extend(scope)
-        .push("github-installation-token");
-    Ok(url)
+    http::below(base, &[scope, &["github-installation-token"]].concat())
+        .map_err(|why| format!("PLATFORM_URL {}: {why}", http::without_userinfo(base)))
 }
 
 #[cfg(test)]
