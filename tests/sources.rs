@@ -41,6 +41,26 @@ const QUIET: Duration = Duration::from_millis(150);
 
 const WORKSPACE: &str = "demo-workspace";
 
+fn built(config: SourceConfig) -> Arc<dyn Source> {
+    let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
+    config.build(&Surroundings::new(Arc::new(SystemClock), Launcher::new(program)))
+}
+
+/// The source gives a token that lives.
+async fn succeeds(demo: &Demo, source: &dyn Source) -> Fetched {
+    let fetched = fetch(source).await.expect("a token");
+    assert_eq!(demo.ledger().verdict(fetched.secret.expose()), Verdict::Live);
+    fetched
+}
+
+/// The source gives none, and says this.
+async fn fails(source: &dyn Source, kind: FetchErrorKind, detail: &str) -> FetchError {
+    let error = fetch(source).await.expect_err("no token");
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(error.detail.contains(detail), "`{detail}` is not in: {error}");
+    error
+}
+
 /// A demo platform, and a workspace that registered with it.
 struct Workspace {
     demo: Demo,
@@ -79,9 +99,7 @@ impl Workspace {
     fn source_with(&self, change: impl FnOnce(&mut PlatformConfig)) -> Arc<dyn Source> {
         let mut config = self.config.clone();
         change(&mut config);
-        let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
-        let surroundings = Surroundings::new(Arc::new(SystemClock), Launcher::new(program));
-        SourceConfig::Platform(config).build(&surroundings)
+        built(SourceConfig::Platform(config))
     }
 
     /// The next request meets this fault.
@@ -94,15 +112,11 @@ impl Workspace {
     }
 
     async fn succeeds(&self, source: &dyn Source) -> Fetched {
-        let fetched = fetch(source).await.expect("a token");
-        assert_eq!(self.demo.ledger().verdict(fetched.secret.expose()), Verdict::Live);
-        fetched
+        succeeds(&self.demo, source).await
     }
 
     async fn fails(&self, source: &dyn Source, kind: FetchErrorKind, detail: &str) -> FetchError {
-        let error = fetch(source).await.expect_err("no token");
-        assert_eq!(error.kind, kind, "{error}");
-        assert!(error.detail.contains(detail), "`{detail}` is not in: {error}");
+        let error = fails(source, kind, detail).await;
         self.no_secret_in(&format!("{error} {error:?}"));
         error
     }

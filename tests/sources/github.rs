@@ -52,9 +52,7 @@ impl App {
     fn source(&self, change: impl FnOnce(&mut GithubAppConfig)) -> Arc<dyn Source> {
         let mut config = self.config.clone();
         change(&mut config);
-        let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
-        let surroundings = Surroundings::new(Arc::new(SystemClock), Launcher::new(program));
-        SourceConfig::GithubApp(config).build(&surroundings)
+        built(SourceConfig::GithubApp(config))
     }
 
     fn of(&self, installation: Installation) -> Arc<dyn Source> {
@@ -62,15 +60,11 @@ impl App {
     }
 
     async fn succeeds(&self, source: &dyn Source) -> Fetched {
-        let fetched = fetch(source).await.expect("a token");
-        assert_eq!(self.demo.ledger().verdict(fetched.secret.expose()), Verdict::Live);
-        fetched
+        succeeds(&self.demo, source).await
     }
 
     async fn fails(&self, source: &dyn Source, kind: FetchErrorKind, detail: &str) -> FetchError {
-        let error = fetch(source).await.expect_err("no token");
-        assert_eq!(error.kind, kind, "{error}");
-        assert!(error.detail.contains(detail), "`{detail}` is not in: {error}");
+        let error = fails(source, kind, detail).await;
         let text = format!("{error} {error:?}");
         assert!(!text.contains("ghs_") && !text.contains("eyJ"), "{text}");
         error
