@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::FetchError;
-use crate::refresh::policy::windows::{REJECT_QUIET, WITHHELD};
+use crate::refresh::policy::windows::{KNOWN_LATE_PAUSE, REJECT_QUIET, WITHHELD};
 use crate::secret::Fingerprint;
 use crate::time::Now;
 use crate::token::{FreshToken, Token};
@@ -186,6 +186,17 @@ impl Snapshot {
     }
 }
 
+/// What a rejection of a token means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Its source has another one, or insists on this one.
+    Usual,
+    /// Its source has no other one.
+    Final,
+    /// The token is so young that whoever refused it may not know it yet.
+    Early,
+}
+
 /// A consumer said that a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rejection {
@@ -209,30 +220,47 @@ impl Rejection {
     /// What becomes of `earlier`, the token's rejection so far, when a consumer rejects the token,
     /// and whether the policy must hear of it. Within [`REJECT_QUIET`] it is only counted. A final
     /// one withholds the token for ever, any other for [`WITHHELD`]: one spurious 401 must not black
-    /// out a workspace.
+    /// out a workspace. The first one of a token that is young withholds it for a moment only.
     #[must_use]
     pub fn of(
         earlier: Option<Self>,
         fingerprint: Fingerprint,
         user: Option<u32>,
-        is_final: bool,
+        weight: Weight,
         now: &Now,
     ) -> (Self, bool) {
         let earlier = earlier.filter(|earlier| earlier.fingerprint == fingerprint);
         let count = earlier.map_or(1, |earlier| earlier.count.saturating_add(1));
+        let is_quiet = |earlier: &Self| match weight {
+            Weight::Final => true,
+            _ if earlier.is_early() => !earlier.is_lifted(now),
+            _ => now.boot.saturating_sub(earlier.at.boot) < REJECT_QUIET,
+        };
         match earlier {
-            Some(earlier)
-                if is_final || now.boot.saturating_sub(earlier.at.boot) < REJECT_QUIET =>
-            {
-                (Self { count, ..earlier }, false)
-            }
+            Some(earlier) if is_quiet(&earlier) => (Self { count, ..earlier }, false),
             _ => {
-                let withheld_until =
-                    if is_final { Duration::MAX } else { now.boot.saturating_add(WITHHELD) };
+                let withheld_until = match weight {
+                    Weight::Final => Duration::MAX,
+                    Weight::Early if earlier.is_none() => now.boot.saturating_add(KNOWN_LATE_PAUSE),
+                    Weight::Early | Weight::Usual => now.boot.saturating_add(WITHHELD),
+                };
                 let (at, is_denied) = (*now, earlier.is_some_and(|earlier| earlier.is_denied));
                 (Self { fingerprint, at, withheld_until, count, user, is_denied }, true)
             }
         }
+    }
+
+    /// Whether the token was so young that it is offered again, instead of another. No other rejection
+    /// withholds for so short a time.
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        self.withheld_until <= self.at.boot.saturating_add(KNOWN_LATE_PAUSE)
+    }
+
+    /// Whether it was early, and the token is offered again by now.
+    #[must_use]
+    pub fn is_lifted(&self, now: &Now) -> bool {
+        self.is_early() && now.boot >= self.withheld_until
     }
 
     /// Whether the token is withheld from this user now. Once the source has given the token again,
@@ -249,6 +277,7 @@ impl Rejection {
     /// says nothing about it, and a final rejection stays.
     pub(crate) fn came_again(&mut self, token: Fingerprint, requested: &Now) {
         self.is_denied |= token == self.fingerprint
+            && !self.is_early()
             && requested.boot >= self.at.boot
             && self.withheld_until != Duration::MAX;
     }

@@ -262,6 +262,13 @@ pub trait Source: Send + Sync + 'static {
         true
     }
 
+    /// Whether a token that was just minted can be unknown, for some seconds, to some of the servers that
+    /// it is for. A first refusal then says nothing yet, and the token is offered once more before another
+    /// is minted.
+    fn is_known_late(&self) -> bool {
+        false
+    }
+
     /// Whether its only token is an installation token from before the start, which nobody renews. Once
     /// an earlier source of the chain gave a token, this one is older than that, and is not served any
     /// more.

@@ -17,7 +17,7 @@ use crate::refresh::policy::{
 };
 use crate::refresh::store::{Progress, Store};
 use crate::refresh::timer::Timer;
-use crate::refresh::{Event, EventKind, Failure, Handle};
+use crate::refresh::{Event, EventKind, Failure, Handle, Weight};
 use crate::source::{Fetched, Source};
 use crate::time::{Clock, Now};
 use crate::token::Token;
@@ -84,13 +84,14 @@ impl Engine {
                 })
                 .collect(),
         });
-        let final_sources = sources
-            .iter()
-            .filter(|source| !source.can_replace_rejected())
-            .map(|source| source.name())
-            .collect();
+        let weight = |source: &Arc<dyn Source>| match source {
+            source if !source.can_replace_rejected() => Some((source.name(), Weight::Final)),
+            source if source.is_known_late() => Some((source.name(), Weight::Early)),
+            _ => None,
+        };
+        let weights = sources.iter().filter_map(weight).collect();
         let policy = Policy::new(Arc::clone(&rules), &clock.now());
-        let shared = Arc::new(Shared::new(clock, windows, final_sources));
+        let shared = Arc::new(Shared::new(clock, windows, weights));
         let (sender, inbox) = mpsc::unbounded_channel();
         let mut engine = Self {
             shared: Arc::clone(&shared),
@@ -482,6 +483,9 @@ impl Engine {
         let clock_ahead = self.places.iter().find_map(|place| place.source.clock_ahead());
         let denied = policy.rejection().filter(|rejection| rejection.is_denied);
         self.shared.snapshot.send_modify(|snapshot| {
+            if snapshot.rejected.is_some_and(|rejection| rejection.is_lifted(now)) {
+                snapshot.rejected = None;
+            }
             let rejections = [&mut snapshot.rejected, &mut snapshot.last_rejected];
             for rejection in rejections.into_iter().flatten() {
                 // It may be a later one, which is still in the inbox.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{FetchError, FetchErrorKind, ReadError, ReadErrorKind};
-use crate::refresh::policy::windows::{FORCED_SPACING, Windows};
-use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot};
+use crate::refresh::policy::windows::{FORCED_SPACING, KNOWN_LATE, Windows};
+use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot, Weight};
 use crate::secret::Fingerprint;
 use crate::time::{Clock, Now};
 use crate::token::{FreshToken, Life, Token};
@@ -17,8 +17,9 @@ use crate::token::{FreshToken, Life, Token};
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) windows: Windows,
-    /// Names of the sources that have no other token than the one they gave.
-    pub(super) final_sources: Vec<&'static str>,
+    /// What a rejection means, for sources by name where it is not the usual: [`Weight::Early`] for those
+    /// whose tokens are known late.
+    pub(super) weights: Vec<(&'static str, Weight)>,
     pub(super) snapshot: watch::Sender<Snapshot>,
     /// Boot time of the last open, in nanoseconds; 0 before the first.
     pub(super) last_open: AtomicU64,
@@ -32,12 +33,12 @@ impl Shared {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         windows: Windows,
-        final_sources: Vec<&'static str>,
+        weights: Vec<(&'static str, Weight)>,
     ) -> Self {
         Self {
             clock,
             windows,
-            final_sources,
+            weights,
             snapshot: watch::Sender::new(Snapshot::default()),
             last_open: AtomicU64::new(0),
             called: AtomicBool::new(false),
@@ -270,9 +271,11 @@ impl Handle {
             else {
                 return false;
             };
-            let is_final = self.shared.final_sources.contains(&token.source);
-            let (rejection, is_news) =
-                Rejection::of(snapshot.rejected, fingerprint, user, is_final, &now);
+            // One that was lifted stands there alone.
+            let lifted = snapshot.last_rejected.filter(Rejection::is_early);
+            let earlier = snapshot.rejected.or(lifted);
+            let weight = self.weight(token, &now);
+            let (rejection, is_news) = Rejection::of(earlier, fingerprint, user, weight, &now);
             let concerned = Some((token.generation, fingerprint));
             snapshot.rejected = Some(rejection);
             snapshot.last_rejected = Some(rejection);
@@ -282,7 +285,12 @@ impl Handle {
                     at: now,
                     kind: EventKind::Reject,
                     token: concerned,
-                    reason: "a consumer says that it was refused".to_owned(),
+                    reason: if rejection.is_early() {
+                        "a consumer says that it was refused, and it is so young that it is offered again"
+                    } else {
+                        "a consumer says that it was refused"
+                    }
+                    .to_owned(),
                     detail: String::new(),
                 });
             }
@@ -292,6 +300,18 @@ impl Handle {
             tracing::info!(%fingerprint, "a consumer rejected the token");
             // Without an engine the token stays withheld.
             let _ = self.inbox.send(Message::Rejected(rejection));
+        }
+    }
+
+    /// What a rejection of the token means now.
+    fn weight(&self, token: &Token, now: &Now) -> Weight {
+        let mut weights = self.shared.weights.iter();
+        match weights.find(|(source, _)| *source == token.source) {
+            Some((_, Weight::Early)) if now.elapsed_since(&token.issued) < KNOWN_LATE => {
+                Weight::Early
+            }
+            Some((_, Weight::Final)) => Weight::Final,
+            _ => Weight::Usual,
         }
     }
 

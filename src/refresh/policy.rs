@@ -199,6 +199,9 @@ impl Policy {
     /// The one way in which state changes.
     pub fn step(&mut self, event: Event, now: &Now, rng: &mut impl Rng) -> Decision {
         let mut decision = Decision::default();
+        for state in &mut self.sources {
+            state.rejection = state.rejection.take().filter(|rejection| !rejection.is_lifted(now));
+        }
         match event {
             Event::Tick => {}
             Event::Opened => self.opened(Duration::ZERO, now),
@@ -258,6 +261,12 @@ impl Policy {
             return;
         };
         self.note_open(now.boot);
+        if rejection.is_early() {
+            if let Some(state) = self.sources.get_mut(held.source) {
+                state.rejection = Some(Box::new(rejection));
+            }
+            return;
+        }
         let earliest = self
             .last_forced
             .map_or(now.boot, |last| last.saturating_add(windows::FORCED_SPACING).max(now.boot));
@@ -330,7 +339,7 @@ impl Policy {
             }
             return decision;
         }
-        let is_needed = self.held.is_none_or(|held| held.source >= source) || !self.usable(now);
+        let is_needed = self.held.is_none_or(|held| held.source >= source) || !self.is_kept(now);
         let streak = self.succeed(source);
         if let Some(state) = self.sources.get_mut(source) {
             state.rejection = None;

@@ -134,6 +134,7 @@ struct Script {
     name: &'static str,
     max_life: Option<Duration>,
     can_replace_rejected: bool,
+    is_known_late: bool,
     clock: Arc<dyn Clock>,
     answers: Mutex<(VecDeque<Scripted>, Scripted)>,
     requests: Mutex<Vec<Now>>,
@@ -149,6 +150,7 @@ impl ScriptedSource {
             name,
             max_life: (name == "platform").then_some(Duration::from_hours(1)),
             can_replace_rejected: name != "env",
+            is_known_late: name == "app",
             clock,
             answers: Mutex::new((VecDeque::new(), standing)),
             requests: Mutex::default(),
@@ -190,6 +192,10 @@ impl Source for ScriptedSource {
 
     fn can_replace_rejected(&self) -> bool {
         self.0.can_replace_rejected
+    }
+
+    fn is_known_late(&self) -> bool {
+        self.0.is_known_late
     }
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {

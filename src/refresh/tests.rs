@@ -18,6 +18,7 @@ use crate::token::FreshToken;
 mod chain;
 mod clocks;
 mod failures;
+mod known_late;
 mod patience;
 mod rejection;
 mod schedule;

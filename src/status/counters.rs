@@ -172,6 +172,10 @@ impl Source for Metered {
         self.source.can_replace_rejected()
     }
 
+    fn is_known_late(&self) -> bool {
+        self.source.is_known_late()
+    }
+
     fn is_stopgap(&self) -> bool {
         self.source.is_stopgap()
     }
@@ -245,6 +249,10 @@ mod tests {
             false
         }
 
+        fn is_known_late(&self) -> bool {
+            true
+        }
+
         fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
             Box::pin(async { Err(FetchError::new("down", FetchErrorKind::Unreachable, "")) })
         }
@@ -260,7 +268,7 @@ mod tests {
         let metered = counters.metered(Arc::new(Down), Arc::new(Ticking::default()));
         assert_eq!(metered.name(), "down");
         assert_eq!(metered.max_life(), Some(Duration::from_secs(7)));
-        assert!(!metered.can_replace_rejected());
+        assert!(!metered.can_replace_rejected() && metered.is_known_late());
         metered.changed().await;
         assert_eq!(metered.fetch().await.unwrap_err().kind, FetchErrorKind::Unreachable);
         let sources = counters.sources();

@@ -57,6 +57,12 @@ impl Policy {
         self.alive(now) && self.rejection().is_none_or(|r| !r.withholds_from(user, now))
     }
 
+    /// Whether no other token is needed: that at hand may be served, or will be offered again in a moment.
+    pub(super) fn is_kept(&self, now: &Now) -> bool {
+        let is_early = || self.rejection().is_some_and(Rejection::is_early);
+        self.usable(now) || (self.alive(now) && is_early())
+    }
+
     /// The rejection of the token at hand.
     #[must_use]
     pub fn rejection(&self) -> Option<&Rejection> {
@@ -141,7 +147,7 @@ impl Policy {
     /// When a [`Event::Tick`](super::Event::Tick) is due (boot clock); `None` when only another event matters.
     #[must_use]
     pub fn wake(&self, now: &Now) -> Option<Duration> {
-        let usable = self.usable(now);
+        let kept = self.is_kept(now);
         let mut wake = self
             .rejection()
             .map(|r| r.withheld_until)
@@ -149,7 +155,7 @@ impl Policy {
         for (source, state) in self.sources.iter().enumerate() {
             if state.in_flight {
                 match self.hold {
-                    _ if usable => continue,
+                    _ if kept => continue,
                     Some(hold) if now.boot >= hold => continue,
                     hold => {
                         wake = earliest(wake, hold);
@@ -189,10 +195,10 @@ impl Policy {
     /// order. An earlier source in flight holds the later ones up while nobody waits too long for
     /// it.
     pub(super) fn next_fetch(&self, now: &Now) -> Option<usize> {
-        let usable = self.usable(now);
+        let kept = self.is_kept(now);
         for (source, state) in self.sources.iter().enumerate() {
             if state.in_flight {
-                if usable || self.hold.is_some_and(|hold| now.boot >= hold) {
+                if kept || self.hold.is_some_and(|hold| now.boot >= hold) {
                     continue;
                 }
                 return None;
@@ -210,15 +216,15 @@ impl Policy {
         if state.in_flight || !self.active(now) || self.is_outdated(source) {
             return None;
         }
-        let usable = self.usable(now);
+        let kept = self.is_kept(now);
         let at = match self.held {
-            Some(held) if usable && source > held.source => return None,
+            Some(held) if kept && source > held.source => return None,
             // Only a source that gives the same token again is waited for, whatever its token is
             // worth: asking it sooner brings nothing.
             Some(held)
                 if source == held.source
                     && state.failure.is_none()
-                    && (usable || self.plan == Plan::Repeat) =>
+                    && (kept || self.plan == Plan::Repeat) =>
             {
                 self.renew_at.max(state.not_before)
             }
@@ -271,7 +277,9 @@ impl Policy {
         self.sources
             .iter()
             .filter_map(|state| state.rejection.as_deref())
-            .find(|rejection| rejection.fingerprint == offer.fingerprint)
+            .find(|rejection| {
+                rejection.fingerprint == offer.fingerprint && !rejection.is_early()
+            })
             .copied()
     }
 

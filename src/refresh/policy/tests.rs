@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::error::{FetchErrorKind, ReadErrorKind};
+use crate::refresh::Weight;
 use crate::secret::Fingerprint;
 use crate::token::Term;
 
@@ -253,8 +254,13 @@ fn chance(
         8 => match policy.held() {
             Some(held) => {
                 let (earlier, is_final) = (policy.rejection().copied(), world.random_bool(0.1));
+                let weight = match world.random_range(0..10) {
+                    _ if is_final => Weight::Final,
+                    0..3 => Weight::Early,
+                    _ => Weight::Usual,
+                };
                 let (rejection, is_news) =
-                    Rejection::of(earlier, held.fingerprint, None, is_final, now);
+                    Rejection::of(earlier, held.fingerprint, None, weight, now);
                 if is_news { Event::Rejected(rejection) } else { Event::Tick }
             }
             None => Event::Tick,

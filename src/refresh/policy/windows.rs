@@ -18,6 +18,11 @@ pub const PERMANENT_SPREAD: Duration = Duration::from_secs(15);
 pub const LONGEST_WISH: Duration = Duration::from_hours(1);
 /// How long a rejected token is withheld if its source insists on it.
 pub const WITHHELD: Duration = Duration::from_secs(15);
+/// A token that is refused within this after it was asked for may be one that a replica of the issuer does
+/// not know yet ([`Source::is_known_late`](crate::source::Source::is_known_late)) …
+pub const KNOWN_LATE: Duration = Duration::from_secs(10);
+/// … and is offered again after this, once.
+pub const KNOWN_LATE_PAUSE: Duration = Duration::from_secs(1);
 /// For this long further rejections of the same token are only counted.
 pub const REJECT_QUIET: Duration = Duration::from_mins(1);
 /// The least time between two forced fetches.
