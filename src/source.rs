@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::FetchError;
+use crate::error::{Explanation, FetchError, FetchErrorKind};
 use crate::foreign::Launcher;
 use crate::secret::Secret;
 use crate::source::github_app::Budgets;
@@ -274,6 +274,12 @@ pub trait Source: Send + Sync + 'static {
     /// more.
     fn is_stopgap(&self) -> bool {
         false
+    }
+
+    /// What an error of this kind means here, and what to do; `None` where the general words hold. The
+    /// engine asks for it where it judges an answer itself.
+    fn explain(&self, _kind: FetchErrorKind) -> Option<Explanation> {
+        None
     }
 
     /// How far the clock of whoever answers was ahead of this machine's wall clock at the last

@@ -244,9 +244,13 @@ impl Engine {
     }
 
     fn fail(&mut self, place: usize, kind: FetchErrorKind, detail: &str) {
-        if let Some(source) = self.places.get(place).map(|place| place.source.name()) {
-            self.answered(place, Err(FetchError::new(source, kind, detail)));
-        }
+        self.answered(place, Err(self.error(place, kind, detail)));
+    }
+
+    /// A source's failure that it did not tell itself, in its words.
+    fn error(&self, place: usize, kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
+        let explanation = self.places.get(place).and_then(|place| place.source.explain(kind));
+        FetchError::new(self.name(place), kind, detail).explained(explanation)
     }
 
     fn source_changed(&mut self, changed: Result<usize, JoinError>) {
@@ -291,7 +295,7 @@ impl Engine {
             Some(Settled::Failed(kind)) => {
                 let error = match &result {
                     Err(error) if error.kind == kind => error.clone(),
-                    _ => FetchError::new(self.name(place), kind, self.why(kind)),
+                    _ => self.error(place, kind, self.why(kind)),
                 };
                 self.note_failure(place, error, &now);
             }

@@ -247,12 +247,15 @@ impl Policy {
     fn force(&mut self, now: &Now) {
         self.note_open(now.boot);
         self.last_forced = Some(now.boot);
-        if self.held.is_some_and(|held| held.source == 0) {
+        if self.held.is_some_and(|held| self.can_be_forced(held.source)) {
             self.renew_at = now.boot;
             self.plan = Plan::Asked;
         }
-        if let Some(first) = self.sources.first_mut() {
-            first.not_before = first.wish;
+        for source in 0..self.sources.len() {
+            let can_be_forced = self.can_be_forced(source);
+            if let Some(state) = self.sources.get_mut(source).filter(|_| can_be_forced) {
+                state.not_before = state.wish;
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::error::{FetchError, FetchErrorKind};
+use crate::error::{Explanation, FetchError, FetchErrorKind};
 use crate::refresh::timer::Timer;
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
@@ -237,6 +237,11 @@ impl Source for ScriptedSource {
                 Scripted::Hang | Scripted::After(..) => std::future::pending().await,
             }
         })
+    }
+
+    fn explain(&self, _kind: FetchErrorKind) -> Option<Explanation> {
+        let sentence = "the script's word for it";
+        (self.0.name == "app").then_some(Explanation { sentence, remedy: "" })
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

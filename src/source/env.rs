@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{FetchError, FetchErrorKind};
+use crate::error::{Explanation, FetchError, FetchErrorKind};
 use crate::secret::Secret;
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::{Clock, Now};
@@ -72,25 +72,21 @@ impl Env {
 
     fn fetched(&self) -> Result<Fetched, FetchError> {
         let Some(secret) = self.config.token.clone() else {
-            return Err(FetchError::new(
-                NAME,
-                FetchErrorKind::NotConfigured,
-                "neither GITHUB_TOKEN nor GH_TOKEN is set",
-            ));
+            let kind = FetchErrorKind::NotConfigured;
+            let error = FetchError::new(NAME, kind, "neither GITHUB_TOKEN nor GH_TOKEN is set");
+            return Err(error.explained(explain(kind)));
         };
         let now = self.clock.now();
         let life = self.config.assumed_life;
         let issued = if self.is_stopgap() {
             if now.elapsed_since(&self.start) >= life {
-                return Err(FetchError::new(
-                    NAME,
-                    FetchErrorKind::BornExpired,
-                    format!(
-                        "the environment's token has been here for {} minutes, as long as an \
-                         installation token lives; nobody renews it",
-                        life.as_secs() / 60
-                    ),
-                ));
+                let kind = FetchErrorKind::BornExpired;
+                let detail = format!(
+                    "the environment's token has been here for {} minutes, as long as an \
+                     installation token lives; nobody renews it",
+                    life.as_secs() / 60
+                );
+                return Err(FetchError::new(NAME, kind, detail).explained(explain(kind)));
             }
             self.start
         } else {
@@ -100,6 +96,26 @@ impl Env {
     }
 }
 
+/// What an error means for a token of the environment; `None` where the general words hold.
+fn explain(kind: FetchErrorKind) -> Option<Explanation> {
+    let (sentence, remedy) = match kind {
+        FetchErrorKind::NotConfigured => (
+            "no token is in the environment that the daemon was started in",
+            "start the daemon with a token in GITHUB_TOKEN, or with a source that renews its tokens",
+        ),
+        FetchErrorKind::BornExpired => (
+            "the environment's token has run out",
+            "start the daemon with a new one in GITHUB_TOKEN, or with a source that renews its tokens",
+        ),
+        FetchErrorKind::Rejected => (
+            "the environment's token was refused",
+            "start the daemon with another one in GITHUB_TOKEN, or with a source that renews its tokens",
+        ),
+        _ => return None,
+    };
+    Some(Explanation { sentence, remedy })
+}
+
 impl Source for Env {
     fn name(&self) -> &'static str {
         NAME
@@ -107,6 +123,10 @@ impl Source for Env {
 
     fn can_replace_rejected(&self) -> bool {
         false
+    }
+
+    fn explain(&self, kind: FetchErrorKind) -> Option<Explanation> {
+        explain(kind)
     }
 
     fn is_stopgap(&self) -> bool {

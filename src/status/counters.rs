@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::error::{FetchError, FetchErrorKind, ReadErrorKind};
+use crate::error::{Explanation, FetchError, FetchErrorKind, ReadErrorKind};
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
 
@@ -178,6 +178,10 @@ impl Source for Metered {
 
     fn is_stopgap(&self) -> bool {
         self.source.is_stopgap()
+    }
+
+    fn explain(&self, kind: FetchErrorKind) -> Option<Explanation> {
+        self.source.explain(kind)
     }
 
     fn clock_ahead(&self) -> Option<i64> {

@@ -265,7 +265,7 @@ fn notes(identity: &Identity, snapshot: &Snapshot) -> Vec<String> {
             continue;
         }
         let why = if snapshot.repeats {
-            "the platform gives the same token until little of its life is left"
+            "the source gives the same token until little of its life is left"
         } else {
             "a token may be asked for half of its life at most"
         };
@@ -281,7 +281,7 @@ fn note_on_the_clocks(snapshot: &Snapshot) -> Option<String> {
     let noted = Duration::from_secs(NOTED_SECONDS);
     if snapshot.skew_is_proved && !snapshot.skew.is_zero() {
         return Some(format!(
-            "the platform's clock runs {} behind the issuer's: lives are shortened by that",
+            "the source's clock runs {} behind the issuer's: lives are shortened by that",
             words(snapshot.skew)
         ));
     }
@@ -289,19 +289,19 @@ fn note_on_the_clocks(snapshot: &Snapshot) -> Option<String> {
     let effect = if snapshot.skew > noted {
         format!("lives are shortened by {}", words(snapshot.skew))
     } else {
-        "lives are reckoned by the platform's".to_owned()
+        "lives are reckoned by the source's".to_owned()
     };
     match ahead {
         Some(ahead) => {
             let by = words(Duration::from_secs(ahead.unsigned_abs()));
             let side = if ahead > 0 { "ahead of" } else { "behind" };
             Some(format!(
-                "the platform's clock is {by} {side} this machine's: one of them is wrong, and {effect}"
+                "the source's clock is {by} {side} this machine's: one of them is wrong, and {effect}"
             ))
         }
         // The wall clock was set since, or another process saw the answer.
         None if snapshot.skew > noted => Some(format!(
-            "the platform's clock and this machine's did not agree at the last answer: {effect}"
+            "the source's clock and this machine's did not agree at the last answer: {effect}"
         )),
         None => None,
     }

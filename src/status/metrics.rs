@@ -153,7 +153,7 @@ fn of_a_token(token: &TokenStatus, counters: &Counters) -> Vec<Family> {
         ),
         gauge(
             "clock_skew_seconds",
-            "How much the platform's clock runs behind the issuer's.",
+            "How much the source's clock runs behind the issuer's.",
             Some(token.clock_skew_seconds),
         ),
         gauge(

@@ -278,7 +278,7 @@ fn a_clock_here_that_is_hours_ahead_from_the_start_is_an_error_that_names_both_c
         assert_eq!(failure["kind"], "clocks_disagree", "{failure}");
         let detail = failure["detail"].as_str().unwrap();
         assert!(
-            detail.contains("the platform's clock says ") && detail.contains("this machine's "),
+            detail.contains("the source's clock says ") && detail.contains("this machine's "),
             "{detail}"
         );
         assert!(failure["remedy"].as_str().unwrap().contains("date -u"), "{failure}");

@@ -15,7 +15,7 @@ use crate::connection::mountinfo::{self, Health};
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::foreign::{self, Unreadable};
 use crate::place::{self, Unserved};
-use crate::source::platform;
+use crate::source::{env, platform};
 use crate::status::{Backend, Layout, State, Status, TokenStatus, words};
 
 /// A difference of clocks that is worth a word, in seconds.
@@ -203,7 +203,7 @@ fn source(token: &TokenStatus) -> Vec<Finding> {
     let not_configured = FetchErrorKind::NotConfigured.name();
     let failures = token.failures.iter().filter(|failure| {
         // An environment without a token is nobody's fault.
-        failure.source == platform::NAME || failure.kind != not_configured
+        failure.source != env::NAME || failure.kind != not_configured
     });
     let findings: Vec<_> = failures
         .map(|failure| {
@@ -237,24 +237,24 @@ fn clocks(token: &TokenStatus) -> Vec<Finding> {
             Finding::warn(
                 "clock",
                 format!(
-                    "this machine's clock is {by} {side} the platform's: tokens are judged by the \
+                    "this machine's clock is {by} {side} the source's: tokens are judged by the \
                      later of the two, certificates and other tools by this machine's"
                 ),
                 "find out which of the two is wrong, and set it: timedatectl set-ntp true",
             )
         } else {
-            Finding::ok("clock", "this machine's clock agrees with the platform's")
+            Finding::ok("clock", "this machine's clock agrees with the source's")
         });
     }
     if token.clock_skew_seconds > NOTED {
         findings.push(Finding::warn(
             "clock",
             format!(
-                "the platform's clock lags, by this machine's or by what its tokens prove: lives are \
+                "the source's clock lags, by this machine's or by what its tokens prove: lives are \
                  shortened by {}",
                 span(token.clock_skew_seconds)
             ),
-            "compare `date -u` here and on the platform's machine, and set the wrong clock: \
+            "compare `date -u` here and on the source's machine, and set the wrong clock: \
              timedatectl set-ntp true",
         ));
     }

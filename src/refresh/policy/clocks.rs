@@ -118,8 +118,8 @@ impl fmt::Display for Reading {
         let at = |time: Duration| timestamp(Duration::from_secs(time.as_secs()));
         write!(f, "it expires at {}; ", at(*expires_at))?;
         match server {
-            Some(server) => write!(f, "the platform's clock says {}, ", at(*server))?,
-            None => write!(f, "the platform does not tell the time, ")?,
+            Some(server) => write!(f, "the source's clock says {}, ", at(*server))?,
+            None => write!(f, "the source does not tell the time, ")?,
         }
         write!(f, "this machine's {}", at(*local))?;
         match proved {
@@ -266,7 +266,10 @@ impl Policy {
     pub(super) fn too_old(&self, offer: &Held) -> FetchErrorKind {
         let least = self.min_life_of(offer.life);
         match &self.reading {
-            Some(reading) if offer.source == 0 && reading.lives_by_the_server(least) => {
+            // A life that is assumed has nothing to do with the last reading.
+            Some(reading)
+                if matches!(offer.life, Life::Known(_)) && reading.lives_by_the_server(least) =>
+            {
                 FetchErrorKind::ClocksDisagree
             }
             _ => FetchErrorKind::BornExpired,

@@ -71,10 +71,18 @@ impl Policy {
         (rejection.fingerprint == held.fingerprint).then_some(rejection)
     }
 
-    /// Before this (boot clock) not even a forced fetch may ask the best source, by its own wish.
+    /// Before this (boot clock) not even a forced fetch may ask any source, by their own wish.
     #[must_use]
     pub fn wish(&self) -> Duration {
-        self.sources.first().map_or(Duration::ZERO, |state| state.wish)
+        let wishes = self.sources.iter().zip(0..).filter(|(_, source)| self.can_be_forced(*source));
+        wishes.map(|(state, _)| state.wish).min().unwrap_or_default()
+    }
+
+    /// Whether somebody who wants another token wants this source asked: it is the best one, or has others to
+    /// give and is no worse than the one whose token is at hand.
+    pub(super) fn can_be_forced(&self, source: usize) -> bool {
+        let is_good = self.held.is_none_or(|held| source <= held.source);
+        source == 0 || (is_good && !self.rejection_is_final(source))
     }
 
     /// Whether a request is in flight.
@@ -93,7 +101,7 @@ impl Policy {
     /// Whether the tokens prove that the clocks lag behind the issuer's.
     #[must_use]
     pub fn skew_is_proved(&self) -> bool {
-        let longest = self.rules.sources.first().and_then(|rules| rules.max_life);
+        let longest = self.rules.sources.iter().filter_map(|rules| rules.max_life).max();
         longest.is_some_and(|longest| self.clocks.proves_lag(longest))
     }
 
@@ -277,9 +285,7 @@ impl Policy {
         self.sources
             .iter()
             .filter_map(|state| state.rejection.as_deref())
-            .find(|rejection| {
-                rejection.fingerprint == offer.fingerprint && !rejection.is_early()
-            })
+            .find(|rejection| rejection.fingerprint == offer.fingerprint && !rejection.is_early())
             .copied()
     }
 

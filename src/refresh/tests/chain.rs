@@ -250,3 +250,32 @@ impl Source for Injected {
         })
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_fetch_asks_every_source_that_has_another_token_up_to_the_one_at_hand() {
+    let chain = [
+        ("first", Scripted::FailFor(FetchErrorKind::RateLimited, 10 * MINUTE)),
+        ("second", Scripted::NewToken(HOUR)),
+        ("third", Scripted::NewToken(HOUR)),
+    ];
+    let world = World::with(Windows::default(), &chain);
+    assert_eq!(world.bytes().await, "ghs_second_0");
+    pass(2 * SECOND).await;
+    world.handle.refresh().expect("only the first wants to be left alone");
+    pass(SECOND).await;
+    assert_eq!(world.bytes().await, "ghs_second_1");
+    let requests = [0, 1, 2].map(|source| world.sources[source].requests().len());
+    assert_eq!(requests, [1, 2, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_the_engine_sees_is_told_in_the_words_of_its_source() {
+    let world = World::with(Windows::default(), &[("app", token("same", HOUR))]);
+    world.open_ok().await;
+    pass(MINUTE).await;
+    world.handle.reject(Fingerprint::of(b"same"), READER);
+    pass(SECOND).await;
+    let failure = world.handle.snapshot().failures[0].clone();
+    assert_eq!(failure.error.kind, FetchErrorKind::Rejected);
+    assert_eq!(failure.error.explain().sentence, "the script's word for it");
+}

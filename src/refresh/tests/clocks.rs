@@ -159,7 +159,7 @@ async fn clocks_that_disagree_beyond_a_life_are_an_error_that_names_both() {
     assert_eq!(world.failure(), Some(FetchErrorKind::ClocksDisagree));
     let snapshot = world.handle.snapshot();
     let detail = &snapshot.failures.first().unwrap().error.detail;
-    assert!(detail.contains("the platform's clock says 2026-05-28T18:26:4"), "{detail}");
+    assert!(detail.contains("the source's clock says 2026-05-28T18:26:4"), "{detail}");
     assert!(detail.contains("this machine's 2026-05-28T20:26:4"), "{detail}");
     // An answer that agrees heals it.
     world.platform().always(dated("right", HOUR, 0));

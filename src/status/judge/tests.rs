@@ -141,8 +141,8 @@ fn what_was_cut_and_what_runs_behind_is_noted() {
     insta::assert_snapshot!(says(&scene), @r"
     fresh: a token of platform is served
     do: opens were refused with EACCES: read it as its owner, or mount with --owner or --mode for this user
-    note: --min-life 45m is cut to 2m: the platform gives the same token until little of its life is left
-    note: the platform's clock runs 5m 12s behind the issuer's: lives are shortened by that
+    note: --min-life 45m is cut to 2m: the source gives the same token until little of its life is left
+    note: the source's clock runs 5m 12s behind the issuer's: lives are shortened by that
     ");
     scene.snapshot.repeats = false;
     assert!(says(&scene).contains("half of its life"));
@@ -155,19 +155,19 @@ fn what_was_cut_and_what_runs_behind_is_noted() {
         (
             Some(600),
             0,
-            "the platform's clock is 10m ahead of this machine's: one of them is wrong, and lives \
-             are reckoned by the platform's",
+            "the source's clock is 10m ahead of this machine's: one of them is wrong, and lives \
+             are reckoned by the source's",
         ),
         (
             Some(-600),
             600,
-            "the platform's clock is 10m behind this machine's: one of them is wrong, and lives \
+            "the source's clock is 10m behind this machine's: one of them is wrong, and lives \
              are shortened by 10m",
         ),
         (
             None,
             600,
-            "the platform's clock and this machine's did not agree at the last answer: lives are \
+            "the source's clock and this machine's did not agree at the last answer: lives are \
              shortened by 10m",
         ),
     ] {

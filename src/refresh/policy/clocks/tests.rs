@@ -383,7 +383,7 @@ fn clocks_that_disagree_are_both_named() {
     life.second(0);
     assert_eq!(
         life.policy.reading().unwrap().to_string(),
-        "it expires at 2026-05-28T21:26:40Z; the platform's clock says 2026-05-28T20:26:41Z, this \
+        "it expires at 2026-05-28T21:26:40Z; the source's clock says 2026-05-28T20:26:41Z, this \
          machine's 2026-05-28T22:26:40Z"
     );
 }
