@@ -74,6 +74,7 @@ pub struct Setup {
 pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) -> io::Result<End> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let surroundings = Surroundings::new(Arc::clone(&clock), setup.launcher);
+    let apps = Arc::clone(&surroundings.apps);
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let is_delayed = !setup.windows.initial_delay.is_zero();
     let open_timeout = setup.windows.open_timeout;
@@ -114,6 +115,7 @@ pub fn serve(setup: Setup, signals: &SignalFd, companion: &mut dyn Companion) ->
             }
             keeper.run(&token, &*clock, &*timer, stopped).await;
             engine.abort();
+            apps.revoke(&*clock).await;
         });
         runtime.shutdown_timeout(WIND_DOWN);
         Ok::<_, io::Error>(())

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Explanation, FetchError, FetchErrorKind};
 use crate::foreign::Launcher;
 use crate::secret::Secret;
-use crate::source::github_app::Budgets;
+use crate::source::github_app::Apps;
 use crate::source::table::{Table, TableError};
 use crate::time::{Clock, Now};
-use crate::token::Term;
+use crate::token::{Term, Token};
 
 pub mod http;
 mod minted;
@@ -29,15 +29,15 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Starts the processes that read files of others.
     pub launcher: Arc<Launcher>,
-    /// What GitHub Apps may still mint.
-    pub budgets: Arc<Budgets>,
+    /// What the sources of each GitHub App share.
+    pub apps: Arc<Apps>,
 }
 
 impl Surroundings {
     /// Those of a process that has asked for nothing yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, launcher: Launcher) -> Self {
-        Self { clock, launcher: Arc::new(launcher), budgets: Arc::default() }
+        Self { clock, launcher: Arc::new(launcher), apps: Arc::default() }
     }
 }
 
@@ -124,7 +124,7 @@ macro_rules! sources {
 
 sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
-    github_app::GithubApp(GithubAppConfig) needs clock, launcher, budgets => Configured;
+    github_app::GithubApp(GithubAppConfig) needs clock, launcher, apps => Configured;
     env::Env(EnvConfig) needs clock;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
@@ -294,6 +294,13 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// [`FetchError`] says why there is none; it never holds a token.
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+
+    /// A process that served before this one left a token of this source, which is served on.
+    fn resumed(&self, _token: &Token) {}
+
+    /// A reader waits for the token that is being fetched: where fetches have turns, it goes before those
+    /// that nobody waits for.
+    fn hurry(&self) {}
 
     /// Completes when something changed that makes a new attempt worth it at once, for example the
     /// bearer file. Never completes by default.

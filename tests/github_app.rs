@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "github_app/ending.rs"]
+mod ending;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -388,7 +390,10 @@ fn an_app_mints_no_more_than_its_budget_and_says_so() {
         let refused = read(10).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(nix::libc::ENOKEY), "{refused}");
         let status = fs::read_to_string(daemon.path("repos/acme/r10/status.json")).unwrap();
-        assert!(status.contains("rate_limited") && status.contains("10 a minute"), "{status}");
+        assert!(
+            status.contains("rate_limited") && status.contains("of the source, 10, is used up"),
+            "{status}"
+        );
         assert_eq!(app.demo.github().minted(), 10);
         read(3).unwrap();
     });

@@ -24,6 +24,8 @@ use molecule_tokenfs::token::Term;
 mod alone;
 #[path = "sources/github.rs"]
 mod github;
+#[path = "sources/github_shared.rs"]
+mod github_shared;
 #[path = "support/leak.rs"]
 mod leak;
 #[path = "sources/tls.rs"]
@@ -42,8 +44,13 @@ const QUIET: Duration = Duration::from_millis(150);
 const WORKSPACE: &str = "demo-workspace";
 
 fn built(config: SourceConfig) -> Arc<dyn Source> {
+    config.build(&surroundings())
+}
+
+/// Those of a process of its own.
+fn surroundings() -> Surroundings {
     let program = File::open(env!("CARGO_BIN_EXE_molecule-tokenfs")).expect("the program");
-    config.build(&Surroundings::new(Arc::new(SystemClock), Launcher::new(program)))
+    Surroundings::new(Arc::new(SystemClock), Launcher::new(program))
 }
 
 /// The source gives a token that lives.

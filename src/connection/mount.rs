@@ -178,7 +178,10 @@ impl Mount {
 
     /// Unmounts, at once even if somebody still has files open: these then read errors. It is found by
     /// its number, wherever it is by now.
-    fn detach(&mut self) -> Result<(), MountError> {
+    ///
+    /// # Errors
+    /// [`MountError::System`].
+    pub fn detach(&mut self) -> Result<(), MountError> {
         if self.attached && self.is_attached() {
             let (root, mount) = self.root()?;
             match self.way {

@@ -55,8 +55,9 @@ const MOST_FAILURES: u32 = 6;
 const MOST_WORKERS: usize = 2;
 /// A worker that fails this soon after it was ready counts as one that did not come up.
 const PROBATION: Duration = Duration::from_secs(1);
-/// The longest that a worker may take to end when it is told to.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// The longest that a worker may take to end when it is told to. It may have tokens to revoke, for which it
+/// takes two seconds at most.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// The longest to wait for the end of a worker that was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -173,7 +174,11 @@ pub fn supervise(
         stand_in: StandIn::default(),
         newer: Box::new(newer),
     };
-    supervisor.run(signals, companion)
+    let end = supervisor.run(signals, companion)?;
+    if end == End::Unmounted {
+        supervisor.stop();
+    }
+    Ok(end)
 }
 
 /// Takes the connection of a mount, and the kernel's first request on it.
@@ -375,9 +380,12 @@ impl Supervisor {
         ours.next().is_some_and(|child| child.try_wait().is_ok())
     }
 
-    /// Lets the worker answer everybody who waits, and ends it.
+    /// Lets the worker answer everybody who waits, and ends it. Nobody new comes to it meanwhile.
     fn stop(&mut self) {
         manager::stopping();
+        if let Err(error) = self.setup.mount.detach() {
+            tracing::debug!("it is unmounted when the worker has ended: {error}");
+        }
         if let Some(worker) = &mut self.worker
             && worker.channel.send(Message::Stop).is_ok()
         {

@@ -45,6 +45,8 @@ pub const THREAD: &str = "fuser-";
 const WIND_DOWN: Duration = Duration::from_millis(100);
 /// A generation that nobody made visible within this is flipped without events.
 const ROTATION_PATIENCE: Duration = Duration::from_millis(250);
+/// After the connection has ended, the supervisor says within this that nothing goes on.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// After a start or a fetch everything has ended within this, and sleeps.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -111,6 +113,7 @@ pub fn serve(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let surroundings = Surroundings::new(Arc::clone(&clock), launcher);
+    let apps = Arc::clone(&surroundings.apps);
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
     let views = config.fs.root.views();
     let TokenService { store: state, handle: token, mut engine, counters } = TokenService::new(
@@ -192,14 +195,18 @@ pub fn serve(
     if state.wants_rotation() {
         channel.send(Message::Rotate)?;
     }
-    let stop = told_to_stop(channel)?;
+    let mut stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
         let mut tasks = JoinSet::new();
+        let mut is_told = false;
         for engine in std::iter::once(engine).chain(engines) {
             tasks.spawn(engine.run());
         }
         let end = tokio::select! {
-            _ = stop => Ok(End::Stopped),
+            told = &mut stop => {
+                is_told = told == Ok(true);
+                Ok(End::Stopped)
+            }
             end = end => match end {
                 Ok(Ok(())) => Ok(End::Disconnected),
                 Ok(Err(error)) => Err(error),
@@ -212,6 +219,15 @@ pub fn serve(
         };
         waiters.dismiss().await;
         tasks.abort_all();
+        if apps.have_to_revoke() {
+            if matches!(end, Ok(End::Disconnected)) {
+                // Only the supervisor knows whether somebody unmounted, or another worker goes on.
+                is_told = tokio::time::timeout(LAST_WORD, stop).await == Ok(Ok(true));
+            }
+            if is_told {
+                apps.revoke(&SystemClock).await;
+            }
+        }
         end
     });
     runtime.shutdown_timeout(WIND_DOWN);
@@ -259,16 +275,18 @@ fn open_session(adapter: Adapter, init: OwnedFd, device: &OwnedFd) -> io::Result
     Ok(session)
 }
 
-/// Completes when the supervisor says stop, or is gone.
-fn told_to_stop(channel: Channel) -> io::Result<oneshot::Receiver<()>> {
+/// Completes when the supervisor says stop, with `true`, or is gone.
+fn told_to_stop(channel: Channel) -> io::Result<oneshot::Receiver<bool>> {
     let (tell, told) = oneshot::channel();
     let listen = move || {
-        while let Ok(Some((message, _))) = channel.receive(true) {
-            if message == Message::Stop {
-                break;
+        let is_told = loop {
+            match channel.receive(true) {
+                Ok(Some((Message::Stop, _))) => break true,
+                Ok(Some(_)) => {}
+                _ => break false,
             }
-        }
-        tell.send(()).ok();
+        };
+        tell.send(is_told).ok();
     };
     thread::Builder::new().name("supervisor".into()).stack_size(64 * 1024).spawn(listen)?;
     Ok(told)

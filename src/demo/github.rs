@@ -115,13 +115,25 @@ struct App {
     public_key: Vec<u8>,
 }
 
+/// A refusal that is to come.
+#[derive(Debug)]
+struct Ordered {
+    status: StatusCode,
+    message: String,
+    retry_after: Option<u64>,
+    /// The primary limit is used up until then, in seconds since the Unix epoch.
+    resets: Option<i64>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     apps: Vec<App>,
     installations: Vec<Installation>,
     seen: Vec<Seen>,
-    /// Answers that are to come before any other: a status, a message, and `Retry-After`.
-    ordered: Vec<(StatusCode, String, Option<u64>)>,
+    /// Answers that are to come before any other.
+    ordered: Vec<Ordered>,
+    /// It answers nothing.
+    hangs: bool,
 }
 
 /// See the module.
@@ -185,7 +197,21 @@ impl Github {
     /// Answers the next request with this refusal.
     pub fn refuse_next(&self, status: u16, message: &str, retry_after: Option<u64>) {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        self.state().ordered.push((status, message.to_owned(), retry_after));
+        let message = message.to_owned();
+        self.state().ordered.push(Ordered { status, message, retry_after, resets: None });
+    }
+
+    /// Answers the next request with the word that the primary limit is used up until a time of the
+    /// issuer's clock, in seconds since the Unix epoch.
+    pub fn limit_next(&self, resets: i64) {
+        let (status, message) = (StatusCode::FORBIDDEN, "API rate limit exceeded".to_owned());
+        let limited = Ordered { status, message, retry_after: None, resets: Some(resets) };
+        self.state().ordered.push(limited);
+    }
+
+    /// Answers nothing from now on.
+    pub fn hang(&self) {
+        self.state().hangs = true;
     }
 
     /// The requests so far.
@@ -209,6 +235,9 @@ impl Github {
         ledger: &Ledger,
         request: Request<Incoming>,
     ) -> Response<Body> {
+        if self.state().hangs {
+            std::future::pending::<()>().await;
+        }
         let (parts, body) = request.into_parts();
         let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
             return refusal(StatusCode::PAYLOAD_TOO_LARGE, "Payload too large");
@@ -251,10 +280,15 @@ impl State {
         now: i64,
     ) -> Response<Body> {
         if !self.ordered.is_empty() {
-            let (status, message, retry_after) = self.ordered.remove(0);
+            let Ordered { status, message, retry_after, resets } = self.ordered.remove(0);
             let mut response = refusal(status, &message);
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            if let Some(resets) = resets {
+                let headers = response.headers_mut();
+                headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
+                headers.insert("x-ratelimit-reset", HeaderValue::from(resets));
             }
             return response;
         }

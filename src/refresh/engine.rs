@@ -124,6 +124,7 @@ impl Engine {
         let resumed = saved.token.and_then(|token| {
             let is_its_source = |place: &Place| place.source.name() == token.source;
             let source = self.places.iter().position(is_its_source)?;
+            self.places.get(source)?.source.resumed(&token);
             let Token { issued, life, .. } = token;
             Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
         });
@@ -187,7 +188,7 @@ impl Engine {
     /// Takes all that has been said, so that a crowd of opens is one event.
     fn receive_all(&mut self, first: Message) {
         let mut next = Some(first);
-        let (mut opened, mut wanted) = (false, false);
+        let (mut opened, mut waits, mut wanted) = (false, false, false);
         while let Some(message) = next {
             match message {
                 Message::Opened => {
@@ -197,12 +198,17 @@ impl Engine {
                 Message::Wait(waiter) => {
                     wanted |= waiter.patience.is_some();
                     self.waiters.push(waiter);
-                    opened = true;
+                    (opened, waits) = (true, true);
                 }
                 Message::Refresh => self.step(PolicyEvent::Refresh),
                 Message::Rejected(rejection) => self.step(PolicyEvent::Rejected(rejection)),
             }
             next = self.inbox.try_recv().ok();
+        }
+        if waits {
+            for place in self.places.iter().filter(|place| place.in_flight.is_some()) {
+                place.source.hurry();
+            }
         }
         if opened {
             self.step(if wanted { PolicyEvent::Wanted } else { PolicyEvent::Opened });
@@ -369,6 +375,9 @@ impl Engine {
             store.settled().await;
             (place, fetched)
         });
+        if !self.waiters.is_empty() {
+            state.source.hurry();
+        }
         let deadline = now.boot.saturating_add(self.shared.windows.fetch_timeout);
         state.in_flight = Some(InFlight { task, deadline, because });
         self.shared.snapshot.send_modify(|snapshot| snapshot.attempts += 1);

@@ -139,6 +139,7 @@ struct Script {
     answers: Mutex<(VecDeque<Scripted>, Scripted)>,
     requests: Mutex<Vec<Now>>,
     made: AtomicU64,
+    hurried: AtomicU64,
     changed: Notify,
 }
 
@@ -155,6 +156,7 @@ impl ScriptedSource {
             answers: Mutex::new((VecDeque::new(), standing)),
             requests: Mutex::default(),
             made: AtomicU64::new(0),
+            hurried: AtomicU64::new(0),
             changed: Notify::new(),
         }))
     }
@@ -173,6 +175,12 @@ impl ScriptedSource {
     #[must_use]
     pub fn requests(&self) -> Vec<Now> {
         lock(&self.0.requests).clone()
+    }
+
+    /// How often it was told that a reader waits.
+    #[must_use]
+    pub fn hurried(&self) -> u64 {
+        self.0.hurried.load(Ordering::Relaxed)
     }
 
     /// Says that a new attempt is worth it.
@@ -242,6 +250,10 @@ impl Source for ScriptedSource {
     fn explain(&self, _kind: FetchErrorKind) -> Option<Explanation> {
         let sentence = "the script's word for it";
         (self.0.name == "app").then_some(Explanation { sentence, remedy: "" })
+    }
+
+    fn hurry(&self) {
+        self.0.hurried.fetch_add(1, Ordering::Relaxed);
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

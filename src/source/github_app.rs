@@ -3,34 +3,40 @@
 //! The App proves who it is with a JWT that its private key signs, and asks for a token of one of its
 //! installations: `POST /app/installations/{id}/access_tokens`
 //! (<https://docs.github.com/en/rest/apps/apps>). The installation is named by its number, or found by
-//! its owner or by a repository, and kept until GitHub no longer knows it.
+//! its owner or by a repository, and kept until GitHub no longer knows it. Sources of one App share what
+//! they find and mint, where it is the same.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::OnceCell;
 
-use crate::error::{FetchError, FetchErrorKind};
+use crate::error::{Explanation, FetchError, FetchErrorKind};
 use crate::foreign::{ForeignFile, Launcher, Request, Unreadable, WatchedFile};
 use crate::secret::Secret;
 use crate::source::http::{self, Answer, Http, Method, Question, StatusCode, Turns, Url};
 use crate::source::minted::{self, ClockAhead};
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
+use crate::token::Token;
 
 mod budget;
 mod config;
 mod explain;
 mod key;
+mod revoke;
 mod said;
+mod shared;
 
-use budget::Budget;
-pub use budget::Budgets;
+use budget::{Awaited, NotNow};
 pub use config::{GITHUB, GithubAppConfig, Installation};
 use explain::explain;
 use key::Key;
+use revoke::Given;
+pub use shared::Apps;
+use shared::{App, Minted, Number};
 
 /// The largest key file, in bytes; a key of 4,096 bits has 3.2 KiB.
 const KEY_LIMIT: usize = 64 * 1024;
@@ -42,6 +48,7 @@ const SKEW: i64 = 30;
 const SECONDARY_LIMIT: Duration = Duration::from_mins(1);
 /// Every answer is JSON, whose message says more than the status.
 const READS: fn(StatusCode) -> bool = |_| true;
+const MEDIA_TYPE: &str = "application/vnd.github+json";
 const HEADERS: &[(&str, &str)] = &[("X-GitHub-Api-Version", "2022-11-28")];
 
 /// The file of the private key.
@@ -55,13 +62,21 @@ pub struct GithubApp {
     config: GithubAppConfig,
     key: KeyFile,
     http: Http,
-    /// The number of the installation; 0 while it is not known.
-    installation: AtomicU64,
+    app: Arc<App>,
+    installation: Arc<Number>,
+    /// The tokens of the installation with this number, as far as it is known.
+    minted: Mutex<Option<(u64, Arc<Minted>)>>,
+    /// Which of them this source has given last.
+    given: AtomicU64,
+    /// A reader waits for the token that is being fetched.
+    is_awaited: AtomicBool,
     /// What is added to this machine's clock in claims, in seconds: GitHub refused one without it.
     correction: AtomicI64,
     clock_ahead: ClockAhead,
-    budget: Arc<Budget>,
 }
+
+/// The key, read when it is first needed in a fetch.
+type ReadKey = OnceCell<Key>;
 
 impl GithubApp {
     /// A source over GitHub; connects at the first fetch.
@@ -70,14 +85,10 @@ impl GithubApp {
         config: GithubAppConfig,
         clock: Arc<dyn Clock>,
         launcher: Arc<Launcher>,
-        budgets: Arc<Budgets>,
+        apps: Arc<Apps>,
     ) -> Self {
-        let budget = budgets.of(&format!("{} {}", config.api_url, config.app));
+        let app = apps.of(&config);
         let key = Request { anywhere: true, ..Request::file(&config.private_key, KEY_LIMIT) };
-        let installation = match config.installation {
-            Installation::Id(id) => id,
-            _ => 0,
-        };
         Self {
             key: if config.is_on_demand {
                 KeyFile::Unwatched(ForeignFile::new(key, Arc::clone(&launcher)))
@@ -92,32 +103,91 @@ impl GithubApp {
                 clock,
                 turns: Turns::default(),
             },
-            installation: AtomicU64::new(installation),
+            installation: app.installation(&config),
+            minted: Mutex::default(),
+            given: AtomicU64::new(0),
+            is_awaited: AtomicBool::new(false),
             correction: AtomicI64::new(0),
             clock_ahead: ClockAhead::default(),
-            budget,
+            app,
             config,
         }
     }
 
     async fn mint(&self) -> Result<Fetched, FetchError> {
-        let key = self.read_key().await?;
-        let was_known = self.installation.load(Ordering::Relaxed) != 0;
-        let minted = self.mint_once(&key).await;
+        let key = ReadKey::new();
+        let (number, was_known) = self.installation(&key).await?;
+        let minted = self.newest(&key, number).await;
         let is_gone = matches!(&minted, Err(error) if error.kind == FetchErrorKind::NotInstalled);
         // Whoever removes an App and installs it again gets another number.
         if was_known && is_gone && !matches!(self.config.installation, Installation::Id(_)) {
-            self.installation.store(0, Ordering::Relaxed);
-            return self.mint_once(&key).await;
+            self.installation.forget(number).await;
+            let (number, _) = self.installation(&key).await?;
+            return self.newest(&key, number).await;
         }
         minted
     }
 
-    async fn mint_once(&self, key: &Key) -> Result<Fetched, FetchError> {
-        let id = match self.installation.load(Ordering::Relaxed) {
-            0 => self.find(key).await?,
-            id => id,
-        };
+    /// The number of the installation, and whether it was known before.
+    async fn installation(&self, key: &ReadKey) -> Result<(u64, bool), FetchError> {
+        if let Installation::Id(id) = self.config.installation {
+            return Ok((id, true));
+        }
+        let mut number = self.installation.0.lock().await;
+        let was_known = *number != 0;
+        if !was_known {
+            *number = self.find(key).await?;
+        }
+        Ok((*number, was_known))
+    }
+
+    /// The newest token, which others may have had, or a new one for whoever has had that.
+    async fn newest(&self, key: &ReadKey, number: u64) -> Result<Fetched, FetchError> {
+        let minted = self.minted(number);
+        let asked = minted.ended();
+        if self.is_awaited.load(Ordering::Relaxed) {
+            self.app.budget.hurry(&minted.awaited);
+        }
+        let mut last = minted.last.lock().await;
+        let had = self.given.load(Ordering::Relaxed);
+        if let Some(token) = last.newer_than(had, &self.http.clock.now()) {
+            self.given.store(last.number, Ordering::Relaxed);
+            return Ok(token);
+        }
+        // An attempt was under way when it was asked for, and has failed.
+        if let Some(failure) = last.failure.as_ref().filter(|_| minted.ended() != asked) {
+            return Err(FetchError { source_name: self.http.source, ..failure.clone() });
+        }
+        minted.awaited.store(self.is_awaited.load(Ordering::Relaxed), Ordering::Relaxed);
+        let outcome = self.mint_once(key, number, &minted.awaited).await;
+        minted.keep(&mut last, &outcome);
+        if let Ok(token) = &outcome {
+            self.given.store(last.number, Ordering::Relaxed);
+            self.revoke_later(&token.secret, minted::MAX_LIFE);
+        }
+        outcome
+    }
+
+    /// What is minted of the installation with this number.
+    fn minted(&self, number: u64) -> Arc<Minted> {
+        let mut minted = self.minted.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*minted {
+            Some((of, minted)) if *of == number => Arc::clone(minted),
+            _ => {
+                let found = self.app.minted(number, &self.config);
+                self.given.store(0, Ordering::Relaxed);
+                *minted = Some((number, Arc::clone(&found)));
+                found
+            }
+        }
+    }
+
+    async fn mint_once(
+        &self,
+        key: &ReadKey,
+        id: u64,
+        awaited: &Awaited,
+    ) -> Result<Fetched, FetchError> {
         let url = self.url(&["app", "installations", &id.to_string(), "access_tokens"])?;
         let mut body = serde_json::Map::new();
         if !self.config.repositories.is_empty() {
@@ -127,13 +197,11 @@ impl GithubApp {
             body.insert("permissions".to_owned(), json!(self.config.permissions));
         }
         let body = serde_json::Value::Object(body).to_string().into_bytes();
-        let (most, now) = (self.config.mints_a_minute, self.http.clock.now().boot);
-        self.budget.take(most, now).map_err(|wait| {
-            let seconds = wait.as_secs() + 1;
-            let app = &self.config.app;
-            let detail = format!("the App {app} may not mint for another {seconds} s: {most} a minute are its budget here, or GitHub asked it to wait");
-            self.error(FetchErrorKind::RateLimited, detail).retry_after(Some(wait))
-        })?;
+        // Before its turn is taken.
+        self.key(key).await?;
+        let (most, patience) = (self.config.mints_a_minute, self.config.request_timeout);
+        let turn = self.app.budget.turn(most, awaited, patience, &*self.http.clock).await;
+        turn.map_err(|not_now| self.not_now(not_now))?;
         let answer = self.ask(key, Method::POST, &url, Some(body)).await?;
         match answer.status {
             StatusCode::CREATED | StatusCode::OK => {
@@ -141,16 +209,16 @@ impl GithubApp {
             }
             StatusCode::NOT_FOUND => Err(self.not_installed()),
             StatusCode::UNPROCESSABLE_ENTITY => {
-                let (said, wanted) = (said::message(&answer.body), self.config.wanted());
-                Err(self
-                    .error(FetchErrorKind::NotGranted, format!("{wanted}: GitHub says: {said}")))
+                let said = said::message(&answer.body);
+                let detail = format!("{}: GitHub says: {said}", self.asked_for());
+                Err(self.error(FetchErrorKind::NotGranted, detail))
             }
             _ => Err(self.refused(&url, &answer)),
         }
     }
 
-    /// The number of the installation; kept for the next time.
-    async fn find(&self, key: &Key) -> Result<u64, FetchError> {
+    /// Finds the number of the installation.
+    async fn find(&self, key: &ReadKey) -> Result<u64, FetchError> {
         let paths = match &self.config.installation {
             Installation::Id(id) => return Ok(*id),
             Installation::OfEach => {
@@ -174,7 +242,6 @@ impl GithubApp {
                         let detail = format!("{url} answers without the number of an installation");
                         self.error(FetchErrorKind::BadAnswer, detail)
                     })?;
-                    self.installation.store(id, Ordering::Relaxed);
                     return Ok(id);
                 }
                 StatusCode::NOT_FOUND => {}
@@ -187,16 +254,19 @@ impl GithubApp {
     /// Asks with a claim. One that is refused for a wrong clock is corrected by GitHub's, once.
     async fn ask(
         &self,
-        key: &Key,
+        key: &ReadKey,
         method: Method,
         url: &Url,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, FetchError> {
+        let now = self.http.clock.now().boot;
+        self.app.budget.may_ask(now).map_err(|not_now| self.not_now(not_now))?;
+        let key = self.key(key).await?;
         let question = |bearer| Question {
             method: method.clone(),
             url: url.clone(),
             bearer,
-            accept: "application/vnd.github+json",
+            accept: MEDIA_TYPE,
             headers: HEADERS,
             body: body.clone(),
             reads: READS,
@@ -235,6 +305,10 @@ impl GithubApp {
         key.claim(&self.config.app, now).map_err(|why| self.key_error(&why))
     }
 
+    async fn key<'a>(&self, key: &'a ReadKey) -> Result<&'a Key, FetchError> {
+        key.get_or_try_init(|| self.read_key()).await
+    }
+
     /// Reads the key, anew at every fetch: it may be replaced at any time.
     async fn read_key(&self) -> Result<Key, FetchError> {
         let found = match &self.key {
@@ -255,12 +329,35 @@ impl GithubApp {
         Key::parse(&found.content).map_err(|why| self.key_error(&why))
     }
 
-    fn of_key(&self, why: &dyn fmt::Display) -> String {
+    fn of_key(&self, why: &dyn std::fmt::Display) -> String {
         format!("{}: {why}", self.config.private_key.display())
     }
 
-    fn key_error(&self, why: &dyn fmt::Display) -> FetchError {
+    fn key_error(&self, why: &dyn std::fmt::Display) -> FetchError {
         self.error(FetchErrorKind::KeyUnusable, self.of_key(why))
+    }
+
+    /// Where the configuration says so, a token that lives for so long is revoked at an orderly end.
+    fn revoke_later(&self, secret: &Secret, left: Duration) {
+        if let (true, Ok(url)) = (self.config.revoke_on_exit, self.url(&["installation", "token"]))
+        {
+            let dies = self.http.clock.now().boot.saturating_add(left);
+            let (secret, http) = (secret.clone(), self.http.clone());
+            self.app.given.add(Given { secret, dies, http, url });
+        }
+    }
+
+    fn not_now(&self, why: NotNow) -> FetchError {
+        let (app, most) = (&self.config.app, self.config.mints_a_minute);
+        let (wait, why) = match why {
+            NotNow::Asked(wait) => (wait, "GitHub asked it to wait".to_owned()),
+            NotNow::UsedUp(wait) => {
+                (wait, format!("`mints-per-minute` of the source, {most}, is used up"))
+            }
+        };
+        let detail =
+            format!("the App {app} may not mint for another {} s: {why}", wait.as_secs() + 1);
+        self.error(FetchErrorKind::RateLimited, detail).retry_after(Some(wait))
     }
 
     fn not_installed(&self) -> FetchError {
@@ -285,13 +382,15 @@ impl GithubApp {
             error = self.error(kind, error.detail).retry_after(wish);
         }
         if let (FetchErrorKind::RateLimited, Some(wish)) = (error.kind, error.retry_after) {
-            self.budget.leave_alone(self.http.clock.now().boot.saturating_add(wish));
+            self.app.budget.leave_alone(self.http.clock.now().boot.saturating_add(wish));
         }
-        let _ = fmt::Write::write_fmt(
-            &mut error.detail,
-            format_args!(" to the App {}: {said}", self.config.app),
-        );
+        error.detail = format!("{}, to {}: GitHub says: {said}", error.detail, self.asked_for());
         error
+    }
+
+    /// Who asks for what, in words.
+    fn asked_for(&self) -> String {
+        format!("the App {} for tokens {}", self.config.app, self.config.wanted())
     }
 
     fn url(&self, path: &[&str]) -> Result<Url, FetchError> {
@@ -304,6 +403,15 @@ impl GithubApp {
 
     fn error(&self, kind: FetchErrorKind, detail: impl Into<String>) -> FetchError {
         in_own_words(FetchError::new(self.http.source, kind, detail))
+    }
+}
+
+/// A fetch under way; nobody waits for it when it has ended, in whatever way.
+struct Fetching<'a>(&'a AtomicBool);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -329,7 +437,26 @@ impl Source for GithubApp {
     }
 
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        Box::pin(self.mint())
+        Box::pin(async {
+            let _fetching = Fetching(&self.is_awaited);
+            self.mint().await
+        })
+    }
+
+    fn resumed(&self, token: &Token) {
+        self.revoke_later(&token.secret, token.left(&self.http.clock.now()));
+    }
+
+    fn hurry(&self) {
+        self.is_awaited.store(true, Ordering::Relaxed);
+        let minted = self.minted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, minted)) = &*minted {
+            self.app.budget.hurry(&minted.awaited);
+        }
+    }
+
+    fn explain(&self, kind: FetchErrorKind) -> Option<Explanation> {
+        explain(kind)
     }
 
     fn clock_ahead(&self) -> Option<i64> {

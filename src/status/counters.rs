@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Explanation, FetchError, FetchErrorKind, ReadErrorKind};
 use crate::source::{BoxFuture, Fetched, Source};
 use crate::time::Clock;
+use crate::token::Token;
 
 /// Upper bounds of the buckets of every histogram, in milliseconds: from a token that was in hand to
 /// a source that takes as long as it may.
@@ -198,6 +199,14 @@ impl Source for Metered {
         })
     }
 
+    fn resumed(&self, token: &Token) {
+        self.source.resumed(token);
+    }
+
+    fn hurry(&self) {
+        self.source.hurry();
+    }
+
     fn changed(&self) -> BoxFuture<'_, ()> {
         self.source.changed()
     }
@@ -238,7 +247,7 @@ mod tests {
         }
     }
 
-    struct Down;
+    struct Down(Arc<AtomicU64>);
 
     impl Source for Down {
         fn name(&self) -> &'static str {
@@ -261,6 +270,10 @@ mod tests {
             Box::pin(async { Err(FetchError::new("down", FetchErrorKind::Unreachable, "")) })
         }
 
+        fn hurry(&self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+
         fn changed(&self) -> BoxFuture<'_, ()> {
             Box::pin(async {})
         }
@@ -269,11 +282,15 @@ mod tests {
     #[tokio::test]
     async fn a_metered_source_behaves_as_the_source_and_counts() {
         let counters = Counters::default();
-        let metered = counters.metered(Arc::new(Down), Arc::new(Ticking::default()));
+        let hurried = Arc::default();
+        let down = Arc::new(Down(Arc::clone(&hurried)));
+        let metered = counters.metered(down, Arc::new(Ticking::default()));
         assert_eq!(metered.name(), "down");
         assert_eq!(metered.max_life(), Some(Duration::from_secs(7)));
         assert!(!metered.can_replace_rejected() && metered.is_known_late());
         metered.changed().await;
+        metered.hurry();
+        assert_eq!(hurried.load(Relaxed), 1);
         assert_eq!(metered.fetch().await.unwrap_err().kind, FetchErrorKind::Unreachable);
         let sources = counters.sources();
         let values = sources[0].fetches();

@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 use super::*;
 
 /// A demo with an App that is installed for acme and globex, and a source over it.
-struct App {
-    demo: Demo,
+pub struct App {
+    pub demo: Demo,
     directory: tempfile::TempDir,
-    config: GithubAppConfig,
+    pub config: GithubAppConfig,
 }
 
 impl App {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(Setup::default())
     }
 
-    fn with(setup: Setup) -> Self {
+    pub fn with(setup: Setup) -> Self {
         trace::capture();
         let demo = Demo::start(setup).expect("the demo starts");
         let directory = tempfile::tempdir().expect("a directory");
@@ -44,6 +44,7 @@ impl App {
             ca_file: None,
             request_timeout: Duration::from_secs(10),
             mints_a_minute: 120,
+            revoke_on_exit: false,
             is_on_demand: false,
         };
         Self { demo, directory, config }
@@ -59,11 +60,16 @@ impl App {
         self.source(|config| config.installation = installation)
     }
 
-    async fn succeeds(&self, source: &dyn Source) -> Fetched {
+    pub async fn succeeds(&self, source: &dyn Source) -> Fetched {
         succeeds(&self.demo, source).await
     }
 
-    async fn fails(&self, source: &dyn Source, kind: FetchErrorKind, detail: &str) -> FetchError {
+    pub async fn fails(
+        &self,
+        source: &dyn Source,
+        kind: FetchErrorKind,
+        detail: &str,
+    ) -> FetchError {
         let error = fails(source, kind, detail).await;
         let text = format!("{error} {error:?}");
         assert!(!text.contains("ghs_") && !text.contains("eyJ"), "{text}");

@@ -190,3 +190,17 @@ async fn all_of(readers: Vec<JoinHandle<()>>) {
         reader.await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_is_told_that_a_reader_waits_and_not_of_its_timer() {
+    let world = World::of(Scripted::NewToken(HOUR).after(SECOND));
+    world.open_ok().await;
+    assert_eq!(world.platform().hurried(), 1, "the open began the fetch");
+    pass(49 * MINUTE).await;
+    assert_eq!((world.requests(), world.platform().hurried()), (2, 1), "the timer did");
+    world.handle.refresh().unwrap();
+    pass(SECOND / 2).await;
+    world.handle.reject(Fingerprint::of(b"ghs_platform_1"), READER);
+    assert_eq!((world.bytes().await.as_str(), world.requests()), ("ghs_platform_2", 3));
+    assert_eq!(world.platform().hurried(), 2, "one came while it was under way");
+}

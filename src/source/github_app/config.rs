@@ -66,6 +66,9 @@ pub struct GithubAppConfig {
     /// The most tokens that the App mints in a minute on this machine.
     #[serde(default = "mints_a_minute")]
     pub mints_a_minute: usize,
+    /// Whether its tokens are revoked when the daemon ends in order.
+    #[serde(default)]
+    pub revoke_on_exit: bool,
     /// Tokens of it are made on demand: there may be hundreds, each of which would watch the key.
     #[serde(default)]
     pub is_on_demand: bool,
@@ -158,6 +161,7 @@ impl Configured for GithubAppConfig {
                 Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
                 None => mints_a_minute(),
             },
+            revoke_on_exit: table.boolean("revoke-on-exit")?.unwrap_or(false),
             is_on_demand: false,
         })
     }

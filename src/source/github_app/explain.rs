@@ -53,6 +53,10 @@ pub(super) fn explain(kind: FetchErrorKind) -> Option<Explanation> {
             "GitHub's clock and this machine's disagree, and by one of them the token has expired",
             "set this machine's clock: compare `date -u` with the Date of https://api.github.com",
         ),
+        Kind::Rejected => (
+            "GitHub's tokens are refused",
+            "check that the App is still installed there, and not suspended",
+        ),
         _ => return None,
     };
     Some(Explanation { sentence, remedy })
