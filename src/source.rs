@@ -94,6 +94,17 @@ macro_rules! sources {
                 }
             }
 
+            /// The variable of the environment that its secret is in, if it is in one.
+            #[must_use]
+            pub fn secret_variable(&self) -> Option<&str> {
+                match self {
+                    $($(#[$when])* Self::$source(config) => {
+                        let _ = config;
+                        None$(.or_else(|| <$module::$config as $from_table>::secret_variable(config)))?
+                    })*
+                }
+            }
+
             /// The same source for a narrower token; `None` where it cannot give that.
             #[must_use]
             pub fn narrowed(&self, scope: &Scope) -> Option<Self> {
@@ -197,6 +208,12 @@ pub trait Configured: Sized {
 
     /// What it gives, for `check`: without a secret.
     fn describe(&self) -> String;
+
+    /// The variable of the environment that its secret is in, if it is in one. It is kept from the processes
+    /// that the daemon starts.
+    fn secret_variable(&self) -> Option<&str> {
+        None
+    }
 
     /// The same source for a narrower token, never for more than it gives itself; `None` where it cannot
     /// give that.

@@ -100,7 +100,8 @@ pub fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(None);
         }
         let hosts = &settings.hosts.value;
-        let variables = variables(user.as_ref(), &git, &target, hosts, &mut wiring);
+        let mut variables = variables(user.as_ref(), &git, &target, hosts, &mut wiring);
+        settings.tables.secret_variables().for_each(|name| variables.remove(name));
         let identity = user.clone().unwrap_or_else(Identity::own);
         let errors = stderr.try_clone().context("cannot start the command")?.into();
         start(&args, &executable, &identity, terminal.is_some(), &variables, errors).map(Some)

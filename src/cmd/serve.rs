@@ -136,10 +136,16 @@ impl Executable {
         Program::new(self.file.try_clone()?, words, environment.into_iter().map(joined))
     }
 
-    /// The worker. It finds its tokens in the configuration and not in its environment.
+    /// The worker. It finds tokens and keys in the configuration and not in its environment.
     fn worker(&self) -> io::Result<Program> {
-        let environment = config::variables()
-            .filter(|(name, _)| config::TOKEN_VARIABLES.iter().all(|token| name != token));
+        // Those of sources may be called anything, and another one in the next configuration.
+        let is_key = |value: &OsString| {
+            let mark = b"PRIVATE KEY-----";
+            value.as_bytes().windows(mark.len()).any(|part| part == mark)
+        };
+        let environment = config::variables().filter(|(name, value)| {
+            config::TOKEN_VARIABLES.iter().all(|token| name != token) && !is_key(value)
+        });
         self.command(worker_words(), environment)
     }
 

@@ -64,7 +64,7 @@ impl Tables {
                 let hint = format!("write a table for each: [{name}.NAME]");
                 return Err(TableError { line, message, hint: None }.hint(hint));
             };
-            let table = Table::new(path, line, entries);
+            let table = Table::new(path, line, entries).with_environment(super::env);
             if let Some(why) = flaw_of_name(&entry) {
                 return Err(table.error(why));
             }
@@ -185,6 +185,11 @@ impl Tables {
     #[must_use]
     pub fn hosts(&self) -> Option<&[String]> {
         self.tokens.get(DEFAULT)?.value.hosts.as_deref()
+    }
+
+    /// The variables that hold secrets of sources. No child of the daemon needs them.
+    pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        self.sources.values().filter_map(|source| source.value.secret_variable())
     }
 
     /// A source that has a table.

@@ -33,22 +33,22 @@ pub struct EnvConfig {
     pub start: Option<Now>,
 }
 
-/// The token on its way to another process of the daemon, in memory that only the two can reach. The
+/// A secret on its way to another process of the daemon, in memory that only the two can reach. The
 /// one place where a secret is serialized.
-mod handover {
+pub(super) mod handover {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     use crate::secret::Secret;
 
     #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::source) fn serialize<S: Serializer>(
         token: &Option<Secret>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         token.as_ref().map(Secret::expose_str).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::source) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Secret>, D::Error> {
         let token = Option::<String>::deserialize(deserializer)?;

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::error::{Explanation, FetchError, FetchErrorKind};
-use crate::foreign::{ForeignFile, Launcher, Request, Unreadable, WatchedFile};
+use crate::foreign::Launcher;
 use crate::secret::Secret;
 use crate::source::http::{self, Answer, Http, Method, Question, StatusCode, Turns, Url};
 use crate::source::minted::{self, ClockAhead};
@@ -26,22 +26,20 @@ mod budget;
 mod config;
 mod explain;
 mod key;
+mod key_place;
 mod revoke;
 mod said;
 mod shared;
 
 use budget::{Awaited, NotNow};
-pub use config::{GITHUB, GithubAppConfig, Installation};
+pub use config::{GITHUB, GithubAppConfig, Installation, PrivateKey};
 use explain::explain;
 use key::Key;
+use key_place::KeyPlace;
 use revoke::Given;
 pub use shared::Apps;
 use shared::{App, Minted, Number};
 
-/// The largest key file, in bytes; a key of 4,096 bits has 3.2 KiB.
-const KEY_LIMIT: usize = 64 * 1024;
-/// What the mode of a key file may not hold: rights of others, and of the group to write.
-const TOO_OPEN: u32 = 0o027;
 /// A clock that differs by less is no reason for a 401.
 const SKEW: i64 = 30;
 /// After a secondary limit without `Retry-After`, GitHub wants to be left alone for so long.
@@ -51,16 +49,10 @@ const READS: fn(StatusCode) -> bool = |_| true;
 const MEDIA_TYPE: &str = "application/vnd.github+json";
 const HEADERS: &[(&str, &str)] = &[("X-GitHub-Api-Version", "2022-11-28")];
 
-/// The file of the private key.
-enum KeyFile {
-    Watched(Box<WatchedFile>),
-    Unwatched(ForeignFile),
-}
-
 /// See the module.
 pub struct GithubApp {
     config: GithubAppConfig,
-    key: KeyFile,
+    key: KeyPlace,
     http: Http,
     app: Arc<App>,
     installation: Arc<Number>,
@@ -88,13 +80,8 @@ impl GithubApp {
         apps: Arc<Apps>,
     ) -> Self {
         let app = apps.of(&config);
-        let key = Request { anywhere: true, ..Request::file(&config.private_key, KEY_LIMIT) };
         Self {
-            key: if config.is_on_demand {
-                KeyFile::Unwatched(ForeignFile::new(key, Arc::clone(&launcher)))
-            } else {
-                KeyFile::Watched(Box::new(WatchedFile::new(key, Arc::clone(&launcher))))
-            },
+            key: KeyPlace::new(&config.private_key, config.is_on_demand, &launcher),
             http: Http {
                 source: config.name.get(),
                 proxy: config.proxy.clone(),
@@ -302,39 +289,31 @@ impl GithubApp {
         let now = self.http.clock.now().wall;
         let now =
             if correction < 0 { now.saturating_sub(change) } else { now.saturating_add(change) };
-        key.claim(&self.config.app, now).map_err(|why| self.key_error(&why))
+        let kind = FetchErrorKind::KeyUnusable;
+        key.claim(&self.config.app, now).map_err(|why| self.key_error(kind, why))
     }
 
     async fn key<'a>(&self, key: &'a ReadKey) -> Result<&'a Key, FetchError> {
         key.get_or_try_init(|| self.read_key()).await
     }
 
-    /// Reads the key, anew at every fetch: it may be replaced at any time.
     async fn read_key(&self) -> Result<Key, FetchError> {
-        let found = match &self.key {
-            KeyFile::Watched(file) => file.read_found().await,
-            KeyFile::Unwatched(file) => file.read_found().await,
-        };
-        let found = found.map_err(|why| {
-            if why.is_transient() && why != Unreadable::Missing {
-                self.error(FetchErrorKind::BearerNotRead, self.of_key(&why))
+        self.key.read().await.map_err(|why| {
+            let kind = if why.is_transient {
+                FetchErrorKind::BearerNotRead
             } else {
-                self.key_error(&why)
-            }
-        })?;
-        if found.mode & TOO_OPEN != 0 {
-            let why = format!("others can read it: its mode is {:04o}", found.mode & 0o7777);
-            return Err(self.key_error(&why));
+                FetchErrorKind::KeyUnusable
+            };
+            self.key_error(kind, &why.words)
+        })
+    }
+
+    fn key_error(&self, kind: FetchErrorKind, why: &str) -> FetchError {
+        let error = self.error(kind, format!("{}: {why}", self.config.private_key));
+        match &self.config.private_key {
+            PrivateKey::Variable { .. } => error.explained(Some(explain::KEY_OF_A_VARIABLE)),
+            PrivateKey::File(_) => error,
         }
-        Key::parse(&found.content).map_err(|why| self.key_error(&why))
-    }
-
-    fn of_key(&self, why: &dyn std::fmt::Display) -> String {
-        format!("{}: {why}", self.config.private_key.display())
-    }
-
-    fn key_error(&self, why: &dyn std::fmt::Display) -> FetchError {
-        self.error(FetchErrorKind::KeyUnusable, self.of_key(why))
     }
 
     /// Where the configuration says so, a token that lives for so long is revoked at an orderly end.
@@ -464,9 +443,6 @@ impl Source for GithubApp {
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {
-        match &self.key {
-            KeyFile::Watched(file) => Box::pin(file.changed()),
-            KeyFile::Unwatched(_) => Box::pin(std::future::pending()),
-        }
+        self.key.changed()
     }
 }

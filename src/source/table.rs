@@ -4,8 +4,15 @@
 //! It knows nothing of TOML; `config` makes it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
 
 /// A value and the line that it stands in, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +83,21 @@ pub struct Table {
     pub line: usize,
     entries: BTreeMap<String, Located<Value>>,
     asked: Vec<&'static str>,
+    variable: fn(&str) -> Option<OsString>,
+}
+
+/// Where a secret is kept: never in the configuration itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretPlace {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment.
+    Variable {
+        /// Its name.
+        name: String,
+        /// What it holds; `None` where it is not set.
+        value: Option<Secret>,
+    },
 }
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -84,7 +106,20 @@ impl Table {
     /// A table with these entries.
     #[must_use]
     pub fn new(path: String, line: usize, entries: Vec<(String, Located<Value>)>) -> Self {
-        Self { path, line, entries: entries.into_iter().collect(), asked: Vec::new() }
+        Self {
+            path,
+            line,
+            entries: entries.into_iter().collect(),
+            asked: Vec::new(),
+            variable: |_| None,
+        }
+    }
+
+    /// With this environment; without, no variable is set.
+    #[must_use]
+    pub fn with_environment(mut self, variable: fn(&str) -> Option<OsString>) -> Self {
+        self.variable = variable;
+        self
     }
 
     /// The last part of its path.
@@ -202,29 +237,43 @@ impl Table {
             .collect()
     }
 
-    /// A secret, which lies in a file: `{ file = "/etc/…" }`. It never stands in the configuration itself.
+    /// A secret of any bytes, which lies in a file or in a variable: `{ file = "/etc/…" }`,
+    /// `{ env = "NAME" }`. It never stands in the configuration itself. That of a variable is taken at once,
+    /// in base64, since a [`Secret`] has no line ends.
     ///
     /// # Errors
     /// Where it does, and for any other value.
-    pub fn secret_file(&mut self, key: &'static str) -> Result<Option<PathBuf>> {
-        const EXPECTED: &str = "{ file = \"/path\" }";
+    pub fn secret(&mut self, key: &'static str) -> Result<Option<SecretPlace>> {
+        const EXPECTED: &str = "{ file = \"/path\" } or { env = \"NAME\" }";
         let Some(Located { value, line }) = self.take(key) else { return Ok(None) };
-        match value {
-            Value::Table(entries) => match entries.as_slice() {
-                [(name, Located { value: Value::Text(path), line })] if name == "file" => {
-                    let path = PathBuf::from(path);
-                    if path.is_absolute() {
-                        Ok(Some(path))
-                    } else {
-                        Err(self.invalid(key, *line, "an absolute path", "a relative one"))
-                    }
-                }
-                _ => Err(self.invalid(key, line, EXPECTED, "another table")),
-            },
-            Value::Text(_) => Err(self.invalid(key, line, EXPECTED, "a string").hint(
-                "a secret does not belong into the configuration: write it to a file of its own",
-            )),
-            other => Err(self.invalid(key, line, EXPECTED, other.described())),
+        let entries = match value {
+            Value::Table(entries) => entries,
+            Value::Text(_) => {
+                let hint = "a secret does not belong into the configuration: write it to a file of its own, and \
+                            the path of that here; or name the variable that holds it";
+                return Err(self.invalid(key, line, EXPECTED, "a string").hint(hint));
+            }
+            other => return Err(self.invalid(key, line, EXPECTED, other.described())),
+        };
+        let [(kind, Located { value: Value::Text(text), line: at })] = entries.as_slice() else {
+            return Err(self.invalid(key, line, EXPECTED, "another table"));
+        };
+        match kind.as_str() {
+            "file" if PathBuf::from(text).is_absolute() => Ok(Some(SecretPlace::File(text.into()))),
+            "file" => Err(self.invalid(key, *at, "an absolute path", "a relative one")),
+            "env" if is_variable(text) => {
+                let value = (self.variable)(text).map(|value| {
+                    let value = Zeroizing::new(value.into_encoded_bytes());
+                    Secret::new(STANDARD.encode(&*value).into_bytes())
+                });
+                let value = value.transpose().map_err(|_| {
+                    self.invalid(key, *at, "a variable with a secret", "one that is too long")
+                })?;
+                Ok(Some(SecretPlace::Variable { name: text.clone(), value }))
+            }
+            // It may be the secret itself.
+            "env" => Err(self.invalid(key, *at, "the name of a variable", "another text")),
+            _ => Err(self.invalid(key, line, EXPECTED, "another table")),
         }
     }
 
@@ -259,6 +308,14 @@ impl Table {
             None => error.hint(format!("the keys are {}", self.asked.join(", "))),
         })
     }
+}
+
+/// Whether a text can be the name of a variable (POSIX: letters, digits and underscores).
+fn is_variable(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (1..=255).contains(&text.len())
+        && text.chars().all(is_part)
+        && !text.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// The value whose name is most like `name`; `None` if none is at all like it.

@@ -4,9 +4,12 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use molecule_tokenfs::demo::github::Installation as Installed;
+use molecule_tokenfs::secret::Secret;
 use molecule_tokenfs::source::SourceName;
-use molecule_tokenfs::source::github_app::{GithubAppConfig, Installation};
+use molecule_tokenfs::source::github_app::{GithubAppConfig, Installation, PrivateKey};
 use serde_json::{Value, json};
 
 use super::*;
@@ -35,7 +38,7 @@ impl App {
         let config = GithubAppConfig {
             name: SourceName::new("acme-app"),
             app,
-            private_key,
+            private_key: PrivateKey::File(private_key),
             api_url: demo.url().to_owned(),
             installation: Installation::Owner("acme".to_owned()),
             repositories: Vec::new(),
@@ -240,7 +243,7 @@ async fn a_claim_follows_githubs_clock_where_this_machines_is_wrong() {
 #[tokio::test]
 async fn a_key_that_is_none_is_named_with_file_and_line_and_heals_when_it_is_replaced() {
     let app = App::new();
-    let (path, source) = (app.config.private_key.clone(), app.source(|_| ()));
+    let (path, source) = (app.directory.path().join("app.pem"), app.source(|_| ()));
     let good = fs::read(&path).expect("the key");
     let shown = path.display().to_string();
     let cases: [(&str, &[u8]); 4] = [
@@ -280,4 +283,26 @@ async fn a_server_that_is_not_github_gets_no_claim_twice_and_learns_no_key() {
     let enterprise = app.source(|config| config.api_url = format!("{}/api/v3", app.demo.url()));
     app.succeeds(&*enterprise).await;
     assert_eq!(app.last().1, "/api/v3/app/installations/71/access_tokens");
+}
+
+#[tokio::test]
+async fn a_key_of_the_environment_is_as_good_and_named_by_its_variable() {
+    let app = App::new();
+    let with = |value: Option<&[u8]>| {
+        let encoded =
+            |value: &[u8]| Secret::new(STANDARD.encode(value).into_bytes()).expect("short");
+        let (name, value) = ("APP_KEY".to_owned(), value.map(encoded));
+        app.source(|config| config.private_key = PrivateKey::Variable { name, value })
+    };
+    let pem = fs::read_to_string(app.directory.path().join("app.pem")).expect("the key");
+    app.succeeds(&*with(Some(pem.as_bytes()))).await;
+    app.succeeds(&*with(Some(pem.replace('\n', "\\n").as_bytes()))).await;
+    for (value, why) in [
+        (None, "the variable APP_KEY: it was not set when the daemon was started"),
+        (Some(&b"canary"[..]), "the variable APP_KEY: it holds no private key in PEM form"),
+        (Some(&pem.as_bytes()[..900]), "the variable APP_KEY: line 1: the key that begins there"),
+    ] {
+        let error = app.fails(&*with(value), FetchErrorKind::KeyUnusable, why).await;
+        assert!(error.explain().remedy.starts_with("set the variable"), "{:?}", error.explain());
+    }
 }

@@ -43,6 +43,11 @@ impl Variables {
         }
     }
 
+    /// Removes one.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| known != name);
+    }
+
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = (OsString, OsString)> {
         self.0.iter().cloned()

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::secret::Secret;
+use crate::source::env::handover;
 use crate::source::http;
-use crate::source::table::{Located, Table, TableError};
+use crate::source::table::{Located, SecretPlace, Table, TableError};
 use crate::source::{Configured, Scope, SourceName};
 
 /// GitHub's own API.
@@ -40,6 +42,30 @@ impl fmt::Display for Installation {
     }
 }
 
+/// Where the App's private key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrivateKey {
+    /// In a file, which is read for each token.
+    File(PathBuf),
+    /// In a variable of the environment that the daemon was started in.
+    Variable {
+        /// Its name.
+        name: String,
+        /// What it held then, in base64.
+        #[serde(with = "handover")]
+        value: Option<Secret>,
+    },
+}
+
+impl fmt::Display for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable { name, .. } => write!(f, "the variable {name}"),
+        }
+    }
+}
+
 /// Which App, which installation, and what its tokens may do.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct GithubAppConfig {
@@ -47,8 +73,8 @@ pub struct GithubAppConfig {
     pub name: SourceName,
     /// The App's client id, or its number.
     pub app: String,
-    /// The file with its private key.
-    pub private_key: PathBuf,
+    /// Its private key.
+    pub private_key: PrivateKey,
     /// The base URL of the API; `https://HOST/api/v3` for GitHub Enterprise Server.
     pub api_url: String,
     /// The installation.
@@ -103,10 +129,14 @@ impl Configured for GithubAppConfig {
                 );
             }
         };
-        let private_key = table.secret_file("private-key")?.ok_or_else(|| {
-            let error = table.error("has no `private-key`");
-            error.hint("private-key = { file = \"/etc/molecule/app.pem\" }")
-        })?;
+        let private_key = match table.secret("private-key")? {
+            Some(SecretPlace::File(path)) => PrivateKey::File(path),
+            Some(SecretPlace::Variable { name, value }) => PrivateKey::Variable { name, value },
+            None => {
+                let error = table.error("has no `private-key`");
+                return Err(error.hint("private-key = { file = \"/etc/molecule/app.pem\" }"));
+            }
+        };
         let api_url = url(table, "api-url")?.unwrap_or_else(|| GITHUB.to_owned());
         let id = table.number("installation-id")?.map(Installation::Id);
         let owner = table.text("owner")?;
@@ -188,9 +218,19 @@ impl Configured for GithubAppConfig {
         Some(narrowed)
     }
 
+    fn secret_variable(&self) -> Option<&str> {
+        match &self.private_key {
+            PrivateKey::Variable { name, .. } => Some(name),
+            PrivateKey::File(_) => None,
+        }
+    }
+
     fn describe(&self) -> String {
         let (url, app) = (http::without_userinfo(&self.api_url), &self.app);
-        let key = self.private_key.display();
+        let key = match &self.private_key {
+            PrivateKey::File(path) => path.display().to_string(),
+            PrivateKey::Variable { name, .. } => format!("of the variable {name}"),
+        };
         format!("tokens {} from {url} as the App {app} with the key {key}", self.wanted())
     }
 }
@@ -311,6 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_the_environment_is_taken_with_the_table_and_shown_to_nobody() {
+        let key = "private-key = {\"env\": \"APP_KEY\"}";
+        let mut table = table(&format!("app-id = 7\n{key}"))
+            .with_environment(|name| (name == "APP_KEY").then(|| "canary\n".into()));
+        let config = GithubAppConfig::parse(&mut table).unwrap();
+        assert!(config.describe().ends_with("with the key of the variable APP_KEY"));
+        let PrivateKey::Variable { name, value: Some(value) } = &config.private_key else {
+            panic!()
+        };
+        assert_eq!((&**name, value.expose_str()), ("APP_KEY", "Y2FuYXJ5Cg=="));
+        let shown = format!("{config:?} {:?}", config.private_key);
+        assert!(!shown.contains("canary") && !shown.contains("Y2Fu"), "{shown}");
+        let unset = parsed(&format!("app-id = 7\n{key}")).unwrap().private_key;
+        assert_eq!(unset, PrivateKey::Variable { name: "APP_KEY".to_owned(), value: None });
+    }
+
+    #[test]
     fn its_debug_form_has_no_password() {
         let url = "https://me:canary@host/api/v3";
         let text =
@@ -334,8 +391,14 @@ mod tests {
             (
                 format!("{app}\nprivate-key = \"-----BEGIN\""),
                 3,
-                "wrong value for `private-key` in [sources.acme]: expected { file = \"/path\" }, found a string",
+                "wrong value for `private-key` in [sources.acme]: expected { file = \"/path\" } or { env = \"NAME\" }, found a string",
                 "a secret does not belong into the configuration",
+            ),
+            (
+                format!("{app}\nprivate-key = {{\"env\": \"-----BEGIN canary\"}}"),
+                3,
+                "wrong value for `private-key` in [sources.acme]: expected the name of a variable, found another text",
+                "",
             ),
             (
                 format!("{app}\n{KEY}\nowner = \"acme/web\""),

@@ -2,6 +2,12 @@
 
 use crate::error::{Explanation, FetchErrorKind};
 
+/// The words for a key that is none in a variable.
+pub(super) const KEY_OF_A_VARIABLE: Explanation = Explanation {
+    sentence: "the App's private key cannot be used",
+    remedy: "set the variable that `private-key` names to the key as GitHub gives it (PEM), in the environment that the daemon is started in, and start it again",
+};
+
 /// The words for an error; `None` where the usual ones hold.
 pub(super) fn explain(kind: FetchErrorKind) -> Option<Explanation> {
     use FetchErrorKind as Kind;
