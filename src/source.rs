@@ -62,14 +62,16 @@ macro_rules! sources {
         }
 
         impl SourceConfig {
+            /// What `type` can be in a table.
+            pub const TYPES: &[&str] = &[$($(<$module::$config as $from_table>::TYPE,)?)*];
+
             /// Reads a table of the configuration: its `type` says which source it describes.
             ///
             /// # Errors
             /// The first mistake.
             pub fn parse(mut table: Table) -> Result<Self, TableError> {
-                let types = [$($(<$module::$config as $from_table>::TYPE,)?)*];
                 let Some(kind) = table.text("type")? else {
-                    let hint = format!("the types are {}", types.join(", "));
+                    let hint = format!("the types are {}", Self::TYPES.join(", "));
                     return Err(table.error("has no `type`").hint(hint));
                 };
                 $($(
@@ -79,7 +81,7 @@ macro_rules! sources {
                     }
                 )?)*
                 let found = format!("`{}`", kind.value.escape_debug());
-                let expected = format!("one of {}", types.join(", "));
+                let expected = format!("one of {}", Self::TYPES.join(", "));
                 Err(table.invalid("type", kind.line, expected, found))
             }
 

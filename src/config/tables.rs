@@ -271,6 +271,7 @@ mod tests {
 
     use crate::cmd::describe;
     use crate::config::file::ConfigFile;
+    use crate::source::SourceConfig;
 
     const SOURCE: &str = "[sources.acme-app]\ntype = 'github-app'\nclient-id = 'Iv23li'\n\
                           private-key = { file = '/etc/molecule/acme.pem' }\nowner = 'acme'\n";
@@ -308,6 +309,7 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_its_line_and_what_to_do() {
         let with = |tail: &str| format!("{SOURCE}{tail}");
+        let types = SourceConfig::TYPES.join(", ");
         for (text, line) in [
             (
                 "[sources]\na = 1".to_owned(),
@@ -324,11 +326,13 @@ mod tests {
             ),
             (
                 "[sources.a]".to_owned(),
-                "error: t.toml:1: [sources.a] has no `type`\nhint: the types are github-app",
+                &format!("error: t.toml:1: [sources.a] has no `type`\nhint: the types are {types}"),
             ),
             (
                 "[sources.a]\ntype = 'gitlab'".to_owned(),
-                "error: t.toml:2: wrong value for `type` in [sources.a]: expected one of github-app, found `gitlab`",
+                &format!(
+                    "error: t.toml:2: wrong value for `type` in [sources.a]: expected one of {types}, found `gitlab`"
+                ),
             ),
             (
                 with("owners = 'x'"),
