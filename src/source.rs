@@ -139,6 +139,7 @@ sources! {
     platform::Platform(PlatformConfig) needs clock, launcher;
     github_app::GithubApp(GithubAppConfig) needs clock, launcher, apps => Configured;
     env::Env(EnvConfig) needs clock;
+    file::File(FileConfig) needs clock, launcher => Configured;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
 }

@@ -6,6 +6,8 @@
 
 #[path = "github_app/ending.rs"]
 mod ending;
+#[path = "github_app/file.rs"]
+mod file;
 #[path = "github_app/key.rs"]
 mod key;
 #[path = "support/mod.rs"]

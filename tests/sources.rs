@@ -22,6 +22,8 @@ use molecule_tokenfs::token::Term;
 
 #[path = "sources/alone.rs"]
 mod alone;
+#[path = "sources/file.rs"]
+mod file;
 #[path = "sources/github.rs"]
 mod github;
 #[path = "sources/github_shared.rs"]
