@@ -446,3 +446,47 @@ impl Source for GithubApp {
         self.key.changed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::SourceName;
+    use crate::time::SystemClock;
+
+    fn without_a_key() -> GithubApp {
+        let config = GithubAppConfig {
+            name: SourceName::new("acme-app"),
+            app: "7".to_owned(),
+            private_key: PrivateKey::Variable { name: "ACME_KEY".to_owned(), value: None },
+            api_url: GITHUB.to_owned(),
+            installation: Installation::Id(71),
+            repositories: Vec::new(),
+            permissions: std::collections::BTreeMap::default(),
+            proxy: None,
+            ca_file: None,
+            request_timeout: Duration::from_secs(10),
+            mints_a_minute: 120,
+            revoke_on_exit: false,
+            is_on_demand: false,
+        };
+        let program = std::fs::File::open("/dev/null").unwrap();
+        let launcher = Arc::new(Launcher::new(program));
+        GithubApp::new(config, Arc::new(SystemClock), launcher, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn the_queue_knows_of_a_reader_that_waits_until_the_fetch_ends() {
+        let source = without_a_key();
+        let awaited = Arc::clone(&source.minted(71).awaited);
+        source.hurry();
+        assert!(awaited.load(Ordering::Relaxed));
+        source.fetch().await.unwrap_err();
+        assert!(!source.is_awaited.load(Ordering::Relaxed), "it has its answer");
+        source.fetch().await.unwrap_err();
+        assert!(!awaited.load(Ordering::Relaxed), "nobody waits for this one");
+        let fetch = source.fetch();
+        source.hurry();
+        fetch.await.unwrap_err();
+        assert!(awaited.load(Ordering::Relaxed), "somebody came while it was under way");
+    }
+}
