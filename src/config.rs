@@ -5,10 +5,14 @@
 
 use std::ffi::OsString;
 
+pub mod declare;
 pub mod file;
 pub mod flags;
+pub mod found;
 pub mod key;
+pub mod kind;
 pub mod layers;
+pub mod list;
 pub mod mountpoint;
 pub mod owner;
 pub mod parse;
@@ -17,10 +21,12 @@ pub mod tables;
 pub mod trust;
 
 pub use flags::SettingsArgs;
+pub use found::DEFAULT_HOST;
 pub use key::Key;
 pub use layers::{Origin, Setting};
+pub use list::Settings;
 pub use mountpoint::{default_mountpoint, find_mountpoint, find_served};
-pub use settings::{DEFAULT_HOST, Settings, TOKEN_VARIABLES};
+pub use settings::TOKEN_VARIABLES;
 
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]

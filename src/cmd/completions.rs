@@ -9,8 +9,8 @@ use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
-use crate::observe::LEVELS;
-use crate::view;
+use crate::config::Key;
+use crate::config::kind::Offers;
 
 /// The arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -61,24 +61,20 @@ fn completed(command: &Command) -> Command {
 /// The argument with its values, or with what kind of thing they are.
 fn with_values(argument: &Arg) -> Arg {
     let argument = argument.clone();
-    let values = |values: &[&'static str]| PossibleValuesParser::new(values.to_vec());
+    let values = |values: Vec<&'static str>| PossibleValuesParser::new(values);
+    // An argument of another command that has the name of a setting takes the same values.
+    let setting = argument.get_long().and_then(Key::by_name);
+    match setting.map(|key| key.declared().form.offers) {
+        Some(Offers::Values(all)) => return argument.value_parser(values(all())),
+        Some(Offers::Hint(hint)) => return argument.value_hint(hint),
+        Some(Offers::Nothing) => return argument,
+        None => {}
+    }
     let hint = match argument.get_id().as_str() {
-        "layout" => return argument.value_parser(values(&["directory", "file"])),
-        "backend" => return argument.value_parser(values(&["auto", "fuse", "files"])),
-        "mode" => return argument.value_parser(values(&["0400", "0440", "0444"])),
-        "refresh_mode" => return argument.value_parser(values(&["0600", "0620", "0660"])),
-        "prefetch" | "allow_disk" => return argument.value_parser(values(&["true", "false"])),
-        "action" => return argument.value_parser(values(&["get", "store", "erase"])),
-        "log_level" => return argument.value_parser(values(&LEVELS)),
-        "view" => {
-            let views: Vec<_> = view::ALL.iter().map(|view| view.path()).collect();
-            return argument.value_parser(values(&views));
-        }
-        "owner" | "user" => ValueHint::Username,
-        "host" | "hosts" => ValueHint::Hostname,
-        "platform_url" | "proxy" => ValueHint::Url,
-        "config" | "ca_file" | "log_file" | "file" | "shell_helper" => ValueHint::FilePath,
-        "configs_dir" | "dir" | "directory" => ValueHint::DirPath,
+        "action" => return argument.value_parser(values(vec!["get", "store", "erase"])),
+        "user" => ValueHint::Username,
+        "config" | "file" | "shell_helper" => ValueHint::FilePath,
+        "dir" | "directory" => ValueHint::DirPath,
         "mountpoint" => ValueHint::AnyPath,
         "command" => ValueHint::CommandWithArguments,
         _ => return argument,

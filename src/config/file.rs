@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::cmd::{Advise, EXIT_USAGE};
-use crate::config::key::Shape;
+use crate::config::kind::Shape;
 use crate::config::layers::{Origin, Raw};
 use crate::config::tables::Tables;
 use crate::config::{Environment, Key, SettingsArgs, trust};
@@ -43,7 +43,7 @@ impl ConfigFile {
         environment: &Environment,
         default: &Path,
     ) -> anyhow::Result<Option<Self>> {
-        let (path, by): (Arc<Path>, _) = match (&flags.config, environment.get(VARIABLE)) {
+        let (path, by): (Arc<Path>, _) = match (flags.config(), environment.get(VARIABLE)) {
             (Some(path), _) => (Arc::from(path.as_path()), "--config"),
             (None, Some(path)) => (Arc::from(Path::new(&path)), VARIABLE),
             (None, None) if default.exists() => (Arc::from(default), "the default"),
@@ -133,10 +133,10 @@ fn unquoted(text: &str, number: usize) -> Option<String> {
     let key = Key::by_name(name.trim())?;
     let is_plain =
         value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte));
-    let is_text = matches!(key.shape(), Shape::Text | Shape::NameOrNumber);
+    let is_text = matches!(key.shape(), Shape::Text | Shape::Octal | Shape::NameOrNumber);
     // TOML's own octal numbers are not what people write elsewhere.
-    let is_mode = matches!(key, Key::Mode | Key::RefreshMode);
-    let value = if is_mode { value.replacen("0o", "0", 1) } else { value.to_owned() };
+    let is_octal = key.shape() == Shape::Octal;
+    let value = if is_octal { value.replacen("0o", "0", 1) } else { value.to_owned() };
     (is_text && is_plain && !value.is_empty()).then(|| format!("{} = \"{value}\"", key.name()))
 }
 
@@ -144,7 +144,9 @@ fn unquoted(text: &str, number: usize) -> Option<String> {
 fn texts(key: Key, value: &Spanned<DeValue<'_>>) -> Result<Vec<(usize, String)>, &'static str> {
     let one = |text: String| Ok(vec![(value.span().start, text)]);
     match (key.shape(), value.get_ref()) {
-        (Shape::Text | Shape::NameOrNumber, DeValue::String(text)) => one(text.to_string()),
+        (Shape::Text | Shape::Octal | Shape::NameOrNumber, DeValue::String(text)) => {
+            one(text.to_string())
+        }
         (Shape::NameOrNumber, DeValue::Integer(number)) if number.radix() == 10 => {
             one(number.as_str().to_owned())
         }
@@ -156,7 +158,7 @@ fn texts(key: Key, value: &Spanned<DeValue<'_>>) -> Result<Vec<(usize, String)>,
                 _ => Err("an array of strings"),
             })
             .collect(),
-        (Shape::Text, _) => Err("a string in quotes"),
+        (Shape::Text | Shape::Octal, _) => Err("a string in quotes"),
         (Shape::NameOrNumber, _) => Err("a string in quotes or a decimal number"),
         (Shape::Boolean, _) => Err("true or false"),
         (Shape::List, _) => Err("an array of strings"),

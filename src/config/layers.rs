@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::file::ConfigFile;
-use crate::config::key::Shape;
+use crate::config::kind::{Kind, Shape};
 use crate::config::{Environment, Key, SettingsArgs};
 
 /// Where the value of a setting came from.
@@ -125,10 +125,10 @@ impl Layers<'_> {
     /// when no layer does.
     #[must_use]
     pub fn raw(&self, key: Key) -> Vec<Raw> {
-        let flags = self.flags.given(key);
+        let raw = |text: &OsStr| Raw { text: text.to_owned(), origin: Origin::Flag(key) };
+        let flags: Vec<_> = self.flags.given(key).map(raw).collect();
         if !flags.is_empty() {
-            let raw = |text: &OsString| Raw { text: text.clone(), origin: Origin::Flag(key) };
-            return flags.iter().map(raw).collect();
+            return flags;
         }
         if let Some(text) = self.environment.get(key.variable()) {
             let raw = |text| Raw { text, origin: Origin::Variable(key) };
@@ -140,39 +140,37 @@ impl Layers<'_> {
         self.file.as_ref().map(|file| file.get(key)).unwrap_or_default()
     }
 
-    /// The value of a setting, if any layer has one.
+    /// The value of a setting, if any layer has one; the origin of several is that of the first.
     ///
     /// # Errors
-    /// When `parse` does not take it; the message names the place.
-    pub fn get<T>(
-        &self,
-        key: Key,
-        parse: impl Fn(&Raw) -> Result<T, Invalid>,
-    ) -> anyhow::Result<Option<Setting<T>>> {
-        let raw = self.raw(key);
-        // The command line takes the flag of a single value only once.
-        let Some(raw) = raw.first() else { return Ok(None) };
-        let value = parse(raw).map_err(|invalid| invalid.at(key, raw))?;
-        Ok(Some(Setting { value, origin: raw.origin.clone() }))
+    /// When it is not of its kind; the message names the place.
+    pub fn get<T>(&self, key: Key, kind: &Kind<T>) -> anyhow::Result<Option<Setting<T>>> {
+        read(key, kind, &self.raw(key))
     }
 
-    /// The values of a repeatable setting, if any layer has one; the origin is that of the first.
+    /// The value of a setting, else its declared one.
     ///
     /// # Errors
-    /// When `parse` does not take one; the message names the place.
-    pub fn list<T>(
-        &self,
-        key: Key,
-        parse: impl Fn(&Raw) -> Result<T, Invalid>,
-    ) -> anyhow::Result<Option<Setting<Vec<T>>>> {
-        let raw = self.raw(key);
-        let Some(first) = raw.first() else { return Ok(None) };
-        let value = raw
-            .iter()
-            .map(|raw| parse(raw).map_err(|invalid| invalid.at(key, raw)))
-            .collect::<anyhow::Result<_>>()?;
-        Ok(Some(Setting { value, origin: first.origin.clone() }))
+    /// As [`Layers::get`].
+    pub fn get_or_default<T>(&self, key: Key, kind: &Kind<T>) -> anyhow::Result<Setting<T>> {
+        if let Some(given) = self.get(key, kind)? {
+            return Ok(given);
+        }
+        let text = key.declared().default.value.unwrap_or_default();
+        let raw = Raw { text: text.into(), origin: Origin::Default };
+        let value = (kind.parse)(&raw).map_err(|invalid| invalid.at(key, &raw))?;
+        Ok(Setting::default(value))
     }
+}
+
+fn read<T>(key: Key, kind: &Kind<T>, raw: &[Raw]) -> anyhow::Result<Option<Setting<T>>> {
+    let parse = |raw: &Raw| (kind.parse)(raw).map_err(|invalid| invalid.at(key, raw));
+    let Some((first, further)) = raw.split_first() else { return Ok(None) };
+    let mut value = parse(first)?;
+    for raw in further {
+        (kind.join)(&mut value, parse(raw)?);
+    }
+    Ok(Some(Setting { value, origin: first.origin.clone() }))
 }
 
 /// The parts between commas, without blanks around them.

@@ -224,13 +224,6 @@ impl ServerUrl {
     }
 }
 
-impl Default for ServerUrl {
-    /// Where a platform is seen from a container.
-    fn default() -> Self {
-        Self("http://host.docker.internal:8080".to_owned())
-    }
-}
-
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&http::without_userinfo(&self.0))
@@ -411,7 +404,6 @@ mod tests {
         assert_eq!(url.expose(), "http://user:canary@host:8080/base");
         assert_eq!(format!("{url} {url:?}"), "http://…@host:8080/base http://…@host:8080/base");
         assert_eq!(server_url(&flag("https://host")).unwrap().expose(), "https://host");
-        assert_eq!(server_url(&flag(ServerUrl::default().expose())), Ok(ServerUrl::default()));
         for bad in ["host:8080", "ftp://host", "http://", "http://h/?q", "http://h/#f", "/x"] {
             assert!(server_url(&flag(bad)).is_err(), "{bad}");
         }

@@ -1,6 +1,10 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use clap::Parser;
 
 use super::*;
+use crate::config::kind::Shape;
 
 const CALLER: Caller = Caller { uid: 1234, gid: 2345, serves: None };
 
@@ -134,6 +138,45 @@ fn an_invalid_value_is_told_with_its_place_and_what_was_expected() {
              where it has one: github.com or git.example:8443"
         )
     );
+}
+
+#[test]
+fn each_setting_that_is_wrong_is_told_where_it_stands() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for key in Key::ALL {
+        let (name, variable) = (key.name(), key.variable());
+        let error = told(&[&format!("--{name}=")], []);
+        assert!(error.contains(&format!(" for --{name}: expected ")), "{error}");
+
+        let with_file = |text: String| {
+            std::fs::write(file.path(), text).unwrap();
+            crate::cmd::describe(&resolve(&["--config", path], []).unwrap_err()).0
+        };
+        let empty = if key.shape() == Shape::List { "['']" } else { "''" };
+        let error = with_file(format!("\n{name} = {empty}\n"));
+        assert!(error.starts_with(&format!("error: {path}:2: ")), "{error}");
+        assert!(error.contains(&format!(" for `{name}`: expected ")), "{error}");
+        let error = with_file(format!("{name} = 1.5\n"));
+        assert!(
+            error.starts_with(&format!("error: {path}:1: wrong type for `{name}`: ")),
+            "{error}"
+        );
+        let error = with_file(format!("{name}x = 1\n"));
+        let hint = format!("unknown key `{name}x`\nhint: did you mean `{name}`?\n");
+        assert_eq!(error, format!("error: {path}:1: {hint}"));
+
+        // An empty variable counts as unset, and anything else can be a path.
+        let no_text = OsString::from_vec(b"\xff".to_vec());
+        let environment = Environment::Fake([(variable.to_owned(), no_text)].into());
+        let resolved = Settings::resolve(&flags(&[]), &environment, Path::new("/no"), CALLER);
+        if ["DIR", "FILE"].contains(&key.declared().form.value_name) {
+            assert_eq!(row(&resolved.unwrap(), name).1, variable);
+        } else {
+            let error = resolved.unwrap_err().to_string();
+            assert!(error.contains(&format!(" for {variable}: expected ")), "{error}");
+        }
+    }
 }
 
 #[test]
