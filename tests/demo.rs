@@ -50,6 +50,22 @@ fn shows_what_it_claims(dir: &TestDir, user: User) {
     let told = run(demo, dir, secs(60));
     assert!(!told.stdout.contains("files"), "it mounts: {told:?}");
     assert_shown(dir, &told);
+    assert_narrow(&told);
+}
+
+/// The token for one repository worked there and nowhere else.
+#[track_caller]
+fn assert_narrow(told: &Finished) {
+    let narrow = told.stdout.lines().find(|line| line.starts_with("token for acme/web alone"));
+    let narrow = narrow.unwrap_or_else(|| panic!("no third lane: {told:?}"));
+    assert!(narrow.contains(" 0 failed, 0 got 401; "), "{narrow}");
+    let number = |after: &str, before: &str| {
+        let (head, _) = narrow.split_once(before).unwrap();
+        head.rsplit_once(after).unwrap().1.parse::<u64>().unwrap()
+    };
+    assert!(number(": ", " open") >= 2, "{narrow}");
+    assert!(number(", ", " minted") >= 2, "it was minted anew for its second life: {narrow}");
+    assert!(number("; ", " request") >= 2 && narrow.ends_with("as they should"), "{narrow}");
 }
 
 #[track_caller]
@@ -134,10 +150,12 @@ fn a_container_without_the_device_sees_the_same_with_files() {
 fn says_that_it_keeps_files(told: &Finished, why: &str) {
     assert!(told.stdout.contains(why), "{told:?}");
     assert!(told.stdout.contains("the tokens are files, replaced at each rotation"), "{told:?}");
+    assert!(told.stdout.contains("there is none for one repository alone"), "{told:?}");
+    assert!(!told.stdout.contains("acme"), "no third lane: {told:?}");
 }
 
 #[test]
-fn a_terminal_shows_both_lanes_live_and_is_given_back_as_it_was() {
+fn a_terminal_shows_all_lanes_live_and_is_given_back_as_it_was() {
     sandboxed(secs(60), || {
         require("script", "bsdutils");
         let dir = TestDir::new();
@@ -157,7 +175,14 @@ fn a_terminal_shows_both_lanes_live_and_is_given_back_as_it_was() {
         let shown = read("typescript");
         let (screen, after) = shown.split_once("\x1b[?1049l").expect("the other screen was left");
         assert!(screen.contains("\x1b[?1049h"), "it drew on the other screen");
-        for text in ["TOKEN FROM THE MOUNT", "TOKEN FROZEN AT START", "dead for", "rotations"] {
+        for text in [
+            "TOKEN FROM THE MOUNT",
+            "TOKEN FROZEN AT START",
+            "TOKEN FOR ONE REPOSITORY",
+            "other repo: 404",
+            "dead for",
+            "rotations",
+        ] {
             assert!(screen.contains(text), "{text}");
         }
         assert!(after.contains("mounted token: ") && after.contains("code 0"), "{after}");
@@ -198,7 +223,9 @@ fn a_shim_of_the_machines_gives_the_frozen_lane_no_fresh_token() {
         demo.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
         let told = run(demo, &dir, secs(60));
         for line in told.stdout.lines().filter(|line| line.contains("|  frozen ")) {
-            let frozen = line.split("|  frozen ").last().unwrap();
+            let (_, frozen) = line.split_once("|  frozen ").unwrap();
+            let (frozen, narrow) = frozen.split_once("|  repository ").unwrap();
+            assert!(narrow.contains(" 0 failed, 0 got 401"), "{line}");
             assert!(frozen.contains(" dead for ") || frozen.contains(" 0 failed"), "{line}");
         }
         assert!(told.stdout.contains("FUSE serves the mounted token, at /"), "{told:?}");
@@ -255,14 +282,20 @@ fn keep_leaves_the_mount_up_with_lines_that_work_when_pasted() {
             let (_, lines) = said.split_once("In another terminal:\n\n")?;
             lines.ends_with("\n\n").then(|| lines.to_owned())
         });
-        assert!(pasted.lines().count() >= 4, "{pasted}");
+        assert!(pasted.lines().count() >= 5, "{pasted}");
+        let mut narrow = 0;
         for line in pasted.lines().filter(|line| !line.is_empty()) {
             let mut shell = command("sh", User::Own);
             shell.args(["-c", line]);
-            run(shell, &dir, secs(20)).ok();
+            let said = run(shell, &dir, secs(20)).ok();
+            if line.contains("repos/acme/web/") {
+                assert!(said.contains("\"full_name\":\"acme/web\""), "{said}");
+                narrow += 1;
+            }
         }
+        assert_eq!(narrow, 1, "the token for one repository: {pasted}");
         keep.signal(Signal::SIGINT);
-        assert_eq!(keep.wait(secs(15)).code(), Some(0), "{}", keep.stderr());
+        assert_eq!(keep.wait(secs(15)).code(), Some(0), "{}{}", keep.stdout(), keep.stderr());
         assert_eq!(left_behind(dir.path()), [""; 0]);
     });
 }

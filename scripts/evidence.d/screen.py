@@ -34,7 +34,7 @@ while lines and not re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).strip():
     lines.pop()
 width, height = COLUMNS * WIDTH + 2 * MARGIN, len(lines) * HEIGHT + 2 * MARGIN
 print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img">')
-print('<title>The demo: tokens through the mount beside a token frozen in the environment</title>')
+print('<title>The demo: tokens through the mount, one frozen in the environment, and one for one repository</title>')
 print(f'<rect width="{width:.0f}" height="{height}" rx="8" fill="#1b1f24"/>')
 print('<g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="#d8dee6">')
 style = {}

@@ -1,8 +1,9 @@
 //! `demo`: everything once through on this machine, with nothing of the user's and nobody else's.
 //!
 //! A platform on loopback issues tokens that live for seconds. Real git and real gh run against it
-//! in two lanes, side by side: one reads its token from a mount, the other got it in its environment
-//! at the start, as workspaces do today.
+//! in lanes, side by side: one reads its token from a mount, another got it in its environment at the
+//! start, as workspaces do today. The third opens a token for one repository alone, which the daemon mints
+//! as a GitHub App, and uses it on another repository too. Without FUSE there are no such tokens.
 
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use crate::config::parse::span_argument;
 use crate::demo::{Demo, Setup};
 use crate::time::{Clock, SystemClock};
 
+mod app;
 mod daemon;
 mod frame;
 mod fuse;
@@ -95,15 +97,18 @@ async fn demonstrate(
     })
     .context("cannot start the demo platform")?;
     demo.register(&place.configs()).context("cannot write the bearer file")?;
-    let lanes = [Kind::Mounted, Kind::Frozen].map(Lane::new);
-    for lane in &lanes {
+    let (mounted, frozen) = (Lane::new(Kind::Mounted), Lane::new(Kind::Frozen));
+    for lane in [&mounted, &frozen] {
         demo.create_repository(&lane.repository())?;
     }
+    app::create(&place, &demo)?;
     let mut daemon = Daemon::start(&place, &demo, tools, args.life, way)?;
     tokio::select! {
         served = daemon.wait_until_it_serves(&place) => served?,
         () = signals.next() => return Ok(interrupted()),
     }
+    let repository = (!daemon.keeps_files()).then(|| Lane::new(Kind::Repository));
+    let lanes: Vec<&Lane> = [&mounted, &frozen].into_iter().chain(&repository).collect();
 
     let begin = SystemClock.now();
     let end = args.life * args.lifetimes + Duration::from_millis(500);
@@ -124,23 +129,27 @@ async fn demonstrate(
         0,
         if daemon.keeps_files() {
             let why = obstacle.unwrap_or_else(|| "FUSE cannot be used".to_owned());
-            format!("{why}: the tokens are files, replaced at each rotation")
+            format!(
+                "{why}: the tokens are files, replaced at each rotation, and there is none for one \
+                 repository alone, which only a mount makes when it is opened"
+            )
         } else {
             format!("FUSE serves the mounted token{}, at {}", way.words(), place.mount().display())
         },
     );
     let mut stops = Stops::new(!plain)?;
     // Each lane takes a turn for each of its commands.
-    let turns = Semaphore::new(LANES as usize);
+    let turns = Semaphore::new(lanes.len());
+    let all_lanes = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
     let mut output = Output::open(plain, notes, &look())?;
     let stop = CancellationToken::new();
     let signalled = {
-        let [ours, frozen] = &lanes;
+        let run = async |lane: Option<&Lane>| match lane {
+            Some(lane) => lane.run(&place, &demo, tools, &turns, &stop).await,
+            None => Ok(()),
+        };
         let work = async {
-            tokio::try_join!(
-                ours.run(&place, &demo, tools, &turns, &stop),
-                frozen.run(&place, &demo, tools, &turns, &stop)
-            )
+            tokio::try_join!(run(Some(&mounted)), run(Some(&frozen)), run(repository.as_ref()))
         };
         tokio::pin!(work);
         let mut tick = tokio::time::interval(TICK);
@@ -157,12 +166,12 @@ async fn demonstrate(
                 () = stops.next(), if all_turns.is_none() => {
                     // The platform is in this process: a command that waited for it would come with a
                     // token that died meanwhile. So what runs is done first.
-                    all_turns = Some(Box::pin(turns.acquire_many(LANES)));
+                    all_turns = Some(Box::pin(turns.acquire_many(all_lanes)));
                 }
                 none_runs = wait_for(&mut all_turns) => {
                     all_turns = None;
                     if output.stop()? {
-                        daemon.recover(&place).await;
+                        daemon.recover(&lanes, &place).await;
                     }
                     drop(none_runs);
                 }
@@ -196,7 +205,7 @@ async fn demonstrate(
     drop(daemon);
     let code = match summary.verdict(args.lifetimes) {
         // A demo that was cut short proves nothing about rotations, but a failure stays one.
-        Err(Failure::Rotations { .. }) | Ok(()) if signalled => interrupted(),
+        Err(Failure::Rotations { .. } | Failure::Untried) | Ok(()) if signalled => interrupted(),
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             print(format!("the demo failed: {failure}\n").as_bytes())?;
@@ -217,8 +226,6 @@ async fn wait_for<F: Future + Unpin>(what: &mut Option<F>) -> F::Output {
     }
 }
 
-/// How many lanes there are.
-const LANES: u32 = 2;
 /// Between two looks at how things stand.
 const TICK: Duration = Duration::from_millis(200);
 /// Nothing but a stop keeps the demo from looking for so long.

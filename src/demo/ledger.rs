@@ -347,6 +347,13 @@ impl Ledger {
         self.state().entry(token).copied()
     }
 
+    /// The lines on the tokens that are not for everything.
+    #[must_use]
+    pub fn entries_of_scoped(&self) -> Vec<Entry> {
+        let state = self.state();
+        state.scopes.keys().filter_map(|token| state.entry(token)).copied().collect()
+    }
+
     /// Takes one token back, or all of them (`None`). Says how many live ones there were.
     pub fn revoke(&self, which: Option<Fingerprint>) -> usize {
         let (mut state, boot) = (self.state(), self.clock.now().boot);

@@ -51,7 +51,16 @@ pub(super) fn answer(
         }
         None => return refuse("Requires authentication"),
     }
-    let Some(body) = document(method, path) else {
+    let known = repository.filter(|(owner, name)| {
+        *method == Method::GET
+            && path.split('/').count() == 4
+            && shared.github.has_repository(owner, name)
+    });
+    let body = match known {
+        Some((owner, name)) => Some(of_repository(owner, name)),
+        None => document(method, path),
+    };
+    let Some(body) = body else {
         return json_body(StatusCode::NOT_FOUND, &json!({ "message": "Not Found" }));
     };
     let mut response = json_body(StatusCode::OK, &body);
@@ -61,13 +70,15 @@ pub(super) fn answer(
     response
 }
 
+fn of_repository(owner: &str, name: &str) -> Value {
+    json!({
+        "id": 1, "name": name, "full_name": format!("{owner}/{name}"), "private": true,
+        "default_branch": "main", "owner": { "login": owner, "id": 1 },
+    })
+}
+
 fn document(method: &Method, path: &str) -> Option<Value> {
-    let repository = || {
-        json!({
-            "id": 1, "name": "work", "full_name": "demo/work", "private": true,
-            "default_branch": "main", "owner": { "login": "demo", "id": 1 },
-        })
-    };
+    let repository = || of_repository("demo", "work");
     Some(match (method, path) {
         (&Method::GET, "/user") => json!({
             "login": "molecule-demo[bot]", "id": 1, "type": "Bot", "name": "The demo's workspace",

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::cmd::Advise;
 use crate::cmd::demo::fuse::Way;
+use crate::cmd::demo::lane::Lane;
 use crate::cmd::demo::place::Place;
 use crate::cmd::demo::tools::Tools;
 use crate::cmd::demo::{fuse, process};
@@ -97,15 +98,16 @@ impl Daemon {
         Err(failure(place, "the mount does not answer"))
     }
 
-    /// After the platform stood still, whose requests failed meanwhile: has a token fetched at once, and
-    /// waits until there is one.
-    pub(super) async fn recover(&self, place: &Place) {
+    /// After the platform stood still, whose requests failed meanwhile: has the tokens of the lanes fetched
+    /// at once, and waits until there are some.
+    pub(super) async fn recover(&self, lanes: &[&Lane], place: &Place) {
+        let views: Vec<_> = lanes.iter().filter_map(|lane| lane.kind.views(place)).collect();
         for _ in 0..RECOVERY_TRIES {
             if let Ok(pid) = i32::try_from(self.child.id()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGUSR1);
             }
             let mut cat = tokio::process::Command::new("cat");
-            cat.env("PATH", &self.path).arg(place.mount().join("token"));
+            cat.env("PATH", &self.path).args(views.iter().map(|views| views.join("token")));
             if process::run(&mut cat).await.is_ok_and(|cat| cat.success) {
                 return;
             }

@@ -1,17 +1,15 @@
-//! What the demo shows, as text: the two lanes side by side, one line of both, and the totals. Pure
-//! functions of what happened.
+//! What the demo shows, as text: the lanes side by side, one line of all, and the totals. Pure functions
+//! of what happened.
 
 use std::time::Duration;
 
-use crate::cmd::demo::lane::{Kind, Lane, Operation, Tally};
-use crate::cmd::demo::tools::Asker;
-use crate::demo::Demo;
-use crate::secret::{Fingerprint, Secret};
-use crate::time::Now;
+use crate::cmd::demo::lane::{Kind, Operation, Tally};
 
 mod summary;
+mod view;
 
 pub(super) use summary::{Failure, Summary};
+pub(super) use view::{LaneView, views};
 
 /// How a piece of text is meant; colour only underlines what the words say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,144 +24,12 @@ pub(super) enum Tone {
 /// A line in pieces.
 pub(super) type Line = Vec<(Tone, String)>;
 
-/// One lane at one moment.
-#[derive(Debug, Clone)]
-pub(super) struct LaneView {
-    kind: Kind,
-    fingerprint: Option<Fingerprint>,
-    left: Duration,
-    dead_for: Option<Duration>,
-    rotations: u64,
-    tallies: Vec<(&'static str, Tally)>,
-    accepted: u64,
-    refused: u64,
-    last_failure: Option<String>,
-}
-
-/// Both lanes at one moment.
+/// The lanes at one moment.
 pub(super) struct Progress {
     pub(super) life: Duration,
     pub(super) elapsed: Duration,
     pub(super) end: Duration,
     pub(super) lanes: Vec<LaneView>,
-}
-
-/// What the lanes and the ledger say now. The ledger knows each token that was presented: those of
-/// the frozen lane are its one token's, all others the mounted lane's.
-pub(super) fn views(lanes: &[Lane; 2], demo: &Demo, asker: Asker, now: &Now) -> Vec<LaneView> {
-    let counts = demo.ledger().counts();
-    let frozen_token = lanes.iter().find(|lane| lane.kind == Kind::Frozen);
-    let frozen_token = frozen_token.and_then(|lane| lane.state().token);
-    let frozen = frozen_token.and_then(|token| demo.ledger().entry(token.expose()));
-    let (accepted, refused) = frozen.map_or((0, 0), |entry| (entry.accepted, entry.refused));
-    let live: u64 = counts.services.values().map(|service| service.live).sum();
-    let view = |lane: &Lane| {
-        let state = lane.state();
-        let entry = state.token.as_ref().and_then(|token| demo.ledger().entry(token.expose()));
-        let ends = entry.map_or(Duration::ZERO, |entry| Duration::from_millis(entry.expires_ms));
-        let tally = |one: Operation| (one.label(lane.kind, asker), state.tally(one));
-        let (accepted, refused) = match lane.kind {
-            Kind::Frozen => (accepted, refused),
-            Kind::Mounted => {
-                (live.saturating_sub(accepted), counts.refused().saturating_sub(refused))
-            }
-        };
-        LaneView {
-            kind: lane.kind,
-            fingerprint: state.token.as_ref().map(Secret::fingerprint),
-            left: ends.saturating_sub(now.boot),
-            dead_for: entry.and_then(|_| now.boot.checked_sub(ends)),
-            rotations: state.rotations,
-            tallies: Operation::ALL.map(tally).into(),
-            accepted,
-            refused,
-            last_failure: state.last_failure.clone(),
-        }
-    };
-    lanes.iter().map(view).collect()
-}
-
-impl LaneView {
-    fn total(&self) -> Tally {
-        let add = |sum: Tally, (_, one): &(_, Tally)| Tally {
-            worked: sum.worked + one.worked,
-            failed: sum.failed + one.failed,
-        };
-        self.tallies.iter().fold(Tally::default(), add)
-    }
-
-    fn token(&self) -> String {
-        self.fingerprint.map_or_else(|| "-".to_owned(), |one| one.to_string())
-    }
-
-    fn life(&self) -> String {
-        match self.dead_for {
-            _ if self.fingerprint.is_none() => "no token yet".to_owned(),
-            Some(dead) => format!("dead for {} s", dead.as_secs()),
-            None => format!("{} s left", self.left.as_secs()),
-        }
-    }
-
-    fn brief(&self) -> String {
-        let Tally { worked, failed } = self.total();
-        let rotations = match self.kind {
-            Kind::Mounted => format!(", {}", count(self.rotations, "rotation")),
-            Kind::Frozen => String::new(),
-        };
-        format!(
-            "{} {} {}{rotations}, {worked} worked, {failed} failed, {} got 401",
-            self.kind.name(),
-            self.token(),
-            self.life(),
-            self.refused
-        )
-    }
-
-    /// The lane as a column of this width.
-    fn column(&self, life: Duration, width: usize, blocks: bool) -> Vec<Line> {
-        let (title, about) = match self.kind {
-            Kind::Mounted => ("TOKEN FROM THE MOUNT", "read afresh at every use"),
-            Kind::Frozen => ("TOKEN FROZEN AT START", "in the environment, as done today"),
-        };
-        let plain = |text: String| vec![(Tone::Plain, text)];
-        let alive = if self.dead_for.is_some() { Tone::Bad } else { Tone::Good };
-        let ok = |bad: u64| if bad == 0 { Tone::Good } else { Tone::Bad };
-        let bar = bar(self.left, life, width.saturating_sub(24).min(24), blocks);
-        let mut lines = vec![
-            vec![(Tone::Title, title.to_owned())],
-            vec![(Tone::Dim, about.to_owned())],
-            Vec::new(),
-            vec![
-                (Tone::Plain, "life   ".to_owned()),
-                (alive, bar),
-                (alive, format!("  {}", self.life())),
-            ],
-            plain(format!("token  {}   {}", self.token(), count(self.rotations, "rotation"))),
-            Vec::new(),
-            vec![(Tone::Dim, format!("{:<18}{:>8}{:>8}", "", "worked", "failed"))],
-        ];
-        for (label, tally) in &self.tallies {
-            lines.push(vec![
-                (Tone::Plain, format!("{label:<18}{:>8}", tally.worked)),
-                (ok(tally.failed), format!("{:>8}", tally.failed)),
-            ]);
-        }
-        lines.push(vec![
-            (Tone::Plain, format!("{:<18}{:>8}", "HTTP ok, 401", self.accepted)),
-            (ok(self.refused), format!("{:>8}", self.refused)),
-        ]);
-        lines.push(Vec::new());
-        lines.extend(self.failure(width));
-        lines
-    }
-
-    /// What failed last, in lines of this width.
-    fn failure(&self, width: usize) -> Vec<Line> {
-        match &self.last_failure {
-            None => vec![vec![(Tone::Good, "no failure".to_owned())]],
-            Some(said) => wrapped(Tone::Bad, said, width).into_iter().take(MOST_LINES).collect(),
-        }
-    }
 }
 
 /// What screen there is, in characters.
@@ -176,7 +42,7 @@ pub(super) struct Room {
 }
 
 /// The whole screen: the lanes side by side; where there is too little room for that, as the columns of
-/// a table; and on the narrowest, one below the other.
+/// a table; and on the narrowest, in sentences.
 pub(super) fn screen(progress: &Progress, notes: &[String], room: Room) -> Vec<Line> {
     let Room { width, height, .. } = room;
     let mut lines = head(progress);
@@ -184,12 +50,13 @@ pub(super) fn screen(progress: &Progress, notes: &[String], room: Room) -> Vec<L
     let mut foot = vec![Vec::new()];
     foot.extend(notes.iter().flat_map(|note| wrapped(Tone::Dim, note, width)));
     foot.push(vec![(Tone::Dim, "Ctrl-C ends it; nothing is left behind.".to_owned())]);
-    let beside = (width >= 2 * MIN_COLUMN + GAP).then(|| beside(progress, room));
+    let number = progress.lanes.len();
+    let beside = (width >= number * (MIN_COLUMN + GAP) - GAP).then(|| beside(progress, room));
     let fits = |body: &Vec<Line>| lines.len() + body.len() + foot.len() <= height;
     lines.extend(match beside.filter(fits) {
         Some(body) => body,
-        None if width >= TABLE => table(progress, width),
-        None => stacked(progress, room),
+        None if width >= LABEL + number * SMALL_CELL => table(progress, width),
+        None => briefly(progress, width),
     });
     lines.extend(foot);
     if lines.len() > height {
@@ -207,7 +74,8 @@ fn head(progress: &Progress) -> Vec<Line> {
 }
 
 fn beside(progress: &Progress, room: Room) -> Vec<Line> {
-    let width = ((room.width - GAP) / 2).min(MAX_COLUMN);
+    let number = progress.lanes.len().max(1);
+    let width = ((room.width + GAP) / number).saturating_sub(GAP).min(MAX_COLUMN);
     let columns: Vec<_> =
         progress.lanes.iter().map(|lane| lane.column(progress.life, width, room.blocks)).collect();
     let longest = columns.iter().map(Vec::len).max().unwrap_or(0);
@@ -222,11 +90,12 @@ fn beside(progress: &Progress, room: Room) -> Vec<Line> {
     (0..longest).map(row).collect()
 }
 
-fn stacked(progress: &Progress, room: Room) -> Vec<Line> {
+/// The lanes in sentences, for the smallest screen.
+fn briefly(progress: &Progress, width: usize) -> Vec<Line> {
     let mut lines = Vec::new();
     for lane in &progress.lanes {
-        let column = lane.column(progress.life, room.width, room.blocks);
-        lines.extend(column.into_iter().filter(|line| !line.is_empty()));
+        lines.extend(wrapped(Tone::Plain, &lane.brief(), width));
+        lines.extend(lane.failure(width));
         lines.push(Vec::new());
     }
     lines
@@ -234,60 +103,67 @@ fn stacked(progress: &Progress, room: Room) -> Vec<Line> {
 
 /// The lanes as the columns of a table, for a small screen.
 fn table(progress: &Progress, width: usize) -> Vec<Line> {
-    let row = |label: &str, cell: &dyn Fn(&LaneView) -> [(Tone, String); 2]| {
-        let mut line = vec![(Tone::Plain, format!("{label:<16}"))];
-        for lane in &progress.lanes {
-            let [(tone, one), (other_tone, other)] = cell(lane);
-            line.push((tone, format!("{one:>12}")));
-            line.push((other_tone, format!("{other:>8}")));
-        }
+    let wide = LABEL + progress.lanes.len() * CELL;
+    let cell = if width >= wide { CELL } else { SMALL_CELL };
+    // Over both numbers of a lane.
+    let row = |label: &str, text: &dyn Fn(&LaneView) -> (Tone, String)| {
+        let mut line = vec![(Tone::Plain, format!("{label:<LABEL$}"))];
+        let cells = progress.lanes.iter().map(text);
+        line.extend(cells.map(|(tone, text)| (tone, format!("{text:>cell$}"))));
         line
     };
-    // Over both numbers of a lane.
-    let wide = |label: &str, tone: Tone, cell: &dyn Fn(&LaneView) -> (Tone, String)| {
-        let mut line = vec![(tone, format!("{label:<16}"))];
-        let cells = progress.lanes.iter().map(cell);
-        line.extend(cells.map(|(tone, text)| (tone, format!("{text:>20}"))));
+    let pairs = |label: &str, pair: &dyn Fn(&LaneView) -> [(Tone, String); 2]| {
+        let mut line = vec![(Tone::Plain, format!("{label:<LABEL$}"))];
+        for [(tone, one), (other_tone, other)] in progress.lanes.iter().map(pair) {
+            line.push((tone, format!("{one:>0$}", cell - PAIR)));
+            line.push((other_tone, format!("{other:>PAIR$}")));
+        }
         line
     };
     let ok = |bad: u64| if bad == 0 { Tone::Good } else { Tone::Bad };
     let plain = |text: String| (Tone::Plain, text);
     let mut lines = vec![
-        wide("TOKEN", Tone::Title, &|lane| {
+        row("TOKEN", &|lane| {
             let from = match lane.kind {
                 Kind::Mounted => "FROM THE MOUNT",
-                Kind::Frozen => "FROZEN AT START",
+                Kind::Frozen => "FROZEN",
+                Kind::Repository => "ONE REPOSITORY",
             };
             (Tone::Title, from.to_owned())
         }),
-        wide("", Tone::Plain, &|lane| plain(lane.token())),
-        wide("life", Tone::Plain, &|lane| (ok(lane.dead_for.is_some().into()), lane.life())),
-        wide("rotations", Tone::Plain, &|lane| plain(lane.rotations.to_string())),
-        row("", &|_| [(Tone::Dim, "worked".to_owned()), (Tone::Dim, "failed".to_owned())]),
+        row("", &|lane| plain(lane.token())),
+        row("life", &|lane| (ok(lane.dead_for.is_some().into()), lane.life())),
+        row("rotations", &|lane| plain(lane.rotations.to_string())),
+        pairs("", &|_| [(Tone::Dim, "worked".to_owned()), (Tone::Dim, "failed".to_owned())]),
     ];
-    let operations = progress.lanes.iter().map(|lane| lane.tallies.len()).max().unwrap_or(0);
-    for number in 0..operations {
-        let tally = |lane: &LaneView| lane.tallies.get(number).copied();
-        let label = progress.lanes.first().and_then(tally).map_or("", |(label, _)| label);
-        // The one operation that has another name in each lane.
-        let label = if label == "cat token" { "read the token" } else { label };
-        lines.push(row(label, &|lane| {
-            let Tally { worked, failed } = tally(lane).map(|(_, tally)| tally).unwrap_or_default();
-            [plain(worked.to_string()), (ok(failed), failed.to_string())]
+    for operation in Operation::ALL {
+        let tally = |lane: &LaneView| {
+            lane.tallies.iter().find(|(one, _)| *one == operation).map(|(_, tally)| *tally)
+        };
+        let Some(asker) = progress.lanes.iter().find(|it| tally(it).is_some()).map(|it| it.asker)
+        else {
+            continue;
+        };
+        lines.push(pairs(operation.short(asker), &|lane| match tally(lane) {
+            Some(Tally { worked, failed }) => {
+                [plain(worked.to_string()), (ok(failed), failed.to_string())]
+            }
+            None => [plain("-".to_owned()), plain("-".to_owned())],
         }));
     }
-    lines.push(row("HTTP ok, 401", &|lane| {
+    lines.push(pairs("HTTP ok, 401", &|lane| {
         [plain(lane.accepted.to_string()), (ok(lane.refused), lane.refused.to_string())]
     }));
-    for lane in &progress.lanes {
-        let name = lane.kind.name();
-        lines.extend(match &lane.last_failure {
-            None => vec![vec![(Tone::Good, format!("{name}: no failure"))]],
-            Some(said) => wrapped(Tone::Bad, &format!("{name}: {said}"), width)
-                .into_iter()
-                .take(MOST_LINES)
-                .collect(),
-        });
+    let (failed, good): (Vec<_>, Vec<_>) =
+        progress.lanes.iter().partition(|lane| lane.last_failure.is_some());
+    if !good.is_empty() {
+        let names: Vec<_> = good.iter().map(|lane| lane.kind.name()).collect();
+        lines.push(vec![(Tone::Good, format!("{}: no failure", names.join(", ")))]);
+    }
+    for lane in failed {
+        let said = lane.last_failure.as_deref().unwrap_or_default();
+        let said = format!("{}: {said}", lane.kind.name());
+        lines.extend(wrapped(Tone::Bad, &said, width).into_iter().take(MOST_LINES));
     }
     lines
 }
@@ -319,15 +195,18 @@ fn wrapped(tone: Tone, text: &str, width: usize) -> Vec<Line> {
 /// The most lines that a failure takes.
 const MOST_LINES: usize = 3;
 
-/// What the table needs.
-const TABLE: usize = 16 + 2 * 20;
+/// What the table needs: its labels, a lane in two widths, and of that the second number.
+const LABEL: usize = 14;
+const CELL: usize = 20;
+const SMALL_CELL: usize = 15;
+const PAIR: usize = 7;
 
 /// The narrowest column that holds a lane's numbers, and the widest that still reads as one.
-const MIN_COLUMN: usize = 36;
+const MIN_COLUMN: usize = 31;
 const MAX_COLUMN: usize = 52;
 const GAP: usize = 3;
 
-/// Both lanes in one line.
+/// All lanes in one line.
 pub(super) fn one_line(progress: &Progress) -> String {
     let lanes: Vec<String> = progress.lanes.iter().map(LaneView::brief).collect();
     format!("{:>4} s  {}", progress.elapsed.as_secs(), lanes.join("  |  "))
@@ -370,6 +249,8 @@ fn count(n: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::demo::tools::Asker;
+    use crate::secret::Fingerprint;
 
     fn lane(kind: Kind, failed: u64, refused: u64) -> LaneView {
         let dead_for = (failed > 0).then_some(Duration::from_secs(7));
@@ -379,10 +260,13 @@ mod tests {
             fingerprint: Some(Fingerprint::of(kind.name().as_bytes())),
             left: if failed > 0 { Duration::ZERO } else { Duration::from_secs(13) },
             dead_for,
-            rotations: if kind == Kind::Mounted { 2 } else { 0 },
-            tallies: Operation::ALL.map(|one| (one.label(kind, Asker::Gh), tally)).into(),
+            asker: Asker::Gh,
+            rotations: if kind == Kind::Frozen { 0 } else { 2 },
+            tallies: kind.operations().iter().map(|&one| (one, tally)).collect(),
             accepted: 40,
             refused,
+            out_of_scope: if kind == Kind::Repository { 12 } else { 0 },
+            minted: if kind == Kind::Repository { 3 } else { 0 },
             last_failure: (failed > 0)
                 .then(|| "fatal: Authentication failed for 'http://127.0.0.1:1/'".to_owned()),
         }
@@ -393,7 +277,11 @@ mod tests {
             life: Duration::from_secs(20),
             elapsed: Duration::from_secs(27),
             end: Duration::from_mins(1),
-            lanes: vec![lane(Kind::Mounted, ours_failed, 0), lane(Kind::Frozen, 4, 9)],
+            lanes: vec![
+                lane(Kind::Mounted, ours_failed, 0),
+                lane(Kind::Frozen, 4, 9),
+                lane(Kind::Repository, 0, 0),
+            ],
         }
     }
 
@@ -413,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_screen_shows_them_one_below_the_other_and_no_line_is_too_long() {
+    fn a_narrow_screen_tells_of_them_in_sentences_and_no_line_is_too_long() {
         for width in [0, 1, 20, 40, 74, 75, 80, 200] {
             let lines = screen(&progress(0), &[], Room { blocks: true, ..room(width, 24) });
             assert!(lines.iter().all(|line| length(line) <= width), "{width}");
@@ -434,8 +322,9 @@ mod tests {
         assert!(lines.len() <= 24, "{}", lines.len());
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let shown = words(&text(&lines));
-        let failure = progress(0).lanes.pop().unwrap().last_failure.unwrap();
-        let said = [words(&failure), words("environment, as done today"), words(NOTES[0])].concat();
+        let failure = progress(0).lanes.swap_remove(1).last_failure.unwrap();
+        let said = [words(&failure), words("FROZEN ONE REPOSITORY other repo"), words(NOTES[0])];
+        let said = said.concat();
         for word in said {
             assert!(shown.contains(&word), "{word}: {}", text(&lines));
         }
@@ -443,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_terminal_shows_both_lanes_and_every_word_too() {
+    fn a_small_terminal_shows_all_lanes_and_every_word_too() {
         let lines = screen(&progress(0), &NOTES.map(str::to_owned), room(59, 20));
         assert!(lines.len() <= 20, "{}", lines.len());
         insta::assert_snapshot!(text(&lines));
@@ -462,9 +351,26 @@ mod tests {
     }
 
     #[test]
-    fn the_totals_of_both_are_one_last_line() {
+    fn where_there_is_no_third_lane_the_others_have_its_room() {
+        let mut two = progress(0);
+        two.lanes.truncate(2);
+        assert!(text(&screen(&two, &[], room(79, 24))).contains("TOKEN FROZEN AT START"));
+        assert!(!Summary::of(&two, 5).to_string().contains("acme"));
+        assert_eq!(Summary::of(&two, 5).verdict(3), Ok(()));
+    }
+
+    #[test]
+    fn the_totals_of_the_first_two_are_one_last_line_after_that_of_the_third() {
         let summary = Summary::of(&progress(0), 5).to_string();
-        let last = summary.lines().last().unwrap();
+        let [.., narrow, last] = *summary.lines().collect::<Vec<_>>() else { panic!("{summary}") };
+        let fingerprint = Fingerprint::of(b"repository");
+        assert_eq!(
+            narrow,
+            format!(
+                "token for acme/web alone ({fingerprint}): 12 opens, 3 minted, 48 worked, 0 failed, \
+                 0 got 401; 12 requests got 404 for acme/api, as they should"
+            )
+        );
         assert_eq!(
             last,
             "mounted token: 2 rotations, 48 worked, 0 failed, 0 of 40 requests got 401; \
@@ -478,6 +384,20 @@ mod tests {
         assert_eq!(verdict(0, 3), Ok(()));
         assert_eq!(verdict(0, 4), Err(Failure::Rotations { seen: 2, expected: 3 }));
         assert_eq!(verdict(1, 3), Err(Failure::Requests { failed: 4, refused: 0 }));
+    }
+
+    #[test]
+    fn a_token_that_another_repository_takes_or_that_none_was_asked_with_fails_the_demo() {
+        let verdict = |narrow: LaneView| {
+            let mut progress = progress(0);
+            progress.lanes[2] = narrow;
+            Summary::of(&progress, 5).verdict(3)
+        };
+        let good = lane(Kind::Repository, 0, 0);
+        assert_eq!(verdict(good.clone()), Ok(()));
+        assert_eq!(verdict(LaneView { out_of_scope: 0, ..good }), Err(Failure::Untried));
+        let failed = Failure::Repository { failed: 5, refused: 2 };
+        assert_eq!(verdict(lane(Kind::Repository, 1, 2)), Err(failed));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! One of the two loops that run side by side: clone, commit and push, ask for the user, read the
-//! token. They differ only in where the token comes from.
+//! One of the loops that run side by side: clone, commit and push, ask the REST interface, read the
+//! token. They differ in where the token comes from; one that is for a single repository is tried on
+//! another as well.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,6 +13,7 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::cmd::demo::app;
 use crate::cmd::demo::place::{Place, quoted};
 use crate::cmd::demo::process::{Finished, run};
 use crate::cmd::demo::tools::{Asker, Tools};
@@ -32,6 +34,8 @@ pub(super) enum Kind {
     Mounted,
     /// Put into the environment at the start.
     Frozen,
+    /// Minted by the demo's App for one repository, while a file below `repos/` is being opened.
+    Repository,
 }
 
 impl Kind {
@@ -39,6 +43,34 @@ impl Kind {
         match self {
             Self::Mounted => "mounted",
             Self::Frozen => "frozen",
+            Self::Repository => "repository",
+        }
+    }
+
+    /// Where its token's views are, if it reads any.
+    pub(super) fn views(self, place: &Place) -> Option<PathBuf> {
+        match self {
+            Self::Mounted => Some(place.mount()),
+            Self::Frozen => None,
+            Self::Repository => Some(app::views(place)),
+        }
+    }
+
+    /// The path of the REST interface that it asks for.
+    fn asks_for(self) -> String {
+        match self {
+            Self::Mounted | Self::Frozen => "/user".to_owned(),
+            Self::Repository => format!("/repos/{}", app::REPOSITORY),
+        }
+    }
+
+    /// What it does in each round.
+    pub(super) fn operations(self) -> &'static [Operation] {
+        match self {
+            Self::Mounted | Self::Frozen => {
+                Operation::ALL.split_at(Operation::Elsewhere as usize).0
+            }
+            Self::Repository => &Operation::ALL,
         }
     }
 }
@@ -50,23 +82,41 @@ pub(super) enum Operation {
     Clone,
     /// `git commit`, `git push`.
     Push,
-    /// `gh api /user`.
+    /// `gh api /user`, or `/repos/OWNER/REPO` with a token that is for this repository alone.
     Ask,
     /// Read the token; it must be live at the issuer.
     Read,
+    /// Ask for a repository that the token is not for: 404 is right, and nothing else.
+    Elsewhere,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 4] = [Self::Clone, Self::Push, Self::Ask, Self::Read];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Clone, Self::Push, Self::Ask, Self::Read, Self::Elsewhere];
 
     pub(super) fn label(self, kind: Kind, asker: Asker) -> &'static str {
         match (self, kind, asker) {
             (Self::Clone, _, _) => "git clone",
             (Self::Push, _, _) => "git commit, push",
+            (Self::Ask, Kind::Repository, Asker::Gh) => "gh api /repos/…",
             (Self::Ask, _, Asker::Gh) => "gh api /user",
+            (Self::Ask, Kind::Repository, Asker::Curl) => "curl …/repos/…",
             (Self::Ask, _, Asker::Curl) => "curl …/user",
-            (Self::Read, Kind::Mounted, _) => "cat token",
             (Self::Read, Kind::Frozen, _) => "echo $GH_TOKEN",
+            (Self::Read, _, _) => "cat token",
+            (Self::Elsewhere, _, _) => "other repo: 404",
+        }
+    }
+
+    /// Whatever the lane.
+    pub(super) fn short(self, asker: Asker) -> &'static str {
+        match (self, asker) {
+            (Self::Clone, _) => "git clone",
+            (Self::Push, _) => "git push",
+            (Self::Ask, Asker::Gh) => "gh api",
+            (Self::Ask, Asker::Curl) => "curl",
+            (Self::Read, _) => "read the token",
+            (Self::Elsewhere, _) => "other repo 404",
         }
     }
 }
@@ -109,7 +159,10 @@ impl Lane {
 
     /// The lane's repository at the git server.
     pub(super) fn repository(&self) -> String {
-        format!("{}.git", self.kind.name())
+        match self.kind {
+            Kind::Mounted | Kind::Frozen => format!("{}.git", self.kind.name()),
+            Kind::Repository => format!("{}.git", app::REPOSITORY),
+        }
     }
 
     pub(super) fn state(&self) -> State {
@@ -141,11 +194,17 @@ impl Lane {
             self.note(Operation::Push, bench.push(&format!("Round {round}")).await?);
             drop(began);
             let began = turn().await?;
-            self.note(Operation::Ask, run(&mut bench.ask()).await?);
+            self.note(Operation::Ask, run(&mut bench.ask(&self.kind.asks_for())).await?);
             drop(began);
             let began = turn().await?;
             self.read(&bench, demo).await?;
             drop(began);
+            if self.kind == Kind::Repository {
+                let began = turn().await?;
+                let asked = run(&mut bench.ask(&format!("/repos/{}", app::OTHER))).await?;
+                self.note(Operation::Elsewhere, not_found(asked));
+                drop(began);
+            }
             let began = turn().await?;
             self.note(Operation::Clone, clone("again").await?);
             drop(began);
@@ -204,6 +263,19 @@ impl Lane {
     }
 }
 
+/// Whether the answer was 404, as it has to be for a repository that the token is not for.
+fn not_found(asked: Finished) -> Finished {
+    // As gh and curl end their lines.
+    let ends = ["(HTTP 404)", "error: 404"];
+    let is_404 = asked.said.as_ref().is_some_and(|said| ends.iter().any(|end| said.ends_with(end)));
+    let said = if asked.success {
+        Some("the token was good for another repository, too".to_owned())
+    } else {
+        asked.said
+    };
+    Finished { success: !asked.success && is_404, said, ..asked }
+}
+
 /// What a program said, fit to be shown: no control characters, and no token, should it have printed
 /// one.
 fn masked(said: &str) -> String {
@@ -213,12 +285,12 @@ fn masked(said: &str) -> String {
 
 /// What the commands of a lane have in common.
 struct Bench<'a> {
-    kind: Kind,
     tools: &'a Tools,
     home: PathBuf,
     url: String,
-    user_url: String,
-    mount: PathBuf,
+    api: String,
+    /// Of its token, if it reads it from there.
+    views: Option<PathBuf>,
     environment: Vec<(&'static str, std::ffi::OsString)>,
 }
 
@@ -242,16 +314,17 @@ impl<'a> Bench<'a> {
             ("GH_NO_UPDATE_NOTIFIER", "1".into()),
             ("NO_COLOR", "1".into()),
         ];
-        let helper = match kind {
-            Kind::Mounted => {
+        let views = kind.views(place);
+        let helper = match &views {
+            Some(views) => {
                 let mut path = place.bin().into_os_string();
                 path.push(":");
                 path.push(&tools.path);
                 environment.push(("PATH", path));
-                environment.push(("GH_TOKEN_FILE", place.mount().join("token").into()));
-                format!("!cat {} #", quoted(&place.mount().join("git-credential")))
+                environment.push(("GH_TOKEN_FILE", views.join("token").into()));
+                format!("!cat {} #", quoted(&views.join("git-credential")))
             }
-            Kind::Frozen => {
+            None => {
                 let token = demo.ledger().issue().secret;
                 environment.push(("PATH", tools.path.clone()));
                 for name in ["GH_TOKEN", "GITHUB_TOKEN"] {
@@ -263,12 +336,11 @@ impl<'a> Bench<'a> {
             }
         };
         let bench = Self {
-            kind,
             tools,
             home,
             url: format!("{}/git/{}", demo.url(), lane.repository()),
-            user_url: format!("{}/user", demo.url()),
-            mount: place.mount(),
+            api: demo.url().to_owned(),
+            views,
             environment,
         };
         let key = format!("credential.{}.helper", demo.url());
@@ -307,44 +379,45 @@ impl<'a> Bench<'a> {
         self.git(&["-C", "work", "push", "--quiet"]).await
     }
 
-    fn ask(&self) -> Command {
-        match (self.tools.asker, self.kind) {
-            (Asker::Gh, kind) => {
-                let program = match kind {
-                    Kind::Mounted => OsStr::new("gh"),
+    fn ask(&self, path: &str) -> Command {
+        let url = format!("{}{path}", self.api);
+        match (self.tools.asker, &self.views) {
+            (Asker::Gh, views) => {
+                let program = match views {
+                    Some(_) => OsStr::new("gh"),
                     // With nothing before it that would give it a fresh token.
-                    Kind::Frozen => self.tools.gh.as_os_str(),
+                    None => self.tools.gh.as_os_str(),
                 };
                 let mut command = self.command(program);
-                command.args(["api", "/user"]);
+                command.args(["api", path]);
                 command
             }
-            (Asker::Curl, Kind::Mounted) => {
+            (Asker::Curl, Some(views)) => {
                 let mut header = std::ffi::OsString::from("@");
-                header.push(self.mount.join("header"));
+                header.push(views.join("header"));
                 let mut command = self.command("curl");
-                command.args(["-fsS", "-H"]).arg(header).arg(&self.user_url);
+                command.args(["-fsS", "-H"]).arg(header).arg(url);
                 command
             }
-            (Asker::Curl, Kind::Frozen) => {
+            (Asker::Curl, None) => {
                 // Through a pipe: other users can read arguments.
                 let line = "printf 'Authorization: Bearer %s\\n' \"$GH_TOKEN\" | \
                             curl -fsS -H @- \"$1\"";
                 let mut command = self.command("sh");
-                command.args(["-c", line, "sh", &self.user_url]);
+                command.args(["-c", line, "sh", &url]);
                 command
             }
         }
     }
 
     fn read(&self) -> Command {
-        match self.kind {
-            Kind::Mounted => {
+        match &self.views {
+            Some(views) => {
                 let mut command = self.command("cat");
-                command.arg(self.mount.join("token"));
+                command.arg(views.join("token"));
                 command
             }
-            Kind::Frozen => {
+            None => {
                 let mut command = self.command("sh");
                 command.args(["-c", "printf %s \"$GH_TOKEN\""]);
                 command
@@ -364,6 +437,24 @@ mod tests {
     #[test]
     fn what_a_program_said_is_shown_without_tokens_and_control_characters() {
         assert_eq!(masked("refused:\tghs_abc \u{1b}[31mwhy"), "refused: … [31mwhy");
+    }
+
+    #[test]
+    fn only_a_404_is_right_for_another_repository() {
+        let asked = |success, said: Option<&str>| {
+            let said = said.map(str::to_owned);
+            not_found(Finished { success, stdout: Vec::new(), said })
+        };
+        for said in ["gh: Not Found (HTTP 404)", "curl: (22) The requested URL returned error: 404"]
+        {
+            assert!(asked(false, Some(said)).success, "{said}");
+        }
+        let served = asked(true, None);
+        assert!(!served.success && served.said.unwrap().contains("another repository"));
+        for said in [Some("gh: Bad credentials (HTTP 401)"), Some("connect to port 40404"), None] {
+            let asked = asked(false, said);
+            assert!(!asked.success && asked.said.as_deref() == said, "{said:?}");
+        }
     }
 
     /// What a mount shows, as files that are replaced: the lanes see no difference.
@@ -415,7 +506,7 @@ mod tests {
 
         let (mounted, frozen) = (mounted.state(), frozen.state());
         assert!(mounted.rotations >= 2, "{}", mounted.rotations);
-        for operation in Operation::ALL {
+        for &operation in Kind::Mounted.operations() {
             let (ours, theirs) = (mounted.tally(operation), frozen.tally(operation));
             assert!(ours.worked >= 2 && ours.failed == 0, "{operation:?} {mounted:?}");
             assert!(theirs.worked >= 1 && theirs.failed >= 1, "{operation:?} {frozen:?}");

@@ -10,6 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use rand::Rng;
 
 use crate::cmd::Advise;
+use crate::cmd::demo::app;
 use crate::cmd::demo::fuse::Way;
 use crate::cmd::demo::lane::{Kind, MOCK_HOST};
 use crate::cmd::demo::tools::{Asker, Tools};
@@ -93,7 +94,7 @@ impl Place {
         self.0.join("rest")
     }
 
-    /// The daemon's settings file: empty, so that it reads nobody else's.
+    /// The daemon's settings file: of the demo's own, so that it reads nobody else's.
     pub(super) fn settings(&self) -> PathBuf {
         self.0.join("settings.toml")
     }
@@ -137,15 +138,19 @@ impl Place {
         let _ = writeln!(text, "  cat {mount}/token | sha256sum | cut -c1-8   # the fingerprint");
         let _ =
             writeln!(text, "  HOME={home} git ls-remote {url}/git/{}.git", Kind::Mounted.name());
-        let _ = match tools.asker {
-            Asker::Gh => writeln!(
-                text,
-                "  GH_TOKEN_FILE={mount}/token GH_HOST={MOCK_HOST} GH_CONFIG_DIR={} {}/gh api /user",
+        let asks = |views: &str, path: &str| match tools.asker {
+            Asker::Gh => format!(
+                "  GH_TOKEN_FILE={views}/token GH_HOST={MOCK_HOST} GH_CONFIG_DIR={} {}/gh api {path}",
                 quoted(&self.gh_config()),
                 quoted(&self.bin())
             ),
-            Asker::Curl => writeln!(text, "  curl -sS -H @{mount}/header {url}/user"),
+            Asker::Curl => format!("  curl -sS -H @{views}/header {url}{path}"),
         };
+        let _ = writeln!(text, "{}", asks(&mount, "/user"));
+        if way != Way::Files {
+            let line = asks(&quoted(&app::views(self)), &format!("/repos/{}", app::REPOSITORY));
+            let _ = writeln!(text, "{line}   # and 404 for /repos/{}", app::OTHER);
+        }
         text.push('\n');
         text
     }

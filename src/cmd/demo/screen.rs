@@ -12,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getppid, getsid};
 
+use crate::cmd::demo::app;
 use crate::cmd::demo::frame::{self, Line, Progress, Room, Tone};
+use crate::cmd::demo::lane::Kind;
 use crate::cmd::print;
 use crate::config;
 
@@ -36,6 +38,14 @@ impl Output {
                 progress.life.as_secs(),
                 progress.end.as_secs(),
             );
+            if progress.lanes.iter().any(|lane| lane.kind() == Kind::Repository) {
+                text += &format!(
+                    "repository: the token is for {} alone, minted when its file is opened, and is \
+                     tried on {} too\n",
+                    app::REPOSITORY,
+                    app::OTHER
+                );
+            }
             for note in notes {
                 text += &note;
                 text.push('\n');

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{LaneView, Progress, count};
-use crate::cmd::demo::lane::{Kind, Tally};
+use crate::cmd::demo::app;
+use crate::cmd::demo::lane::{Kind, Operation, Tally};
 
 /// The totals at the end.
 pub(in crate::cmd::demo) struct Summary {
@@ -21,6 +22,10 @@ pub(in crate::cmd::demo) enum Failure {
     Requests { failed: u64, refused: u64 },
     /// The mounted lane's token did not rotate as often as lives went by.
     Rotations { seen: u64, expected: u64 },
+    /// Something with the token for one repository went another way than it should.
+    Repository { failed: u64, refused: u64 },
+    /// The token for one repository was never refused for another.
+    Untried,
 }
 
 impl fmt::Display for Failure {
@@ -33,6 +38,15 @@ impl fmt::Display for Failure {
             ),
             Self::Rotations { seen, expected } => {
                 write!(f, "the mounted token rotated {seen} times instead of {expected}")
+            }
+            Self::Repository { failed, refused } => write!(
+                f,
+                "with the token for {} {} failed, and {refused} of its requests got 401",
+                app::REPOSITORY,
+                count(*failed, "operation")
+            ),
+            Self::Untried => {
+                write!(f, "the token for {} was not tried on {}", app::REPOSITORY, app::OTHER)
             }
         }
     }
@@ -48,16 +62,23 @@ impl Summary {
         }
     }
 
-    /// Whether the mounted lane did without a failure what it should: rotate once a lifetime.
+    /// Whether the lanes of the mount did without a failure what they should: rotate once a lifetime, and
+    /// be refused for another repository.
     pub(in crate::cmd::demo) fn verdict(&self, lifetimes: u32) -> Result<(), Failure> {
-        for lane in self.lanes.iter().filter(|lane| lane.kind == Kind::Mounted) {
+        for lane in &self.lanes {
             let (failed, refused) = (lane.total().failed, lane.refused);
-            if failed + refused > 0 {
-                return Err(Failure::Requests { failed, refused });
-            }
-            let expected = u64::from(lifetimes.saturating_sub(1)).max(1);
-            if lane.rotations < expected {
-                return Err(Failure::Rotations { seen: lane.rotations, expected });
+            let is_bad = failed + refused > 0;
+            match lane.kind {
+                Kind::Mounted if is_bad => return Err(Failure::Requests { failed, refused }),
+                Kind::Repository if is_bad => return Err(Failure::Repository { failed, refused }),
+                Kind::Repository if lane.out_of_scope == 0 => return Err(Failure::Untried),
+                Kind::Mounted => {
+                    let expected = u64::from(lifetimes.saturating_sub(1)).max(1);
+                    if lane.rotations < expected {
+                        return Err(Failure::Rotations { seen: lane.rotations, expected });
+                    }
+                }
+                Kind::Frozen | Kind::Repository => {}
             }
         }
         Ok(())
@@ -73,7 +94,25 @@ impl fmt::Display for Summary {
             self.life.as_secs(),
             self.issued
         )?;
-        let totals = self.lanes.iter().map(|lane| {
+        for lane in self.lanes.iter().filter(|lane| lane.kind == Kind::Repository) {
+            let Tally { worked, failed } = lane.total();
+            let tried = |operation| lane.tally(operation).worked;
+            writeln!(
+                f,
+                "token for {} alone ({}): {}, {} minted, {} worked, {failed} failed, {} got 401; \
+                 {} got 404 for {}, as they should",
+                app::REPOSITORY,
+                lane.token(),
+                count(tried(Operation::Read), "open"),
+                lane.minted,
+                worked.saturating_sub(tried(Operation::Elsewhere)),
+                lane.refused,
+                count(lane.out_of_scope, "request"),
+                app::OTHER
+            )?;
+        }
+        let compared = self.lanes.iter().filter(|lane| lane.kind != Kind::Repository);
+        let totals = compared.map(|lane| {
             let Tally { worked, failed } = lane.total();
             format!(
                 "{} token: {}, {worked} worked, {failed} failed, {} of {} requests got 401",
