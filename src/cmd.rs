@@ -11,6 +11,7 @@ use crate::observe;
 
 pub mod background;
 pub mod check;
+pub mod choice;
 pub mod completions;
 pub mod demo;
 pub mod doctor;

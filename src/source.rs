@@ -121,6 +121,17 @@ macro_rules! sources {
                 }
             }
 
+            /// The owner whose repositories its token is for, where the configuration says it.
+            #[must_use]
+            pub fn owner(&self) -> Option<&str> {
+                match self {
+                    $($(#[$when])* Self::$source(config) => {
+                        let _ = config;
+                        None$(.or_else(|| <$module::$config as $from_table>::owner(config)))?
+                    })*
+                }
+            }
+
             /// Makes the source.
             #[must_use]
             pub fn build(self, surroundings: &Surroundings) -> Arc<dyn Source> {
@@ -221,6 +232,11 @@ pub trait Configured: Sized {
     /// The same source for a narrower token, never for more than it gives itself; `None` where it cannot
     /// give that.
     fn narrowed(&self, _scope: &Scope) -> Option<Self> {
+        None
+    }
+
+    /// The owner whose repositories its token is for, where the table says it.
+    fn owner(&self) -> Option<&str> {
         None
     }
 }

@@ -148,6 +148,12 @@ pub struct RemountStatus {
 pub struct TokenStatus {
     /// Its name.
     pub name: String,
+    /// Whose repositories it is for, in lower case, where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
+    /// The hosts that it is for, where they need not be those of the mount.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// How it stands.
     pub state: State,
     /// The same in words.

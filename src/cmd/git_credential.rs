@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use zeroize::Zeroizing;
 
 use crate::cmd::EXIT_FAILURE;
+use crate::cmd::choice::Choice;
 use crate::cmd::reader::files;
 use crate::config::{self, DEFAULT_HOST};
 use crate::connection::control;
@@ -166,13 +167,11 @@ impl<'a> Request<'a> {
         Scope::of_repository(owner, name)
     }
 
-    /// Where its token is: that of the repository, where the mount has tokens on demand, else the mount
-    /// itself.
+    /// Where its token is: that of the repository, as far as git says which it is.
     fn place_in(&self, mountpoint: &Path) -> PathBuf {
-        let narrow =
-            self.repository().map(|scope| mountpoint.join("repos").join(scope.to_string()));
-        let has_view = |place: &PathBuf| place.join("git-credential").exists();
-        narrow.filter(has_view).unwrap_or_else(|| mountpoint.to_owned())
+        let host = std::str::from_utf8(self.host).unwrap_or_default();
+        let chosen = self.repository().map(|scope| Choice::of(mountpoint, &scope, host));
+        chosen.map_or_else(|| mountpoint.to_owned(), |chosen| mountpoint.join(chosen.place()))
     }
 
     fn decide(&self, action: Action, hosts: &[String]) -> Decision {

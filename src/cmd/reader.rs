@@ -123,6 +123,12 @@ impl Reader {
         Ok(Self { mountpoint: self.mountpoint.join(&directory), token: directory.into(), ..self })
     }
 
+    /// The directory of the token, as a person knows it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.mountpoint
+    }
+
     /// The directory of the token, by descriptor.
     fn root(&self) -> PathBuf {
         let root = self.served.path();

@@ -137,7 +137,7 @@ struct Wiring {
 /// The settings that make git ask the mount at `target`.
 fn git_settings(settings: &Settings, target: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let program = git::binary_program().context("this binary is no longer at its place")?;
-    let by_repository = settings.tables.on_demand().next().is_some();
+    let by_repository = settings.tables.has_choice();
     Ok(git::settings(&Asked::of(&program, &settings.hosts.value, Some(target))?, by_repository))
 }
 

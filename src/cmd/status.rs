@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use nix::errno::Errno;
 
-use crate::cmd::reader::nobody_serves;
+use crate::cmd::reader::{Reader, Which, nobody_serves};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::connection::control;
@@ -30,6 +30,10 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Which token [default: all].
+    #[command(flatten)]
+    pub which: Which,
+
     /// The mount [default: the one of this machine or user]
     pub mountpoint: Option<PathBuf>,
 }
@@ -39,7 +43,10 @@ pub struct StatusArgs {
 /// # Errors
 /// When nothing of ours is mounted there, the daemon is gone, or this user may not look.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let mountpoint = find_mountpoint(args.mountpoint.clone())?;
+    let mountpoint = match &args.which {
+        Which { token: None, repo: None } => find_mountpoint(args.mountpoint.clone())?,
+        which => Reader::find(args.mountpoint.clone())?.of_token(which)?.directory().to_owned(),
+    };
     let document = read(&mountpoint)?;
     if args.json {
         cmd::print(document.trim_ascii_end())?;

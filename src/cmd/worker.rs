@@ -154,6 +154,8 @@ pub(super) fn config(
             started: SystemClock.now(),
             min_life: settings.min_life.value,
             git_min_life: settings.git_min_life.value,
+            owners: settings.owners(),
+            hosts: settings.hosts.value.clone(),
         },
         log_level: settings.log_level.value.to_string(),
         log: args.log(settings).into(),

@@ -134,6 +134,7 @@ impl Settings {
             name: name.to_owned(),
             sources: self.sources_of(token),
             views: self.views_of(token),
+            owners: self.owners_of(token),
         });
         named.collect()
     }
@@ -147,6 +148,25 @@ impl Settings {
             views: self.views_of(token),
         });
         tokens.collect()
+    }
+
+    /// Whose repositories the mount's token is for, in lower case, where that is known.
+    #[must_use]
+    pub fn owners(&self) -> Vec<String> {
+        self.tables.default_token().map(|token| self.owners_of(token)).unwrap_or_default()
+    }
+
+    /// Those that the file says, else those of its sources, unless one of these can be anybody's.
+    fn owners_of(&self, token: &TokenTable) -> Vec<String> {
+        if !token.owners().is_empty() {
+            return token.owners().to_vec();
+        }
+        let owners = self.sources_of(token);
+        let owners = owners.iter().map(|source| source.owner().map(str::to_ascii_lowercase));
+        let mut owners = owners.collect::<Option<Vec<_>>>().unwrap_or_default();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
     }
 
     fn sources_of(&self, token: &TokenTable) -> Vec<SourceConfig> {

@@ -1,6 +1,6 @@
 //! The tables of the file: sources by name, and the chain of sources that a token comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -110,10 +110,8 @@ impl Tables {
             let found = format!("`{}`", value.escape_debug());
             return Err(table.invalid("owners", *line, "organisations or users", found));
         }
-        if !owners.is_empty() && !is_on_demand {
-            return Err(table.error("has `owners` and no `on-demand = true`, so they mean nothing"));
-        }
-        let owners = owners.into_iter().map(|owner| owner.value.to_ascii_lowercase()).collect();
+        let owners = owners.into_iter().map(|owner| owner.value.to_ascii_lowercase());
+        let owners = owners.collect::<BTreeSet<_>>().into_iter().collect();
         table.finish()?;
         let value = TokenTable { sources, hosts, is_on_demand, owners };
         self.tokens.insert(name, Located { value, line });
@@ -128,6 +126,7 @@ impl Tables {
         for token in self.tokens.values() {
             self.check_chain(&token.value.sources)?;
         }
+        self.check_owners()?;
         let used = self.tokens.values().flat_map(|token| &token.value.sources);
         let used: Vec<_> = used.map(|source| &*source.value).collect();
         match self.sources.iter().find(|(name, _)| !used.contains(&&***name)) {
@@ -138,6 +137,22 @@ impl Tables {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Of two tokens for one owner at the same hosts nobody could tell which one is meant.
+    fn check_owners(&self) -> Result<(), TableError> {
+        let mut seen = BTreeMap::new();
+        for (name, Located { value: token, line }) in &self.tokens {
+            for owner in &token.owners {
+                let Some(first) = seen.insert((owner, &token.hosts), name) else { continue };
+                return Err(TableError {
+                    line: *line,
+                    message: format!("[tokens.{first}] and [tokens.{name}] are both for `{owner}`"),
+                    hint: Some("name each owner in one of them".to_owned()),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn check_chain(&self, chain: &[Located<String>]) -> Result<(), TableError> {
@@ -170,6 +185,12 @@ impl Tables {
         }
     }
 
+    /// The mount's token, where the file describes it.
+    #[must_use]
+    pub fn default_token(&self) -> Option<&TokenTable> {
+        self.tokens.get(DEFAULT).map(|token| &token.value)
+    }
+
     /// The tokens that have a directory of their own, by name.
     pub fn named(&self) -> impl Iterator<Item = (&str, &TokenTable)> {
         let named = self.tokens.iter().filter(|(name, _)| *name != DEFAULT);
@@ -181,10 +202,16 @@ impl Tables {
         self.tokens.values().map(|token| &token.value).filter(|token| token.is_on_demand)
     }
 
+    /// Whether a repository may have another token than that of the mount.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        self.named().next().is_some() || self.on_demand().next().is_some()
+    }
+
     /// The hosts of the mount's token, where the file says so beside it.
     #[must_use]
     pub fn hosts(&self) -> Option<&[String]> {
-        self.tokens.get(DEFAULT)?.value.hosts.as_deref()
+        self.default_token()?.hosts()
     }
 
     /// The variables that hold secrets of sources. No child of the daemon needs them.
@@ -211,7 +238,8 @@ impl TokenTable {
         self.hosts.as_deref()
     }
 
-    /// Whose narrower tokens can be had, in lower case; empty is everybody whom the sources serve.
+    /// Whose repositories it is for, and whose narrower tokens can be had, in lower case; empty is
+    /// everybody whom the sources serve.
     #[must_use]
     pub fn owners(&self) -> &[String] {
         &self.owners

@@ -49,7 +49,7 @@ pub fn demand(
     let windows = Windows { prefetch: false, idle: windows.idle.min(IDLE), ..windows.clone() };
     let makes = Makes { tokens, windows, shared, runtime };
     // Nobody runs its engine: it is never opened.
-    let template = makes.token("", Vec::new(), ViewContext { hosts: Vec::new() })?.fs;
+    let template = makes.token(None, Vec::new(), ViewContext { hosts: Vec::new() })?.fs;
     Ok(Demand::new(template, Box::new(makes)))
 }
 
@@ -63,12 +63,14 @@ struct Makes {
 impl Makes {
     fn token(
         &self,
-        name: &str,
+        scope: Option<&Scope>,
         sources: Vec<SourceConfig>,
         views: ViewContext,
     ) -> io::Result<Token> {
-        let windows = self.windows.clone();
-        self.shared.token(TokenConfig { name, sources, windows, root: Root::Live, views })
+        let (windows, root) = (self.windows.clone(), Root::Live);
+        let name = &scope.map(Scope::to_string).unwrap_or_default();
+        let owners = scope.map(|scope| scope.owner.clone()).into_iter().collect();
+        self.shared.token(TokenConfig { name, sources, windows, root, views, owners })
     }
 }
 
@@ -82,7 +84,7 @@ impl Maker for Makes {
         let (sources, views) = narrowed
             .find(|(sources, _)| !sources.is_empty())
             .ok_or_else(|| io::Error::other("no source can give it"))?;
-        let Token { fs, engine, .. } = self.token(&scope.to_string(), sources, views.clone())?;
+        let Token { fs, engine, .. } = self.token(Some(scope), sources, views.clone())?;
         tracing::debug!(%scope, "a token on demand");
         let task = self.runtime.spawn(engine.run());
         Ok(Made { fs, end: Box::new(move || task.abort()) })

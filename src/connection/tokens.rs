@@ -43,6 +43,8 @@ pub struct TokenConfig<'a> {
     pub root: Root,
     /// What its views are rendered with.
     pub views: ViewContext,
+    /// Whose repositories it is for, where that is known.
+    pub owners: Vec<String>,
 }
 
 /// A token that is served once its engine runs.
@@ -61,13 +63,14 @@ impl Shared {
     /// # Errors
     /// Where there is no memory for the state.
     pub fn token(&self, config: TokenConfig<'_>) -> io::Result<Token> {
-        let TokenConfig { name, sources, windows, root, views } = config;
+        let TokenConfig { name, sources, windows, root, views, owners } = config;
         let (timer, clock) = (Arc::clone(&self.timer), Arc::clone(&self.surroundings.clock));
         let service = TokenService::new(sources, windows, &self.surroundings, timer, |names| {
             State::create_after(unused(&*clock), names, root.views())
         })?;
         let TokenService { store, handle, engine, counters } = service;
-        let identity = Identity { name: name.to_owned(), ..self.identity.clone() };
+        let (name, hosts) = (name.to_owned(), views.hosts.clone());
+        let identity = Identity { name, owners, hosts, ..self.identity.clone() };
         let shown = (identity.clone(), handle.clone(), Arc::clone(&counters));
         let connection = Arc::clone(&self.connection);
         let pages = Pages::new(identity, Arc::clone(&connection));

@@ -85,6 +85,9 @@ pub struct NamedToken {
     pub sources: Vec<SourceConfig>,
     /// What its views are rendered with.
     pub views: ViewContext,
+    /// Whose repositories it is for, in lower case, where that is known.
+    #[serde(default)]
+    pub owners: Vec<String>,
 }
 
 /// Why a worker ended.
@@ -144,10 +147,11 @@ pub fn serve(
     let mut engines = Vec::new();
     let mut named = Vec::new();
     let mut shown = Vec::new();
-    for NamedToken { name, sources, views } in config.tokens {
+    for NamedToken { name, sources, views, owners } in config.tokens {
         let windows = config.windows.clone();
         let root = Root::Directory;
-        let token = shared.token(TokenConfig { name: &name, sources, windows, root, views })?;
+        let config = TokenConfig { name: &name, sources, windows, root, views, owners };
+        let token = shared.token(config)?;
         named.push((name, token.fs));
         engines.push(token.engine);
         shown.push(token.shown);

@@ -150,6 +150,8 @@ fn worker(
         started: clock.now(),
         min_life: None,
         git_min_life: None,
+        owners: Vec::new(),
+        hosts: Vec::new(),
     };
     let pages = Pages::new(identity, Arc::clone(state));
     let connection = Arc::clone(state);

@@ -49,6 +49,12 @@ pub struct Identity {
     /// `--git-min-life`, where it was given.
     #[serde(default)]
     pub git_min_life: Option<Duration>,
+    /// Whose repositories the token is for, in lower case, where that is known.
+    #[serde(default)]
+    pub owners: Vec<String>,
+    /// The hosts that the token is for, where they need not be those of the mount.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// Builds the document as of `now`.
@@ -106,6 +112,8 @@ fn token_status(
     let token = snapshot.token.as_ref();
     TokenStatus {
         name: identity.name.clone(),
+        owners: identity.owners.clone(),
+        hosts: identity.hosts.clone(),
         state,
         summary: summary(state, snapshot, now),
         generation: token.map(|token| token.generation),

@@ -50,6 +50,8 @@ impl Scene {
             started: ago(90),
             min_life: None,
             git_min_life: None,
+            owners: Vec::new(),
+            hosts: Vec::new(),
         };
         Self { identity, snapshot: Snapshot::default(), counters: Counters::default() }
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::support::{Home, SHELLS, TOKEN, run, script, succeed, tell};
 
 mod hosts;
+mod repository;
 
 /// A gh that says who it is and what it got.
 const RECORDER: &str = r#"#!/bin/sh

@@ -225,6 +225,13 @@ impl Configured for GithubAppConfig {
         }
     }
 
+    fn owner(&self) -> Option<&str> {
+        match &self.installation {
+            Installation::Owner(owner) | Installation::Repository(owner, _) => Some(owner),
+            Installation::Id(_) | Installation::OfEach => None,
+        }
+    }
+
     fn describe(&self) -> String {
         let (url, app) = (http::without_userinfo(&self.api_url), &self.app);
         let key = match &self.private_key {
@@ -236,14 +243,6 @@ impl Configured for GithubAppConfig {
 }
 
 impl GithubAppConfig {
-    /// The owner whose installation it is, where that is said.
-    fn owner(&self) -> Option<&str> {
-        match &self.installation {
-            Installation::Owner(owner) | Installation::Repository(owner, _) => Some(owner),
-            Installation::Id(_) | Installation::OfEach => None,
-        }
-    }
-
     /// What tokens are asked for, in words.
     pub(super) fn wanted(&self) -> String {
         let mut wanted = format!("of {}", self.installation);
