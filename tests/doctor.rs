@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "doctor/choice.rs"]
+mod choice;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -147,6 +149,13 @@ impl Report {
                 )
             })
             .collect()
+    }
+
+    /// What is as it should be, of one part.
+    fn said(&self, check: &str) -> Vec<String> {
+        let findings = self.document["findings"].as_array().unwrap().iter();
+        let said = findings.filter(|it| it["check"] == check && it["verdict"] == "ok");
+        said.map(|finding| finding["sentence"].as_str().unwrap().to_owned()).collect()
     }
 
     #[track_caller]

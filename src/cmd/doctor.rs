@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::cmd::{self, EXIT_FAILURE};
 use crate::config::{Settings, SettingsArgs, env};
 
+mod choice;
 mod environment;
 mod fuse;
 mod gh;
@@ -109,6 +110,9 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     findings.extend(git::look(&subject, &settings.hosts.value));
     findings.extend(environment::look(&served, gh.has_shim));
     findings.extend(gh.findings);
+    if let Some(mountpoint) = &served.mountpoint {
+        findings.extend(choice::look(&subject, mountpoint, &settings.hosts.value, gh.has_shim));
+    }
     let text = if args.json { json(&subject, &findings) } else { text(&findings) };
     cmd::print(text.as_bytes())?;
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);

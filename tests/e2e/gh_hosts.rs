@@ -34,7 +34,7 @@ const NAMES: &[&str] = &[
 ];
 
 /// Every gh that is to be had, oldest first.
-fn every_gh() -> Vec<PathBuf> {
+pub fn every_gh() -> Vec<PathBuf> {
     let mut all = programs("gh");
     all.extend(["gh-2.88", "gh-2.103"].map(registry_tool));
     all

@@ -5,6 +5,7 @@
 
 mod gh;
 mod gh_hosts;
+mod gh_owners;
 mod git;
 mod hooks;
 mod lfs;

@@ -142,7 +142,7 @@ fn unset(entry: &Entry) -> String {
 }
 
 /// Whether a helper reads the mount.
-fn is_ours(value: &str) -> bool {
+pub(super) fn is_ours(value: &str) -> bool {
     value.contains("molecule-tokenfs")
         || value.contains("git-credential-molecule")
         || (value.starts_with("!cat ") && value.contains("/git-credential"))

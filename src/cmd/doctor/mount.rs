@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::{Finding, Subject};
@@ -17,9 +19,12 @@ use crate::foreign::{self, Unreadable};
 use crate::place::{self, Unserved};
 use crate::source::{env, platform};
 use crate::status::{Backend, Layout, State, Status, TokenStatus, words};
+use crate::time::{Clock, SystemClock};
 
 /// A difference of clocks that is worth a word, in seconds.
 const NOTED: u64 = 30;
+/// How long after a rotation it is worth a word that GitHub may not know the token everywhere.
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// What serves, as far as the other parts need to know it.
 #[derive(Default)]
@@ -92,6 +97,7 @@ pub fn look(
     findings.push(access(&mountpoint, &opened, subject));
     if let Some(one) = status.tokens.first() {
         findings.push(token(one));
+        findings.extend(young(one, SystemClock.now().timestamp()));
         findings.extend(source(one));
         findings.extend(clocks(one));
     }
@@ -178,7 +184,7 @@ fn access(mountpoint: &Path, opened: &io::Result<()>, subject: &Subject) -> Find
 fn token(token: &TokenStatus) -> Finding {
     let left = token
         .left_seconds
-        .map(|seconds| format!(", {} left", words(std::time::Duration::from_secs(seconds))))
+        .map(|seconds| format!(", {} left", words(Duration::from_secs(seconds))))
         .unwrap_or_default();
     let name = token.fingerprint.as_deref().unwrap_or("none");
     let sentence = format!("{}: {name}{left}", token.summary);
@@ -196,6 +202,21 @@ fn token(token: &TokenStatus) -> Finding {
             Finding::fail("token", kind.explain().sentence, remedy())
         }
     }
+}
+
+/// Not every server of GitHub's knows a token from the first moment on.
+fn young(token: &TokenStatus, now: Timestamp) -> Option<Finding> {
+    let age = now.duration_since(token.fetched_at?).unsigned_abs();
+    (age < YOUNG).then(|| {
+        Finding::ok(
+            "token",
+            format!(
+                "it came {} ago: a 404 or 401 from GitHub right after a rotation can mean that the server \
+                 asked does not know the token yet: try again in some seconds",
+                words(age)
+            ),
+        )
+    })
 }
 
 /// What the source says that fails, in its own words.
@@ -229,7 +250,7 @@ fn source(token: &TokenStatus) -> Vec<Finding> {
 
 fn clocks(token: &TokenStatus) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let span = |seconds| words(std::time::Duration::from_secs(seconds));
+    let span = |seconds| words(Duration::from_secs(seconds));
     if let Some(ahead) = token.platform_clock_ahead_seconds {
         let by = span(ahead.unsigned_abs());
         let side = if ahead > 0 { "behind" } else { "ahead of" };

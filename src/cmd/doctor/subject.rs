@@ -91,6 +91,24 @@ impl Subject {
         Ok((spawn::command_as("git", user).map_err(git_config::missing)?, None))
     }
 
+    /// Another program as this user, in this process's directory.
+    ///
+    /// # Errors
+    /// If it is missing, or root must not run the one that is installed.
+    pub fn command(&self, name: &str) -> Result<Command, spawn::Missing> {
+        let (uid, gid, home) = (self.uid.as_raw(), self.gid.as_raw(), self.home.as_deref());
+        let mut command = if self.is_other() {
+            spawn::command_as(name, spawn::User { uid, gid, home })?
+        } else {
+            spawn::command(name)?
+        };
+        command.envs(home.map(|home| ("HOME", home)));
+        if let Ok(directory) = std::env::current_dir() {
+            command.current_dir(directory);
+        }
+        Ok(command)
+    }
+
     /// Does something with this user's rights to files. This process has one thread.
     pub fn act<T>(&self, action: impl FnOnce() -> T) -> T {
         let _back = self.is_other().then(|| Restore::from(self));

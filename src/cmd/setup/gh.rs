@@ -105,6 +105,11 @@ fn install(directory: Option<&Path>) -> anyhow::Result<String> {
         );
     }
     let _ = writeln!(report, "A shell that ran gh before may remember the old one: hash -r");
+    let _ = writeln!(
+        report,
+        "Of several tokens it takes the one for the repository that gh is about; see which in a clone: \
+         molecule-tokenfs doctor"
+    );
     let _ = writeln!(report, "Test it: gh api /installation/repositories");
     let _ = writeln!(
         report,
