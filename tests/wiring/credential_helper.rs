@@ -255,3 +255,49 @@ fn of_files_that_outlived_their_daemon_none_is_answered() {
         assert!(errors.contains("no token: ") && errors.contains("status"), "{errors}");
     }
 }
+
+#[test]
+fn the_token_is_that_of_the_repository_else_that_of_its_owner_else_that_of_the_mount() {
+    let home = Home::new();
+    for (place, about) in [
+        ("repos/acme/web", r#""state": "fresh""#),
+        (
+            "globex",
+            r#""owners": ["globex", "globex-labs"], "hosts": ["github.com"], "state": "idle""#,
+        ),
+        ("other", r#""owners": ["initech"], "hosts": ["ghe.example.com"], "state": "idle""#),
+    ] {
+        let view = format!("username=x-access-token\npassword=ghs_{}\n", place.replace('/', "_"));
+        home.write(&format!("mount/{place}/git-credential"), &view);
+        home.write(&format!("mount/{place}/refresh"), "");
+        home.write(
+            &format!("mount/{place}/status.json"),
+            &format!(r#"{{"tokens": [{{{about}}}]}}"#),
+        );
+    }
+    for helper in helpers(&home) {
+        for (path, token) in [
+            ("acme/web.git", "ghs_repos_acme_web"),
+            ("Acme/Web", "ghs_repos_acme_web"),
+            ("acme/web.git/info/lfs", "ghs_repos_acme_web"),
+            ("acme/other.git", TOKEN),
+            ("globex/docs.git", "ghs_globex"),
+            ("Globex-Labs/x", "ghs_globex"),
+            ("initech/x", TOKEN),
+            ("globex", TOKEN),
+            ("../globex/x", "ghs_globex"),
+            ("globex/..", TOKEN),
+        ] {
+            let request = format!("{REQUEST}path={path}\n");
+            let said = succeed(&mut ask(&home, &helper, &["get"]), &request);
+            assert!(said.contains(&format!("\npassword={token}\n")), "{helper:?} {path}: {said}");
+        }
+        // What is refused is told to the token that it was.
+        let request = format!("{REQUEST}path=globex/docs\npassword=ghs_globex\n");
+        succeed(&mut ask(&home, &helper, &["erase"]), &request);
+        let told = fs::read_to_string(home.path("mount/globex/refresh")).unwrap();
+        assert_eq!(told, format!("{}\n", fingerprint("ghs_globex")), "{helper:?}");
+        home.write("mount/globex/refresh", "");
+        assert_eq!(home.refreshed(), "");
+    }
+}

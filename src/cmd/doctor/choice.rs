@@ -2,18 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::{Finding, Subject, git};
 use crate::cmd::choice::Choice;
 use crate::cmd::setup::gh::SHIM;
 use crate::cmd::setup::git_config::{self, Entry};
-use crate::config;
 use crate::source::Scope;
+use crate::{config, spawn};
 
 const CHECK: &str = "repository";
 
 /// The most remotes that are told of.
 const MOST: usize = 6;
+
+/// How long git or the shim may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What the shim looks at to tell what gh is about.
 const OF_GH: [&str; 4] = ["GH_REPO", "GH_HOST", "GH_TOKEN_FILE", "MOLECULE_TOKENFS_HOST"];
@@ -45,10 +49,8 @@ pub fn look(
     if remotes.is_empty() {
         return Vec::new();
     }
-    let entries = subject
-        .command("git")
-        .ok()
-        .and_then(|git| git_config::list_by(git, git_config::Scope::Effective).ok());
+    let git = git_here(subject);
+    let entries = git.and_then(|git| git_config::list_by(git, git_config::Scope::Effective).ok());
     let entries = entries.unwrap_or_default();
     let mut findings = Vec::new();
     let mut of_git = Vec::new();
@@ -183,6 +185,12 @@ struct Shown {
 impl Shown {
     fn by(subject: &Subject, mountpoint: &Path) -> Option<Self> {
         let mut shell = subject.command("sh").ok()?;
+        for (name, value) in git_here(subject)?.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
         shell.args(["-c", SHIM, "gh"]).env("MOLECULE_GH_SHOW", "1");
         shell.env("MOLECULE_TOKENFS_MOUNTPOINT", mountpoint);
         if !subject.is_other() {
@@ -211,7 +219,7 @@ impl Shown {
 
 /// The remotes as git tells them, with `url.….insteadOf` applied.
 fn remotes(subject: &Subject) -> Vec<Remote> {
-    let listed = subject.command("git").ok().and_then(|mut git| {
+    let listed = git_here(subject).and_then(|mut git| {
         git.args(["remote", "-v"]);
         said(git)
     });
@@ -238,8 +246,16 @@ fn parts(url: &str) -> Option<(String, String, String)> {
     Some((protocol.to_ascii_lowercase(), host.to_ascii_lowercase(), path))
 }
 
+/// git with what this user has configured, in this directory. It reads no clone of somebody else's
+/// (`safe.directory`).
+fn git_here(subject: &Subject) -> Option<Command> {
+    let (mut git, _) = subject.git().ok()?;
+    git.current_dir(std::env::current_dir().ok()?);
+    Some(git)
+}
+
 fn said(mut command: Command) -> Option<String> {
-    let output = command.stderr(std::process::Stdio::null()).output().ok()?;
+    let output = spawn::output(&mut command, LIMIT).ok()?;
     output.status.success().then(|| String::from_utf8(output.stdout).ok())?
 }
 

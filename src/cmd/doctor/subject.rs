@@ -102,7 +102,6 @@ impl Subject {
         } else {
             spawn::command(name)?
         };
-        command.envs(home.map(|home| ("HOME", home)));
         if let Ok(directory) = std::env::current_dir() {
             command.current_dir(directory);
         }
