@@ -283,7 +283,8 @@ impl Fs {
             Node::Generation { .. } if self.marked(request) => (Duration::ZERO, NAME_TTL),
             Node::Generation { .. } => (FOR_EVER, NAME_TTL),
             Node::Live { .. } => (Duration::ZERO, FOR_EVER),
-            Node::Directory(_) | Node::Control | Node::Page(_) => (FOR_EVER, FOR_EVER),
+            Node::Page(_) => (NAME_TTL, FOR_EVER),
+            Node::Directory(_) | Node::Control => (FOR_EVER, FOR_EVER),
         };
         Ok(Entry { attributes, attributes_ttl, name_ttl })
     }
@@ -316,6 +317,8 @@ impl Fs {
         let ttl = match node {
             Node::Generation { generation: 0, .. } | Node::Live { .. } => Duration::ZERO,
             Node::Generation { .. } if self.marked(request) => Duration::ZERO,
+            // An upgrade can bring more tokens, and then it is longer.
+            Node::Page(_) => NAME_TTL,
             _ => FOR_EVER,
         };
         Ok((attributes, ttl))
@@ -512,7 +515,7 @@ impl Fs {
                 Ok(Attributes { modified: self.renamed(ino).unwrap_or(fixed.modified), ..fixed })
             }
             Node::Control => Ok(self.fixed(ino, 0, self.config.access.refresh_mode, 1)),
-            Node::Page(page) => Ok(self.fixed(ino, Pages::size(page), Access::STATUS_MODE, 1)),
+            Node::Page(page) => Ok(self.fixed(ino, self.pages.size(page), Access::STATUS_MODE, 1)),
             Node::Generation { generation, view } => {
                 self.generation_attributes(ino, generation, view)
             }

@@ -3,6 +3,7 @@
 //! It is built from fingerprints, never from a token, so that no secret can be in it. Keys are only
 //! ever added; the command line reads documents of older and newer daemons.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,8 +19,15 @@ pub(crate) mod testing;
 pub use crate::refresh::State;
 pub use judge::{Identity, document, document_for_strangers, words};
 
-/// The size of `status.json`, in bytes: fixed, so that `stat` is right without rendering it.
+/// The size of `status.json` of one token, in bytes: fixed, so that `stat` is right without rendering
+/// it.
 pub const SIZE: usize = 8 * 1024;
+
+/// The size of `status.json` of so many tokens, in bytes.
+#[must_use]
+pub fn size(tokens: usize) -> usize {
+    SIZE * tokens.max(1)
+}
 
 /// Among files, beside `status.json`: the document with all particulars. A mount tells from who opens
 /// `status.json` what to show; a file cannot.
@@ -79,6 +87,9 @@ pub struct Status {
     pub mountpoint: String,
     /// What serves them.
     pub backend: Backend,
+    /// Why they are plain files; `null` for a mount.
+    #[serde(default)]
+    pub backend_reason: Option<String>,
     /// What is at the mountpoint.
     pub layout: Layout,
     /// The view that a mounted file is; `null` for a directory.
@@ -107,18 +118,28 @@ pub struct Status {
 impl Status {
     /// Takes the tokens of another document of the same mount in. The worst of all says how it stands.
     pub fn add(&mut self, other: Self) {
+        self.tokens.extend(other.tokens);
+        self.judge();
+    }
+
+    /// Takes the worst of its tokens for how all stands: of several the first.
+    pub fn judge(&mut self) {
         let badness = |state: State| match state {
             State::Idle => 0,
             State::Fresh => 1,
             State::Degraded => 2,
             State::None => 3,
         };
-        if badness(other.state) > badness(self.state) {
-            let name = other.tokens.first().map_or("", |token| &*token.name);
-            self.summary = format!("{name}: {}", other.summary);
-            self.state = other.state;
+        let places = self.tokens.iter().enumerate();
+        let worst = places.max_by_key(|(place, token)| (badness(token.state), Reverse(*place)));
+        match worst {
+            Some((0, token)) => (self.state, self.summary) = (token.state, token.summary.clone()),
+            Some((_, token)) => {
+                (self.state, self.summary) =
+                    (token.state, format!("{}: {}", token.name, token.summary));
+            }
+            None => {}
         }
-        self.tokens.extend(other.tokens);
     }
 }
 
@@ -277,25 +298,25 @@ pub struct HistoryEntry {
     pub reason: String,
 }
 
-/// The bytes of `status.json`: JSON, spaces, a newline, [`SIZE`] bytes in all.
+/// The bytes of `status.json`: JSON, spaces, a newline, [`size`] bytes in all.
 #[must_use]
 pub fn padded(status: &Status) -> Vec<u8> {
     let mut bytes = fitted(status);
-    bytes.resize(SIZE - 1, b' ');
+    bytes.resize(size(status.tokens.len()) - 1, b' ');
     bytes.push(b'\n');
     bytes
 }
 
-/// JSON of less than [`SIZE`] bytes. What does not fit is cut: the line breaks, the oldest history,
+/// JSON of less than [`size`] bytes. What does not fit is cut: the line breaks, the oldest history,
 /// and what else can be left out.
 #[must_use]
 pub fn fitted(status: &Status) -> Vec<u8> {
     // Strings, numbers and lists: serialisation has no way to fail.
     let mut bytes = serde_json::to_vec_pretty(status).unwrap_or_default();
-    let mut cut = status.clone();
-    while bytes.len() >= SIZE {
+    let (mut cut, size) = (status.clone(), size(status.tokens.len()));
+    while bytes.len() >= size {
         bytes = serde_json::to_vec(&cut).unwrap_or_default();
-        if bytes.len() >= SIZE && !shorten(&mut cut) {
+        if bytes.len() >= size && !shorten(&mut cut) {
             bytes.clear();
         }
     }
@@ -332,7 +353,7 @@ mod tests {
     use crate::error::FetchErrorKind;
 
     fn read(padded: &[u8]) -> Status {
-        assert_eq!(padded.len(), SIZE);
+        assert_eq!(padded.len() % SIZE, 0);
         assert_eq!(padded.last(), Some(&b'\n'));
         assert!(!padded.contains(&0));
         serde_json::from_slice(padded).unwrap()
@@ -356,6 +377,7 @@ mod tests {
           "summary": "the token at hand is served, but platform gives no new one: the platform failed to mint a token (what exactly)",
           "mountpoint": "/run/molecule/token",
           "backend": "fuse",
+          "backend_reason": null,
           "layout": "directory",
           "view": null,
           "version": "0.1.0",
@@ -449,12 +471,60 @@ mod tests {
     }
 
     #[test]
+    fn however_many_tokens_there_are_each_is_in_the_document() {
+        let mut scene = Scene::fresh();
+        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::ServerError)];
+        let mut status = scene.document();
+        for number in 1..40 {
+            scene.identity.name = format!("{number:039}");
+            status.add(scene.document());
+        }
+        let padded = padded(&status);
+        assert_eq!(padded.len(), 40 * SIZE);
+        assert_eq!(serde_json::from_slice::<Status>(&padded).unwrap(), status);
+    }
+
+    #[test]
+    fn the_worst_token_says_how_all_stands_and_of_several_the_first() {
+        let with = |scenes: [(&str, Scene); 3]| {
+            let documents = scenes.map(|(name, mut scene)| {
+                scene.identity.name = name.to_owned();
+                scene.document()
+            });
+            let all = documents.into_iter().reduce(|mut all, other| {
+                all.add(other);
+                all
+            });
+            let all = all.unwrap();
+            (all.state, all.summary)
+        };
+        let fails = || Scene::failing(FetchErrorKind::Unauthorized);
+        let (state, summary) = with([("a", Scene::fresh()), ("b", fails()), ("c", fails())]);
+        assert_eq!(state, State::None);
+        assert!(summary.starts_with("b: there is no token"), "{summary}");
+        let (state, summary) =
+            with([("a", Scene::idle()), ("b", Scene::fresh()), ("c", Scene::idle())]);
+        assert_eq!((state, &*summary), (State::Fresh, "b: a token of platform is served"));
+        let (state, summary) = with([("a", fails()), ("b", Scene::fresh()), ("c", fails())]);
+        assert_eq!(state, State::None);
+        assert!(summary.starts_with("there is no token"), "{summary}");
+    }
+
+    #[test]
     fn a_document_of_another_version_can_be_read() {
         let mut value = serde_json::to_value(Scene::fresh().document()).unwrap();
         value["of_a_later_version"] = serde_json::json!({"to": "9.9.9"});
         assert!(serde_json::from_value::<Status>(value.clone()).is_ok());
         // Version 1 of the document had these alone; the rest came later.
-        for key in ["summary", "view", "started_at", "written_at", "last_upgrade", "last_remount"] {
+        for key in [
+            "summary",
+            "backend_reason",
+            "view",
+            "started_at",
+            "written_at",
+            "last_upgrade",
+            "last_remount",
+        ] {
             value.as_object_mut().unwrap().remove(key);
         }
         let token = value["tokens"][0].as_object_mut().unwrap();
@@ -495,7 +565,9 @@ mod tests {
                 .map(|_| HistoryEntry { reason: detail.clone(), ..entry.clone() })
                 .collect();
             status.tokens = vec![status.tokens[0].clone(); tokens];
-            let cut = read(&padded(&status));
+            let padded = padded(&status);
+            prop_assert_eq!(padded.len(), tokens * SIZE);
+            let cut = read(&padded);
             prop_assert_eq!(cut.state, State::Fresh);
             prop_assert_eq!(cut.worker_pid, status.worker_pid);
             for token in cut.tokens {

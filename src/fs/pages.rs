@@ -63,10 +63,11 @@ impl Pages {
 
     /// The size of a page: fixed, so that `stat` is right without rendering it.
     #[must_use]
-    pub fn size(page: Page) -> u64 {
+    pub fn size(&self, page: Page) -> u64 {
+        let tokens = 1 + self.others.len();
         match page {
-            Page::Status => status::SIZE as u64,
-            Page::Metrics => metrics::SIZE as u64,
+            Page::Status => status::size(tokens) as u64,
+            Page::Metrics => metrics::size(tokens) as u64,
         }
     }
 

@@ -71,6 +71,7 @@ pub fn document(
         summary: token.summary.clone(),
         mountpoint: identity.mountpoint.to_string_lossy().into_owned(),
         backend: identity.backend,
+        backend_reason: identity.why_files.clone(),
         layout: identity.layout,
         view: identity.view.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

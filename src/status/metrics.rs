@@ -10,25 +10,33 @@ use jiff::Timestamp;
 use crate::status::counters::{BOUNDS_MS, Counters, HistogramValues};
 use crate::status::{State, Status, TokenStatus};
 
-/// The size of `metrics.prom`, in bytes: fixed, so that `stat` is right without rendering it.
+/// The size of `metrics.prom` of one token, in bytes: fixed, so that `stat` is right without rendering
+/// it.
 pub const SIZE: usize = 16 * 1024;
+
+/// The size of `metrics.prom` of so many tokens, in bytes.
+#[must_use]
+pub fn size(tokens: usize) -> usize {
+    SIZE * tokens.max(1)
+}
 
 /// What every name starts with.
 const PREFIX: &str = "molecule_tokenfs";
 
-/// The bytes of `metrics.prom`: metrics, spaces, a newline, [`SIZE`] bytes in all. A metric that does
+/// The bytes of `metrics.prom`: metrics, spaces, a newline, [`size`] bytes in all. A metric that does
 /// not fit is left out as a whole; the less important ones come last.
 #[must_use]
 pub fn padded(status: &Status, counters: &[&Counters]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SIZE);
+    let size = size(status.tokens.len());
+    let mut bytes = Vec::with_capacity(size);
     for family in families(status, counters) {
         // Without samples there is nothing to say: a head alone is only noise.
-        if !family.samples.is_empty() && bytes.len() + family.len() < SIZE {
+        if !family.samples.is_empty() && bytes.len() + family.len() < size {
             bytes.extend_from_slice(family.head.as_bytes());
             bytes.extend_from_slice(family.samples.as_bytes());
         }
     }
-    bytes.resize(SIZE - 1, b' ');
+    bytes.resize(size - 1, b' ');
     bytes.push(b'\n');
     bytes
 }
@@ -384,6 +392,19 @@ mod tests {
         assert_eq!(value("refusals_total", Some(("errno", "EROFS"))), "0");
         assert_eq!(value("source_consecutive_failures", Some(("source", "platform"))), "7");
         assert_eq!(value("fetch_failures_total", Some(("kind", "server_error"))), "1");
+    }
+
+    #[tokio::test]
+    async fn however_many_tokens_there_are_no_family_is_left_out() {
+        let scene = busy().await;
+        let heads = |text: &str| text.matches("# HELP ").count();
+        let mut status = scene.document();
+        let one = String::from_utf8(padded(&status, &[&scene.counters])).unwrap();
+        for _ in 1..40 {
+            status.add(scene.document());
+        }
+        let all = String::from_utf8(padded(&status, &[&scene.counters; 40])).unwrap();
+        assert_eq!((all.len(), heads(&all)), (40 * SIZE, heads(&one)));
     }
 
     #[test]

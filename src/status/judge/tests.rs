@@ -230,8 +230,8 @@ fn strangers_are_told_what_kind_of_thing_fails_and_nothing_more() {
     let full = document(identity, snapshot, counters, &now());
     let reduced = document_for_strangers(identity, snapshot, counters, &now());
     let text = |status: &Status| serde_json::to_string(status).unwrap();
-    // In the summary, the failure, the last failure, the history and the note on files.
-    assert_eq!(text(&full).matches(PARTICULAR).count(), 6);
+    // In the summary, the failure, the last failure, the history, the reason for files and the note on it.
+    assert_eq!(text(&full).matches(PARTICULAR).count(), 7);
     assert_eq!(text(&reduced).matches(PARTICULAR).count(), 0);
     let keys = |status: &Status| {
         let value = serde_json::to_value(status).unwrap();
