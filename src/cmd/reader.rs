@@ -13,7 +13,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
-use crate::config::{find_served, tables};
+use crate::config::find_served;
 use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::place::Served;
@@ -24,6 +24,9 @@ use crate::view;
 #[cfg(test)]
 pub(in crate::cmd) mod fake;
 pub(in crate::cmd) mod files;
+mod which;
+
+pub use which::Which;
 
 /// Between two looks at something that is about to happen.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -50,18 +53,6 @@ struct Status {
     written_at: Option<Timestamp>,
     /// That of the directory first, then the others of the mount.
     tokens: Vec<TokenStatus>,
-}
-
-/// Which token of a mount.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Which {
-    /// The token, by its name in the configuration [default: that of the mount itself]
-    #[arg(long, value_name = "NAME")]
-    pub token: Option<String>,
-
-    /// The token for this repository alone, made on demand
-    #[arg(long, value_name = "OWNER/REPO", conflicts_with = "token")]
-    pub repo: Option<String>,
 }
 
 /// How a refresh ended.
@@ -98,29 +89,11 @@ impl Reader {
     /// # Errors
     /// When the mount has no such token.
     pub fn of_token(self, which: &Which) -> anyhow::Result<Self> {
-        let (directory, what) = match which {
-            Which { token: Some(name), .. } if name == tables::DEFAULT => return Ok(self),
-            Which { token: Some(name), .. } => (name.clone(), format!("token `{name}`")),
-            Which { repo: Some(name), .. } => {
-                (format!("repos/{name}"), format!("token for `{name}`"))
-            }
-            _ => return Ok(self),
-        };
-        let depth = if which.token.is_some() { 1 } else { 3 };
-        let is_plain =
-            |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
-        let parts = || Path::new(&directory).components();
-        let is_one = !self.single_file
-            && parts().count() == depth
-            && parts().all(is_plain)
-            && self.served.path().join(&directory).join("status.json").exists();
-        if !is_one {
-            let mountpoint = self.mountpoint.display();
-            return Err(anyhow!("there is no {what} at {mountpoint}")
-                .hint("see which there are: molecule-tokenfs check")
-                .exit_code(EXIT_USAGE));
+        let token = which.directory_in(&self.mountpoint, &self.served.path())?;
+        if token.as_os_str().is_empty() {
+            return Ok(self);
         }
-        Ok(Self { mountpoint: self.mountpoint.join(&directory), token: directory.into(), ..self })
+        Ok(Self { mountpoint: self.mountpoint.join(&token), token, ..self })
     }
 
     /// The directory of the token, as a person knows it.

@@ -1,6 +1,5 @@
 //! `status`: how things stand, for a person.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,16 +8,26 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use nix::errno::Errno;
 
-use crate::cmd::reader::{Reader, Which, nobody_serves};
+use crate::cmd::reader::{Which, nobody_serves};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
+use crate::config::tables::DEFAULT;
 use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::attribute::REFRESH;
 use crate::status::{FailureStatus, HistoryEntry, Layout, State, Status, TokenStatus, words};
 use crate::time::{Clock, SystemClock};
 
+/// Writing into a string cannot fail.
+macro_rules! line {
+    ($out:expr, $($arguments:tt)*) => {{
+        use std::fmt::Write as _;
+        let _ = writeln!($out, $($arguments)*);
+    }};
+}
+
 mod files;
+mod several;
 
 /// How far the labels of a token's lines are indented to.
 const LABEL: usize = 14;
@@ -30,7 +39,7 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Which token [default: all].
+    /// Which token [default: all of the mount].
     #[command(flatten)]
     pub which: Which,
 
@@ -43,21 +52,33 @@ pub struct StatusArgs {
 /// # Errors
 /// When nothing of ours is mounted there, the daemon is gone, or this user may not look.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let mountpoint = match &args.which {
-        Which { token: None, repo: None } => find_mountpoint(args.mountpoint.clone())?,
-        which => Reader::find(args.mountpoint.clone())?.of_token(which)?.directory().to_owned(),
-    };
-    let document = read(&mountpoint)?;
+    let mountpoint = find_mountpoint(args.mountpoint.clone())?;
+    let token = args.which.directory_in(&mountpoint, &mountpoint)?;
+    let directory = if token.as_os_str().is_empty() { mountpoint } else { mountpoint.join(&token) };
+    let mut document = read(&directory)?;
+    // Beside the views of the mount itself are the words on all.
+    if args.which.token.as_deref() == Some(DEFAULT) {
+        document = serde_json::to_vec_pretty(&alone(parse(&document)?))?;
+    }
     if args.json {
         cmd::print(document.trim_ascii_end())?;
         cmd::print(b"\n")?;
     }
     let mut status = parse(&document)?;
-    files::amend(&mut status, &mountpoint, SystemClock.now().timestamp());
+    files::amend(&mut status, &directory, SystemClock.now().timestamp());
     if !args.json {
-        cmd::print(text(&status, SystemClock.now().timestamp()).as_bytes())?;
+        cmd::print(text(&status, &token, SystemClock.now().timestamp()).as_bytes())?;
     }
     Ok(ExitCode::from(exit_code(status.state)))
+}
+
+/// What of a document is about the first token.
+fn alone(mut status: Status) -> Status {
+    status.tokens.truncate(1);
+    if let Some(token) = status.tokens.first() {
+        (status.state, status.summary) = (token.state, token.summary.clone());
+    }
+    status
 }
 
 /// 0 while all is well or nobody asked, as for a service that is socket-activated.
@@ -98,32 +119,31 @@ fn parse(document: &[u8]) -> anyhow::Result<Status> {
         .hint("or read it as it is: molecule-tokenfs status --json")
 }
 
-/// What a person reads: the verdict, what fails, what to do, the token, what happened last.
+/// What a person reads: the verdict, what fails, what to do, the token, what happened last. `directory`
+/// is that of the token in the mount.
 #[must_use]
-pub fn text(status: &Status, now: Timestamp) -> String {
+pub fn text(status: &Status, directory: &Path, now: Timestamp) -> String {
+    if status.tokens.len() > 1 {
+        return several::text(status, now);
+    }
     let mut out = format!("{}: {}\n", status.state.name(), status.summary);
     for token in &status.tokens {
-        failures(&mut out, token, now);
+        failures(&mut out, "what fails", token, now);
         list(&mut out, "what to do", &token.advice);
         about(&mut out, token, now);
         about_the_mount(&mut out, status, now);
         list(&mut out, "good to know", &token.notes);
         history(&mut out, &token.history, now);
-        refused_all_the_same(&mut out, status, token);
+        refused_all_the_same(&mut out, status, directory, token);
     }
     out
 }
 
-/// Writing into a string cannot fail.
-macro_rules! line {
-    ($out:expr, $($arguments:tt)*) => {{ let _ = writeln!($out, $($arguments)*); }};
-}
-
-fn failures(out: &mut String, token: &TokenStatus, now: Timestamp) {
+fn failures(out: &mut String, title: &str, token: &TokenStatus, now: Timestamp) {
     if token.failures.is_empty() {
         return;
     }
-    line!(out, "\nwhat fails");
+    line!(out, "\n{title}");
     for FailureStatus { source, kind, message, detail, since, at, count, .. } in &token.failures {
         let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
         line!(out, "  {source}: {message}{detail}");
@@ -232,7 +252,7 @@ fn history(out: &mut String, history: &[HistoryEntry], now: Timestamp) {
 }
 
 /// The answer to a 401 with a token that is, to all we know, good.
-fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) {
+fn refused_all_the_same(out: &mut String, status: &Status, directory: &Path, token: &TokenStatus) {
     let Some(fingerprint) = &token.fingerprint else { return };
     if !matches!(token.state, State::Fresh | State::Degraded) {
         return;
@@ -244,7 +264,10 @@ fn refused_all_the_same(out: &mut String, status: &Status, token: &TokenStatus) 
         line!(out, "  If it is this one, say so, and another is fetched:");
         let mountpoint = &status.mountpoint;
         match status.layout {
-            Layout::Directory => line!(out, "    echo {fingerprint} > {mountpoint}/refresh"),
+            Layout::Directory => {
+                let refresh = Path::new(mountpoint).join(directory).join("refresh");
+                line!(out, "    echo {fingerprint} > {}", refresh.display());
+            }
             // Nothing lies beside a file; its attribute takes the same words.
             Layout::File => line!(out, "    setfattr -n {REFRESH} -v {fingerprint} {mountpoint}"),
         }
@@ -283,7 +306,7 @@ mod tests {
     use crate::token::{Life, Token};
 
     fn said(scene: &Scene) -> String {
-        text(&scene.document(), now().timestamp())
+        text(&scene.document(), Path::new(""), now().timestamp())
     }
 
     fn event(minutes: u64, kind: EventKind, reason: &str) -> Event {
@@ -322,7 +345,7 @@ mod tests {
     fn of_a_mounted_file_what_works_there_is_named() {
         let mut status = Scene::fresh().document();
         (status.layout, status.view) = (Layout::File, Some("token".to_owned()));
-        let said = text(&status, now().timestamp());
+        let said = text(&status, Path::new(""), now().timestamp());
         let line = "    setfattr -n system.molecule.refresh -v df683ed0 /run/molecule/token\n";
         assert!(said.ends_with(line), "{said}");
         assert!(!said.contains("/refresh"), "{said}");

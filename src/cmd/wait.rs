@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use crate::cmd::reader::{Reader, Which};
-use crate::cmd::{Advise, EXIT_NO_TOKEN};
+use crate::cmd::{self, Advise, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::parse;
 use crate::config::settings::shown_span;
 use crate::time::{Clock, SystemClock};
@@ -34,10 +34,11 @@ pub struct WaitArgs {
 }
 
 /// Waits for the mount and for a fresh token in it. No failure ends it early: also what looks
-/// permanent heals when the workspace registers or somebody mends the platform.
+/// permanent heals when the workspace registers or somebody mends the platform. A token that the mount
+/// does not have is another matter.
 ///
 /// # Errors
-/// The last failure, when time is up.
+/// The last failure, when time is up; at once for a token that the mount does not have.
 pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     let end = SystemClock.now().boot + args.limit;
     let left = || end.saturating_sub(SystemClock.now().boot);
@@ -45,6 +46,8 @@ pub fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     loop {
         match attempt(args.mountpoint.clone(), args.which.clone(), left()) {
             Some(Ok(())) => return Ok(ExitCode::SUCCESS),
+            // What serves there has no such token.
+            Some(Err(error)) if cmd::describe(&error).1 == EXIT_USAGE => return Err(error),
             Some(Err(error)) => last = Some(error),
             None => {}
         }

@@ -2,11 +2,12 @@
 //! whoever wrote it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::cmd::reader::files;
-use crate::status::{Backend, State, Status};
+use crate::status::{Backend, State, Status, TokenStatus};
 
 /// Brings the document of files up to `now`; that of a mount is always written anew.
 pub(super) fn amend(status: &mut Status, mountpoint: &Path, now: Timestamp) {
@@ -17,10 +18,29 @@ pub(super) fn amend(status: &mut Status, mountpoint: &Path, now: Timestamp) {
 
 fn amend_files(status: &mut Status, is_deserted: bool, now: Timestamp) {
     let age = status.written_at.map_or(0, |at| now.duration_since(at).as_secs());
-    let Some(token) = status.tokens.first_mut() else { return };
-    let left = token.left_seconds.map(|left| left.saturating_sub(u64::try_from(age).unwrap_or(0)));
-    token.left_seconds = left;
-    let is_alive = left.is_some_and(|left| left >= token.min_life_seconds && left > 0);
+    let age = u64::try_from(age).unwrap_or(0);
+    for token in &mut status.tokens {
+        let left = token.left_seconds.map(|left| left.saturating_sub(age));
+        token.left_seconds = left;
+        let is_alive = match token.expires_at {
+            // To the fraction of a second: a short life has few seconds.
+            Some(at) => {
+                let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                !left.is_zero() && left.as_secs() >= token.min_life_seconds
+            }
+            None => left.is_some_and(|left| left >= token.min_life_seconds && left > 0),
+        };
+        amend_token(token, is_deserted, is_alive, (status.worker_pid, &status.mountpoint));
+    }
+    status.judge();
+}
+
+fn amend_token(
+    token: &mut TokenStatus,
+    is_deserted: bool,
+    is_alive: bool,
+    (process, mountpoint): (u32, &str),
+) {
     // One that lives would have removed the files and said so.
     let is_overdue = matches!(token.state, State::Fresh | State::Degraded) && !is_alive;
     if !is_deserted && !is_overdue {
@@ -29,13 +49,10 @@ fn amend_files(status: &mut Status, is_deserted: bool, now: Timestamp) {
     let how = if is_deserted { "is gone" } else { "is gone or stopped" };
     let then = if is_alive { "the last token is still good" } else { "the last token ran out" };
     token.state = if is_alive { State::Degraded } else { State::None };
-    token.summary =
-        format!("the daemon that kept the files (process {}) {how}: {then}", status.worker_pid);
-    token.advice.insert(
-        0,
-        format!("start it again: molecule-tokenfs mount --background {}", status.mountpoint),
-    );
-    (status.state, status.summary) = (token.state, token.summary.clone());
+    token.summary = format!("the daemon that kept the files (process {process}) {how}: {then}");
+    token
+        .advice
+        .insert(0, format!("start it again: molecule-tokenfs mount --background {mountpoint}"));
 }
 
 #[cfg(test)]
@@ -64,6 +81,36 @@ mod tests {
             "the daemon that kept the files (process 42) is gone or stopped: the last token ran out"
         );
         assert!(status.tokens[0].advice[0].contains("mount --background /run/molecule/token"));
+    }
+
+    #[test]
+    fn of_a_short_life_the_fraction_of_a_second_counts() {
+        let mut status = Scene::fresh().document();
+        status.tokens[0].min_life_seconds = 0;
+        status.tokens[0].left_seconds = Some(1);
+        let expiry = status.tokens[0].expires_at.unwrap();
+        let before = |milliseconds| {
+            let mut status = status.clone();
+            status.written_at = Some(expiry - jiff::SignedDuration::from_millis(1900));
+            let now = expiry - jiff::SignedDuration::from_millis(milliseconds);
+            amend_files(&mut status, false, now);
+            status.state
+        };
+        assert_eq!((before(800), before(0)), (State::Fresh, State::None));
+    }
+
+    #[test]
+    fn what_is_said_of_one_token_is_not_said_of_another() {
+        let mut status = Scene::fresh().document();
+        let mut other = Scene::fresh();
+        other.identity.name = "other".to_owned();
+        status.add(other.document());
+        status.tokens[0].expires_at = Some(now().timestamp() + jiff::SignedDuration::from_hours(9));
+        status.tokens[0].left_seconds = Some(9 * 3600);
+        amend_files(&mut status, false, now().timestamp() + jiff::SignedDuration::from_mins(44));
+        let each: Vec<_> = status.tokens.iter().map(|token| token.state).collect();
+        assert_eq!(each, [State::Fresh, State::None]);
+        assert!(status.summary.starts_with("other: the daemon that kept the files"), "{status:?}");
     }
 
     #[test]
