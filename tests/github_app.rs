@@ -190,12 +190,29 @@ fn commands_take_a_token_by_its_name() {
         app.tell(&daemon, &["refresh", "--token", "globex"]).ok();
         assert_ne!(get("globex").ok(), globex);
         assert_eq!(get("acme").ok(), acme, "nobody asked for another of this one");
+        let told = get("globec");
+        assert!(told.stderr.contains("\nhint: did you mean `globex`?\n"), "{told:?}");
+        assert!(told.stderr.contains("the tokens there are default, acme, globex"), "{told:?}");
+        let one = app.tell(&daemon, &["status", "--token", "globex"]).ok();
+        assert!(one.starts_with("fresh: a token of globex-app is served\n\nglobex\n"), "{one}");
+        let all = app.tell(&daemon, &["status"]).ok();
+        assert!(all.lines().any(|line| line.starts_with("globex   fresh  in ")), "{all}");
+        let told = app.tell(&daemon, &["get", "--repo", "acme/web"]);
+        assert_eq!(told.status.code(), Some(2), "{told:?}");
+        assert!(told.stderr.contains("set `on-demand = true`"), "{told:?}");
         let app = on_demand(secs(3600));
         let daemon = app.mount();
         let web = app.tell(&daemon, &["get", "--repo", "acme/web"]).ok();
         assert_eq!(holds_in(&app, &web, "acme", "web"), Some(Verdict::Live));
         assert_eq!(holds_in(&app, &web, "acme", "api"), Some(Verdict::OutOfScope));
         let get = |name: &str| app.tell(&daemon, &["get", "--token", name]);
+        let one = app.tell(&daemon, &["status", "--repo", "Acme/web.git"]).ok();
+        assert!(one.starts_with("fresh: a token of acme-app is served\n\nacme/web\n"), "{one}");
+        let refresh = daemon.path("repos/acme/web/refresh");
+        assert!(one.contains(&format!("> {}\n", refresh.display())), "{one}");
+        let told = app.tell(&daemon, &["wait", "--repo", "acme"]);
+        assert_eq!(told.status.code(), Some(2), "{told:?}");
+        assert!(told.stderr.contains("`acme` is no repository"), "{told:?}");
         let told = app.tell(&daemon, &["get", "--repo", "initech/web"]);
         assert!(told.stderr.contains("there is no token for `initech/web`"), "{told:?}");
         for wrong in ["initech", "../acme", "live"] {
@@ -537,6 +554,29 @@ fn check_live_asks_once_and_says_what_came() {
     let told = check();
     assert_eq!(told.status.code(), Some(3), "{told:?}");
     assert!(told.stdout.contains("gives none: the GitHub App is not installed there"), "{told:?}");
+}
+
+#[test]
+fn check_live_asks_each_source_of_every_token_once() {
+    let app = of_two_owners(secs(3600));
+    let check = |args: &[&str]| {
+        let mut check = tokenfs(&app.dir, User::Own);
+        check.args(["check", "--live", "--config"]).arg(&app.config).args(args);
+        run(check, &app.dir, secs(20))
+    };
+    let shown = check(&[]).ok();
+    assert_eq!(shown.matches("\n     gives token ").count(), 2, "{shown}");
+    assert!(shown.contains("The token `globex` is asked of these"), "{shown}");
+    assert!(shown.contains("\n  1. acme-app, as above\n"), "{shown}");
+    assert_eq!(app.demo.github().minted(), 2);
+    // What fails is that of a named token alone.
+    app.demo.github().uninstall(72);
+    let told = check(&["--json"]);
+    assert_eq!(told.status.code(), Some(3), "{told:?}");
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert!(told["sources"][0]["gives"].is_string(), "{told}");
+    assert_eq!(told["tokens"][2]["name"], "globex");
+    assert_eq!(told["tokens"][2]["sources"][0]["error"]["kind"], "not_installed");
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! `check`: what is set, where it comes from, and what would come of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::iter;
 use std::process::ExitCode;
 
 use serde_json::{Map, json};
 
+use crate::cmd::serve::without_a_mount;
 use crate::cmd::{self, EXIT_FAILURE, EXIT_NO_TOKEN, live};
+use crate::config::parse::BackendChoice;
 use crate::config::settings::{Row, TOKEN_VARIABLES, shown_span};
+use crate::config::tables::DEFAULT;
 use crate::config::{Settings, SettingsArgs, default_mountpoint};
 use crate::error::{FetchError, FetchErrorKind};
 use crate::foreign::{self, Unreadable};
@@ -34,14 +39,16 @@ pub struct CheckArgs {
 /// When a setting is not valid.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.settings)?;
-    let answers = if args.live { live::ask(settings.sources())? } else { Vec::new() };
-    let code = exit_code(&answers);
+    let chains = chains(&settings);
+    let answers = if args.live { answers(&settings, &chains)? } else { Answers::new() };
+    let code = chains.iter().map(|chain| exit_code(chain, &answers)).max().unwrap_or_default();
     let mountpoint = default_mountpoint()
         .map_or_else(|error| format!("none ({error})"), |path| path.display().to_string());
     let report = Report {
         rows: settings.rows(),
-        sources: sources(&settings),
+        chains,
         answers,
+        warnings: warnings(&settings),
         mountpoint,
         settings: &settings,
     };
@@ -50,11 +57,44 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// That of a mount with these sources: no token, or one although something fails. A source that nobody
+/// What each source said, by its name, where they were asked.
+type Answers = BTreeMap<String, Result<Fetched, FetchError>>;
+
+/// A token, and the names of its sources.
+struct Chain {
+    token: String,
+    sources: Vec<String>,
+}
+
+/// The token of the mount first.
+fn chains(settings: &Settings) -> Vec<Chain> {
+    let chain = |token: &str, sources: Vec<&str>| Chain {
+        token: token.to_owned(),
+        sources: sources.into_iter().map(str::to_owned).collect(),
+    };
+    let named = settings.tables.named();
+    let named = named.map(|(name, token)| chain(name, token.chain().collect()));
+    iter::once(chain(DEFAULT, settings.tables.chain())).chain(named).collect()
+}
+
+/// Asks each source of the chains, once.
+fn answers(settings: &Settings, chains: &[Chain]) -> anyhow::Result<Answers> {
+    let mut names: Vec<String> = Vec::new();
+    for name in chains.iter().flat_map(|chain| &chain.sources) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let sources = names.iter().filter_map(|name| settings.source(name)).collect();
+    Ok(names.into_iter().zip(live::ask(sources)?).collect())
+}
+
+/// That of a token with these sources: no token, or one although something fails. A source that nobody
 /// configured fails nothing.
-fn exit_code(answers: &[Result<Fetched, FetchError>]) -> u8 {
-    let fails = |answer: &Result<_, FetchError>| matches!(answer, Err(error) if error.kind != FetchErrorKind::NotConfigured);
-    if !answers.is_empty() && answers.iter().all(Result::is_err) {
+fn exit_code(chain: &Chain, answers: &Answers) -> u8 {
+    let fails = |answer: &&Result<_, FetchError>| matches!(answer, Err(error) if error.kind != FetchErrorKind::NotConfigured);
+    let answers: Vec<_> = chain.sources.iter().filter_map(|source| answers.get(source)).collect();
+    if !answers.is_empty() && answers.iter().all(|answer| answer.is_err()) {
         EXIT_NO_TOKEN
     } else if answers.iter().any(fails) {
         EXIT_FAILURE
@@ -63,8 +103,16 @@ fn exit_code(answers: &[Result<Fetched, FetchError>]) -> u8 {
     }
 }
 
+/// What the file says that will not be so.
+fn warnings(settings: &Settings) -> Vec<String> {
+    let is_on_demand = settings.tables.on_demand().next().is_some();
+    let are_files = settings.backend.value == BackendChoice::Files;
+    let without = (is_on_demand && are_files).then(|| without_a_mount("`backend` says so"));
+    settings.warnings.iter().cloned().chain(without).collect()
+}
+
 /// A failure in words.
-fn told(error: &FetchError) -> String {
+fn told_of(error: &FetchError) -> String {
     let sentence = error.explain().sentence;
     if error.detail.is_empty() {
         sentence.to_owned()
@@ -75,9 +123,9 @@ fn told(error: &FetchError) -> String {
 
 struct Report<'a> {
     rows: Vec<Row>,
-    sources: Vec<(String, String)>,
-    /// Of each source, where they were asked.
-    answers: Vec<Result<Fetched, FetchError>>,
+    chains: Vec<Chain>,
+    answers: Answers,
+    warnings: Vec<String>,
     mountpoint: String,
     settings: &'a Settings,
 }
@@ -99,69 +147,83 @@ impl Report<'_> {
         };
         let _ = writeln!(text, "\nConfiguration file: {file}");
         let _ = writeln!(text, "Mountpoint unless one is named: {}", self.mountpoint);
-        text += "A token is asked of these, in this order:\n";
-        for (number, (name, what)) in self.sources.iter().enumerate() {
-            let _ = writeln!(text, "  {}. {name}: {what}", number + 1);
-            match self.answers.get(number) {
-                Some(Ok(fetched)) => {
-                    let _ = writeln!(text, "     gives {}", live::described(fetched));
+        let mut told: Vec<&str> = Vec::new();
+        for Chain { token, sources } in &self.chains {
+            let which = if token == DEFAULT {
+                "A token".to_owned()
+            } else {
+                format!("The token `{token}`")
+            };
+            let _ = writeln!(text, "{which} is asked of these, in this order:");
+            for (number, name) in (1..).zip(sources) {
+                if told.contains(&&**name) {
+                    let _ = writeln!(text, "  {number}. {name}, as above");
+                    continue;
                 }
-                Some(Err(error)) => {
-                    let (error, remedy) = (told(error), error.explain().remedy);
-                    let _ = writeln!(text, "     gives none: {error}\n     hint: {remedy}");
+                told.push(name);
+                let _ = writeln!(text, "  {number}. {name}: {}", described(self.settings, name));
+                match self.answers.get(name) {
+                    Some(Ok(fetched)) => {
+                        let _ = writeln!(text, "     gives {}", live::described(fetched));
+                    }
+                    Some(Err(error)) => {
+                        let (error, remedy) = (told_of(error), error.explain().remedy);
+                        let _ = writeln!(text, "     gives none: {error}\n     hint: {remedy}");
+                    }
+                    None => {}
                 }
-                None => {}
             }
         }
-        for (name, token) in self.settings.tables.named() {
-            let chain: Vec<_> = token.chain().collect();
-            let _ = writeln!(text, "The token `{name}` is asked of {}", chain.join(", then "));
-        }
-        for warning in &self.settings.warnings {
+        for warning in &self.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }
         text
     }
 
     fn json(&self) -> String {
-        let sources = self.sources.iter().enumerate().map(|(number, (name, what))| {
+        let source = |name: &String| {
             let mut source = Map::new();
             source.insert("name".to_owned(), json!(name));
-            source.insert("description".to_owned(), json!(what));
-            match self.answers.get(number) {
+            source.insert("description".to_owned(), json!(described(self.settings, name)));
+            match self.answers.get(name) {
                 Some(Ok(fetched)) => {
                     source.insert("gives".to_owned(), json!(live::described(fetched)));
                 }
                 Some(Err(error)) => {
-                    let error = json!({ "kind": error.kind.name(), "message": told(error) });
+                    let error = json!({ "kind": error.kind.name(), "message": told_of(error) });
                     source.insert("error".to_owned(), error);
                 }
                 None => {}
             }
             source
-        });
+        };
+        let sources = |chain: &Chain| chain.sources.iter().map(source).collect::<Vec<_>>();
+        let tokens = self
+            .chains
+            .iter()
+            .map(|chain| json!({ "name": chain.token, "sources": sources(chain) }));
         let object = json!({
             "settings": self.rows,
             "file": self.settings.file,
             "mountpoint": self.mountpoint,
-            "sources": sources.collect::<Vec<_>>(),
-            "warnings": self.settings.warnings,
+            "sources": self.chains.first().map(sources),
+            "tokens": tokens.collect::<Vec<_>>(),
+            "warnings": self.warnings,
         });
         format!("{object:#}\n")
     }
 }
 
-/// The chain, and what each source would do.
-fn sources(settings: &Settings) -> Vec<(String, String)> {
-    let described = |name: &str| match name {
+/// What a source would do.
+fn described(settings: &Settings, name: &str) -> String {
+    match name {
         platform::NAME => platform(settings),
         env::NAME => environment(settings),
         name => {
             let source = settings.tables.source_by_name(name);
             source.and_then(SourceConfig::describe).unwrap_or_default()
         }
-    };
-    settings.tables.chain().into_iter().map(|name| (name.to_owned(), described(name))).collect()
+    }
 }
 
 /// What the platform would be asked.

@@ -91,6 +91,11 @@ impl Finding {
     fn fail(check: &'static str, sentence: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { verdict: Verdict::Fail, ..Self::warn(check, sentence, remedy) }
     }
+
+    /// The same about the token of this name.
+    fn of(self, token: &str) -> Self {
+        Self { sentence: format!("{token}: {}", self.sentence), ..self }
+    }
 }
 
 /// Looks at everything; fails where something does.

@@ -256,11 +256,11 @@ fn serve_files(
     become_opaque();
     lock_all_memory();
     observe::start();
-    for (name, _) in settings.tables.named() {
-        tracing::warn!("the token `{name}` is not served: only `default` can be without FUSE");
-    }
     let path = directory.path().display();
     tracing::info!("FUSE is not used ({why}): the tokens are files in {path}");
+    if settings.tables.on_demand().next().is_some() {
+        tracing::warn!("{}", without_a_mount(&why));
+    }
     let config = worker::config(
         settings,
         args,
@@ -275,12 +275,21 @@ fn serve_files(
         sources: config.sources,
         windows: settings.windows_of_files(),
         views: config.fs.views,
+        tokens: config.tokens,
         identity: Identity { backend: Backend::Files, why_files: Some(why), ..config.identity },
         launcher: executable.launcher()?,
     };
     let end = files::serve(setup, signals, companion)
         .with_context(|| format!("cannot serve files at {}", target.display()))?;
     Ok(ended(end))
+}
+
+/// That tokens on demand need a mount, and what stands in its way.
+pub(super) fn without_a_mount(why: &str) -> String {
+    format!(
+        "tokens on demand (repos/…, orgs/…) need a mount, and the tokens are kept as files ({why}): \
+         configure [tokens.NAME] for each repository or owner"
+    )
 }
 
 fn serve_mount(

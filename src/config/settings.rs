@@ -178,7 +178,8 @@ impl Settings {
     }
 
     /// A source by its name; the file was checked to describe each that it names.
-    fn source(&self, name: &str) -> Option<SourceConfig> {
+    #[must_use]
+    pub fn source(&self, name: &str) -> Option<SourceConfig> {
         match name {
             platform::NAME => Some(self.platform()),
             env::NAME => Some(SourceConfig::Env(EnvConfig {

@@ -176,22 +176,22 @@ impl Directory {
             .map_err(cannot("set the mode of", &self.path))?;
         self.marker = Some(self.mark()?);
         for directory in subdirectories() {
-            rustix::fs::mkdirat(&self.handle, directory, Mode::from_raw_mode(self.mode()))
-                .and_then(|()| self.fix_mode(directory, self.mode()))
-                .map_err(cannot("create", &self.path.join(directory)))?;
+            self.make(directory).map_err(cannot("create", &self.path.join(directory)))?;
         }
         Ok(())
+    }
+
+    /// Makes a directory in it. The umask cuts what `mkdirat` is told.
+    fn make(&self, path: &str) -> rustix::io::Result<()> {
+        let mode = Mode::from_raw_mode(self.mode());
+        rustix::fs::mkdirat(&self.handle, path, mode)?;
+        rustix::fs::chmodat(&self.handle, path, mode, AtFlags::empty())
     }
 
     /// Only who may read the files has a reason to pass.
     fn mode(&self) -> u32 {
         let is_ours_alone = self.access.is_for_nobody_but(geteuid().as_raw());
         if is_ours_alone { 0o700 } else { u32::from(Access::DIRECTORY_MODE) }
-    }
-
-    /// The umask cuts what `mkdirat` is told.
-    fn fix_mode(&self, name: &str, mode: u32) -> rustix::io::Result<()> {
-        rustix::fs::chmodat(&self.handle, name, Mode::from_raw_mode(mode), AtFlags::empty())
     }
 
     /// Puts the marker there, locked from the first moment on that it can be seen.
@@ -216,6 +216,26 @@ impl Directory {
             }
             Err(errno) => Err(error(errno)),
         }
+    }
+
+    /// Makes the directory of a token of this name. It has the marker, too, which tells whose it is and
+    /// that it is a token's; from the first moment on that it can be seen under its name.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn add(&self, name: &str) -> Result<(), MountError> {
+        let new = new(name);
+        let marker = format!("{new}/{MARKER}");
+        self.make(&new)
+            .and_then(|()| {
+                let (from, to) = (&self.handle, &self.handle);
+                rustix::fs::linkat(from, MARKER, to, &marker, AtFlags::empty())
+            })
+            .and_then(|()| {
+                subdirectories().try_for_each(|inner| self.make(&format!("{new}/{inner}")))
+            })
+            .and_then(|()| rustix::fs::renameat(&self.handle, &new, &self.handle, name))
+            .map_err(cannot("create", &self.path.join(name)))
     }
 
     /// Makes the mountpoint a link to the directory. An empty directory there makes room.
@@ -251,21 +271,21 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Directory::replace`].
-    pub(super) fn make_refresh(&self) -> io::Result<std::fs::File> {
+    pub(super) fn make_refresh(&self, path: &str) -> io::Result<std::fs::File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        self.create(REFRESH, flags, self.access.refresh_mode)
+        self.create(path, flags, self.access.refresh_mode)
     }
 
     /// Replaces files, all of them or none, each in one step: whoever has the old one open keeps it.
     ///
     /// # Errors
     /// Where the file system is full, or the files cannot be given to their owner.
-    pub(super) fn replace(&self, files: &[(&str, &[u8], u16)]) -> io::Result<()> {
+    pub(super) fn replace(&self, files: &[(String, &[u8], u16)]) -> io::Result<()> {
         let staged =
             files.iter().try_for_each(|(path, bytes, mode)| self.stage(path, bytes, *mode));
         let replaced = staged.and_then(|()| {
             files.iter().try_for_each(|(path, ..)| {
-                Ok(rustix::fs::renameat(&self.handle, new(path), &self.handle, *path)?)
+                Ok(rustix::fs::renameat(&self.handle, new(path), &self.handle, path)?)
             })
         });
         if replaced.is_err() {
@@ -327,8 +347,28 @@ impl Drop for Directory {
     }
 }
 
-/// Removes all that a daemon puts into a directory, and nothing else; the marker last.
+/// Removes all that a daemon puts into a directory, and nothing else: the tokens' directories, which
+/// have the marker or were never completed, then the rest.
 pub(super) fn empty(directory: &OwnedFd) {
+    for name in entries(directory) {
+        let Ok(inner) = open_inner(directory, &name) else { continue };
+        let is_marked = || rustix::fs::statat(&inner, MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if name.starts_with(NEW) || is_marked() {
+            empty_one(&inner);
+            rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR).ok();
+        }
+    }
+    empty_one(directory);
+}
+
+/// Opens a directory in another one, and nothing else.
+fn open_inner(directory: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+}
+
+/// Removes the files of one token; the marker last.
+fn empty_one(directory: &OwnedFd) {
     let views = view::ALL.iter().map(|view| view.path());
     for path in views.chain(PAGES).chain([REFRESH]) {
         remove_file(directory, path).ok();
@@ -339,8 +379,7 @@ pub(super) fn empty(directory: &OwnedFd) {
         }
     };
     for name in subdirectories() {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if let Ok(inner) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        if let Ok(inner) = open_inner(directory, name) {
             remove_new(&inner);
             rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).ok();
         }

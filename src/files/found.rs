@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use crate::connection::mount::MountError;
@@ -109,12 +109,26 @@ impl Found {
         }
     }
 
+    /// Whether it is the directory of one token in a directory of files: they share the marker.
+    fn is_of_a_token(&self) -> bool {
+        let number = |path: &str| {
+            let found = statat(self.directory.as_ref()?, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((found.st_dev, found.st_ino))
+        };
+        let above = number(&format!("../{MARKER}"));
+        above.is_some() && above == number(MARKER)
+    }
+
     /// Takes the files away: whoever serves them sees that the marker is gone, and removes the rest.
     ///
     /// # Errors
-    /// [`MountError::NotOurs`] where this user may not, [`MountError::Stuck`] where nobody removes them.
+    /// [`MountError::NotOurs`] where this user may not, [`MountError::Stuck`] where nobody removes them,
+    /// [`MountError::NotMounted`] for the directory of one token among others.
     pub fn end(&self, mountpoint: &Path) -> Result<(), MountError> {
         let target = mountpoint.to_owned();
+        if self.is_of_a_token() {
+            return Err(MountError::NotMounted { target });
+        }
         let Some(directory) = self.directory.as_ref().filter(|_| self.marker.is_some()) else {
             if self.holder() == Holder::Nobody {
                 self.remove();

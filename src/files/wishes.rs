@@ -1,4 +1,4 @@
-//! The file `refresh`: what consumers write into it is done, as elsewhere, except that no error can
+//! The files `refresh`: what consumers write into them is done, as elsewhere, except that no error can
 //! come back to them.
 
 use std::fs::File;
@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::files::Token;
 use crate::files::directory::{Directory, MARKER, REFRESH};
 use crate::refresh::{Handle, Wish};
+use crate::secret::Fingerprint;
 use crate::time::{Clock, SystemClock};
 
 /// More than this is not read: whoever writes it means something else.
@@ -23,25 +25,38 @@ const TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Wishes {
-    file: File,
     inotify: Inotify,
     marker: PathBuf,
+    files: Vec<Wished>,
+}
+
+/// The file of a token.
+struct Wished {
+    path: String,
+    file: File,
     token: Handle,
     /// Until when a fetch that came too soon is still wanted (boot clock).
     postponed: Option<Duration>,
 }
 
 impl Wishes {
-    /// Makes the file and watches it.
-    pub(super) fn new(directory: &Directory, token: Handle) -> io::Result<Self> {
-        let file = directory.make_refresh()?;
+    /// Makes a file for each token and watches it.
+    pub(super) fn new<'a>(
+        directory: &Directory,
+        tokens: impl IntoIterator<Item = &'a Token>,
+    ) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let path = directory.path();
-        inotify.add_watch(&path.join(REFRESH), AddWatchFlags::IN_CLOSE_WRITE)?;
+        let mut files = Vec::new();
+        for token in tokens {
+            let path = token.path(REFRESH);
+            let file = directory.make_refresh(&path)?;
+            inotify.add_watch(&directory.path().join(&path), AddWatchFlags::IN_CLOSE_WRITE)?;
+            files.push(Wished { path, file, token: token.handle.clone(), postponed: None });
+        }
         // Its removal is a change of the number of its links.
-        let marker = path.join(MARKER);
+        let marker = directory.path().join(MARKER);
         inotify.add_watch(&marker, AddWatchFlags::IN_ATTRIB)?;
-        Ok(Self { file, inotify, marker, token, postponed: None })
+        Ok(Self { inotify, marker, files })
     }
 
     /// Readable when somebody has written.
@@ -51,7 +66,7 @@ impl Wishes {
 
     /// How long until there is something to do though nobody writes.
     pub(super) fn time_to_wake(&self) -> Option<Duration> {
-        self.postponed.map(|_| TRY_EVERY)
+        self.files.iter().any(|wished| wished.postponed.is_some()).then_some(TRY_EVERY)
     }
 
     /// Does what was written, if anything was. False where somebody took the files away.
@@ -60,32 +75,62 @@ impl Wishes {
         if has_news && !self.marker.exists() {
             return false;
         }
-        if has_news && let Err(error) = self.read() {
-            tracing::warn!("cannot read what was written into {REFRESH}: {error}");
+        if has_news {
+            self.read();
         }
-        if self.postponed.is_some() {
-            self.fetch();
+        for wished in self.files.iter_mut().filter(|wished| wished.postponed.is_some()) {
+            wished.fetch();
         }
         true
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    fn read(&mut self) {
+        let mut refused = Vec::new();
+        for wished in &mut self.files {
+            match wished.read() {
+                Ok(more) => refused.extend(more),
+                Err(error) => {
+                    tracing::warn!("cannot read what was written into {}: {error}", wished.path);
+                }
+            }
+        }
+        // Whoever was refused may not know which token it was. To the others it means nothing.
+        for fingerprint in refused {
+            self.files.iter().for_each(|wished| wished.token.reject(fingerprint, None));
+        }
+    }
+
+    /// Asks for a fetch of every token, now or as soon as that is allowed.
+    pub(super) fn fetch(&mut self) {
+        self.files.iter_mut().for_each(Wished::fetch);
+    }
+}
+
+impl Wished {
+    /// Asks for the fetches that were written into the file; returns the tokens that were refused.
+    fn read(&mut self) -> io::Result<Vec<Fingerprint>> {
         let mut text = [0; MAX_BYTES];
         let length = self.file.read_at(&mut text, 0)?;
+        if length == 0 {
+            return Ok(Vec::new());
+        }
         self.file.set_len(0)?;
+        let mut refused = Vec::new();
         for line in text.get(..length).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             match Wish::parse(line) {
                 Some(Wish::Fetch) => self.fetch(),
-                Some(wish @ Wish::Another(_)) => drop(self.token.fulfil(wish, None)),
+                Some(Wish::Another(fingerprint)) => refused.push(fingerprint),
                 // Not what it is: it may be a token.
-                None => tracing::warn!("what was written into {REFRESH} is no fingerprint"),
+                None => {
+                    tracing::warn!("what was written into {} is no fingerprint", self.path);
+                }
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Asks for a fetch now, or as soon as that is allowed.
-    pub(super) fn fetch(&mut self) {
+    fn fetch(&mut self) {
         let now = SystemClock.now().boot;
         if self.token.refresh().is_ok() {
             self.postponed = None;

@@ -11,6 +11,7 @@ mod support;
 
 mod commands;
 mod lifecycle;
+mod named;
 mod place;
 mod refused;
 mod run;

@@ -101,6 +101,12 @@ pub fn look(
         findings.extend(source(one));
         findings.extend(clocks(one));
     }
+    for one in status.tokens.iter().skip(1) {
+        findings.extend(
+            [token(one)].into_iter().chain(source(one)).map(|finding| finding.of(&one.name)),
+        );
+    }
+    findings.extend(on_demand(&status, settings));
     findings.extend(bearer(settings));
     let fingerprint = status.tokens.first().and_then(|token| token.fingerprint.clone());
     let backend = Some(status.backend);
@@ -147,6 +153,19 @@ fn served(status: &Status) -> Finding {
     }
     let sentence = format!("{sentence}; this program is version {}", env!("CARGO_PKG_VERSION"));
     Finding::warn("mount", sentence, format!("molecule-tokenfs upgrade {mountpoint}"))
+}
+
+/// What is configured and cannot be had of files.
+fn on_demand(status: &Status, settings: &Settings) -> Option<Finding> {
+    let is_wanted = settings.tables.on_demand().next().is_some();
+    (is_wanted && status.backend == Backend::Files).then(|| {
+        let why = status.backend_reason.as_deref().unwrap_or("status says why");
+        Finding::warn(
+            "demand",
+            format!("tokens on demand need a mount, and these are files ({why})"),
+            "configure [tokens.NAME] for each repository or owner",
+        )
+    })
 }
 
 fn upgrade(status: &Status) -> Option<Finding> {
