@@ -15,6 +15,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -587,19 +588,39 @@ fn init_writes_a_configuration_that_was_tried_and_serves() {
         let init = |args: &[&str]| {
             let mut init = tokenfs(&app.dir, User::Own);
             init.args(["init", "github-app", "--api-url", app.demo.url(), "--key"]);
-            init.arg(app.dir.join("acme.pem")).arg("--file").arg(&file).args(args);
+            init.arg(app.dir.join("acme.pem")).args(args);
+            if !args.contains(&"--file") {
+                init.arg("--file").arg(&file);
+            }
             run(init, &app.dir, secs(20))
         };
         let missing = init(&["--owner", "acme"]);
         assert_eq!(missing.status.code(), Some(2), "{missing:?}");
         assert!(missing.stderr.contains("--client-id must be given"), "{missing:?}");
+        // Before anything is asked: nobody answers three questions in vain.
+        let nowhere = init(&["--file", "/nowhere/new.toml"]);
+        assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+        assert!(nowhere.stderr.contains("hint: make it: mkdir -p /nowhere\n"), "{nowhere:?}");
         let client = app.demo.github().create_app(&app.dir.join("acme.pem")).unwrap();
         let wrong = init(&["--client-id", &client, "--owner", "initech"]);
         assert_eq!(wrong.status.code(), Some(3), "{wrong:?}");
         assert!(wrong.stderr.contains("nothing was written") && !file.exists(), "{wrong:?}");
+        let no_owner = init(&["--client-id", &client, "--owner", "https://github.com/acme"]);
+        assert_eq!(no_owner.status.code(), Some(2), "{no_owner:?}");
+        assert!(no_owner.stderr.contains("nothing was written"), "{no_owner:?}");
+        let key = app.dir.join("acme.pem");
+        let mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        let open = init(&["--client-id", &client, "--owner", "acme"]);
+        mode(0o600);
+        let chmod = format!("hint: chmod 0600 {}\n", key.display());
+        assert!(open.stderr.contains("others can read it"), "{open:?}");
+        assert!(open.stderr.contains(&chmod), "{open:?}");
         let args = ["--client-id", &client, "--owner", "acme", "--permission", "contents=read"];
         let told = init(&args).ok();
-        for part in ["it works: token ", "molecule-tokenfs mount --background --config "] {
+        // Only the default file is read by `setup` without being named.
+        let host = format!("molecule-tokenfs setup git --system --host {}\n", app.demo.host());
+        for part in ["it works: token ", "molecule-tokenfs mount --background --config ", &host] {
             assert!(told.contains(part), "{part}: {told}");
         }
         assert!(!told.contains("ghs_"), "{told}");

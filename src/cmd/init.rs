@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
-use nix::unistd::Uid;
+use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::cli::EXIT_CODES;
 use crate::cmd::{self, Advise, EXIT_NO_TOKEN, EXIT_USAGE, live};
-use crate::config::DEFAULT_HOST;
 use crate::config::file;
 use crate::config::tables::Tables;
+use crate::config::{self, DEFAULT_HOST};
+use crate::error::{FetchError, FetchErrorKind};
 use crate::source::github_app::GITHUB;
 use crate::source::{SourceConfig, http};
 
@@ -105,6 +106,8 @@ pub fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn github_app(mut args: GithubAppArgs) -> anyhow::Result<ExitCode> {
+    // What is typed next may be typed elsewhere.
+    args.file = std::path::absolute(&args.file).context("cannot tell the current directory")?;
     if args.file.exists() {
         let shown = args.file.display();
         return Err(anyhow!("{shown} is there already, and is left as it is")
@@ -112,44 +115,70 @@ fn github_app(mut args: GithubAppArgs) -> anyhow::Result<ExitCode> {
             .hint("or add the tables to it by hand: docs/GITHUB_APP.md shows them")
             .exit_code(EXIT_USAGE));
     }
+    // Not after all questions are answered.
+    can_be_written(&args.file)?;
     args.ask_for_the_rest()?;
     let text = args.text()?;
     let source = parsed(&args.file, &text)?;
     if !args.no_try {
         cmd::print(format!("asking {} for a token …\n", args.api_url).as_bytes())?;
         let answer = live::ask(vec![source])?.pop().context("no source was asked")?;
-        let fetched = answer.map_err(|error| {
-            let remedy = error.explain().remedy;
-            anyhow::Error::new(error)
-                .context("GitHub gives no token, and nothing was written")
-                .hint(remedy)
-                .hint("write the file all the same: --no-try")
-                .exit_code(EXIT_NO_TOKEN)
-        })?;
+        let fetched = answer.map_err(|error| no_token(error, args.key.as_deref()))?;
         cmd::print(format!("it works: {}\n", live::described(&fetched)).as_bytes())?;
     }
     write_new(&args.file, &text)?;
-    cmd::print(next(&args.file).as_bytes())?;
+    cmd::print(next(&args.file, git_host(&args.api_url).as_deref()).as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What to say where GitHub gave no token.
+fn no_token(error: FetchError, key: Option<&Path>) -> anyhow::Error {
+    let remedy = error.explain().remedy;
+    let is_open = |key: &&Path| {
+        error.kind == FetchErrorKind::KeyUnusable
+            && key.metadata().is_ok_and(|metadata| metadata.mode() & 0o077 != 0)
+    };
+    // Nearer than a new key, where nobody else can have read this one.
+    let close = key.filter(is_open).map(|key| format!("chmod 0600 {}", key.display()));
+    let error = anyhow::Error::new(error).context("GitHub gives no token, and nothing was written");
+    let error = match close {
+        Some(close) => error.hint(close),
+        None => error,
+    };
+    let error = error.hint(remedy).hint("write the file all the same: --no-try");
+    error.exit_code(EXIT_NO_TOKEN)
+}
+
 /// What to type next.
-fn next(file: &Path) -> String {
-    let config = if file == Path::new(file::DEFAULT) {
-        String::new()
-    } else {
-        format!(" --config {}", file.display())
-    };
-    let (owner, whose) = if Uid::effective().is_root() {
-        (" --owner USER", "--system  # USER may read the tokens")
-    } else {
-        ("", "--global")
-    };
+fn next(file: &Path, host: Option<&str>) -> String {
+    let is_default = file == Path::new(file::DEFAULT);
+    let config = if is_default { String::new() } else { format!(" --config {}", file.display()) };
+    // From the file that every command reads, `setup` takes it by itself.
+    let host = host.filter(|_| !is_default).map(|host| format!(" --host {host}"));
+    let host = host.unwrap_or_default();
+    let (owner, whose) =
+        if Uid::effective().is_root() { (" --owner USER", "--system") } else { ("", "--global") };
+    let who = if owner.is_empty() { "" } else { "  # USER is who works with git" };
     format!(
-        "wrote {}\n\nNext:\n  molecule-tokenfs mount --background{config}{owner}\n  \
-         molecule-tokenfs setup git {whose}\n",
+        "wrote {}\n\nNext:\n  molecule-tokenfs mount --background{config}{owner}{who}\n  \
+         molecule-tokenfs setup git {whose}{host}\n",
         file.display()
     )
+}
+
+/// Whether a file can be made there, as far as that can be told without making it.
+fn can_be_written(file: &Path) -> anyhow::Result<()> {
+    let parent = file.parent().unwrap_or(file);
+    let shown = parent.display();
+    if !parent.is_dir() {
+        return Err(anyhow!("cannot write {}: there is no directory {shown}", file.display())
+            .hint(format!("make it: mkdir -p {shown}"))
+            .exit_code(EXIT_USAGE));
+    }
+    access(parent, AccessFlags::W_OK)
+        .with_context(|| format!("cannot write {}", file.display()))
+        .hint("write a file of your own: --file FILE, and read it with --config FILE")
+        .exit_code(EXIT_USAGE)
 }
 
 impl GithubAppArgs {
@@ -179,7 +208,7 @@ impl GithubAppArgs {
             self.client_id = Some(ask("Client id of the App (on its page, under General)")?);
         }
         if self.key.is_none() {
-            self.key = Some(ask("File with its private key (PEM)")?.into());
+            self.key = Some(ask_for_a_file("File with its private key (PEM)")?);
         }
         if !has_installation {
             self.owner = Some(ask("Organisation or user that has installed it")?);
@@ -280,7 +309,10 @@ fn quoted(text: &str) -> String {
 
 /// Reads what will be written, so that it fails here and not at the next start.
 fn parsed(path: &Path, text: &str) -> anyhow::Result<SourceConfig> {
-    let tables: Tables = file::ConfigFile::parse(path.into(), text).exit_code(EXIT_USAGE)?.tables;
+    let file = file::ConfigFile::parse(path.into(), text)
+        .context("no configuration can be made of this, and nothing was written")
+        .exit_code(EXIT_USAGE)?;
+    let tables: Tables = file.tables;
     tables.source_by_name(SOURCE).cloned().context("the source is missing")
 }
 
@@ -297,6 +329,22 @@ fn ask(what: &str) -> anyhow::Result<String> {
         if !answer.is_empty() {
             return Ok(answer.to_owned());
         }
+    }
+}
+
+/// Asks until a file is named that is there. No shell sees what `~` stands for.
+fn ask_for_a_file(what: &str) -> anyhow::Result<PathBuf> {
+    loop {
+        let answer = ask(what)?;
+        let home = config::env("HOME").map(PathBuf::from);
+        let path = match (answer.strip_prefix("~/"), home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => PathBuf::from(answer),
+        };
+        if path.is_file() {
+            return Ok(path);
+        }
+        writeln!(io::stderr(), "there is no file {}", path.display())?;
     }
 }
 
