@@ -211,6 +211,14 @@ fn commands_take_a_token_by_its_name() {
         assert!(one.starts_with("fresh: a token of acme-app is served\n\nacme/web\n"), "{one}");
         let refresh = daemon.path("repos/acme/web/refresh");
         assert!(one.contains(&format!("> {}\n", refresh.display())), "{one}");
+        // A repository that the App may not use is a matter of whoever asked, not of the mount.
+        app.tell(&daemon, &["get", "--repo", "acme/none"]);
+        let all = app.tell(&daemon, &["status"]).ok();
+        for line in
+            ["default          idle   ", "repos/acme/none  none   ", "repos/acme/web   fresh  "]
+        {
+            assert!(all.lines().any(|told| told.starts_with(line)), "{line}: {all}");
+        }
         let told = app.tell(&daemon, &["wait", "--repo", "acme"]);
         assert_eq!(told.status.code(), Some(2), "{told:?}");
         assert!(told.stderr.contains("`acme` is no repository"), "{told:?}");

@@ -27,6 +27,7 @@ macro_rules! line {
 }
 
 mod files;
+mod on_demand;
 mod several;
 
 /// How far the labels of a token's lines are indented to.
@@ -67,6 +68,10 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let mut status = parse(&document)?;
     files::amend(&mut status, &directory, SystemClock.now().timestamp());
     if !args.json {
+        // How one of them stands is a matter of whoever asked for it, and not of the mount.
+        if token.as_os_str().is_empty() && args.which.token.is_none() {
+            status.tokens.extend(on_demand::opened_at(&directory));
+        }
         cmd::print(text(&status, &token, SystemClock.now().timestamp()).as_bytes())?;
     }
     Ok(ExitCode::from(exit_code(status.state)))

@@ -39,7 +39,12 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
     list(&mut out, "good to know", &notes);
     line!(out, "\nwhere");
     about_the_mount(&mut out, status, now);
-    let command = format!("molecule-tokenfs status --token NAME {}", status.mountpoint);
+    let which = if status.tokens.iter().any(|token| token.name.starts_with("repos/")) {
+        "--token NAME, or --repo OWNER/REPO,"
+    } else {
+        "--token NAME"
+    };
+    let command = format!("molecule-tokenfs status {which} {}", status.mountpoint);
     line!(out, "  {:<LABEL$}{command}", "all about one");
     out
 }
