@@ -140,7 +140,12 @@ impl Engine {
 
     /// Runs until all handles are dropped. Dropping the future gives up whatever is in flight, and
     /// waiting opens learn that the engine ended. No error of a source ends it.
-    pub async fn run(mut self) {
+    pub fn run(self) -> impl Future<Output = ()> + Send {
+        // A future has room for its arguments twice.
+        Box::new(self).live()
+    }
+
+    async fn live(mut self: Box<Self>) {
         for place in 0..self.places.len() {
             self.watch(place);
         }
@@ -197,11 +202,11 @@ impl Engine {
                 }
                 Message::Wait(waiter) => {
                     wanted |= waiter.patience.is_some();
-                    self.waiters.push(waiter);
+                    self.waiters.push(*waiter);
                     (opened, waits) = (true, true);
                 }
                 Message::Refresh => self.step(PolicyEvent::Refresh),
-                Message::Rejected(rejection) => self.step(PolicyEvent::Rejected(rejection)),
+                Message::Rejected(rejection) => self.step(PolicyEvent::Rejected(*rejection)),
             }
             next = self.inbox.try_recv().ok();
         }

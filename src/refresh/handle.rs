@@ -47,16 +47,16 @@ impl Shared {
     }
 }
 
-/// What handles tell the engine.
+/// What handles tell the engine. The queue has room for 32 from the beginning, so each is small.
 pub(super) enum Message {
     /// A usable token was opened whose refresh the open may bring forward.
     Opened,
     /// An open waits.
-    Wait(Waiter),
+    Wait(Box<Waiter>),
     /// A fetch is forced.
     Refresh,
     /// The token at hand was rejected; the snapshot already says so.
-    Rejected(Rejection),
+    Rejected(Box<Rejection>),
 }
 
 /// An open that waits.
@@ -255,7 +255,8 @@ impl Handle {
     ) -> Option<Result<FreshToken, ReadError>> {
         let hold = super::policy::windows::hold(self.shared.clock.now().boot, deadline);
         let (answer, answered) = oneshot::channel();
-        self.inbox.send(Message::Wait(Waiter { user, hold, deadline, patience, answer })).ok()?;
+        let waiter = Box::new(Waiter { user, hold, deadline, patience, answer });
+        self.inbox.send(Message::Wait(waiter)).ok()?;
         answered.await.ok()
     }
 
@@ -299,7 +300,7 @@ impl Handle {
         if let Some(rejection) = news {
             tracing::info!(%fingerprint, "a consumer rejected the token");
             // Without an engine the token stays withheld.
-            let _ = self.inbox.send(Message::Rejected(rejection));
+            let _ = self.inbox.send(Message::Rejected(Box::new(rejection)));
         }
     }
 
