@@ -25,12 +25,11 @@ use crate::status::counters::Counters;
 use crate::time::Clock;
 use crate::view::{self, ViewContext};
 use access::{Access, Caller};
-use generations::{Generation, State};
+use generations::{Generation, State, TokenState};
 use journal::Call;
 use node::{Node, Root, Tree};
 use pages::Pages;
 use recent::Recent;
-use tables::Writers;
 
 pub mod access;
 pub mod attribute;
@@ -170,13 +169,12 @@ pub struct FsConfig {
 /// The filesystem over one token.
 pub struct Fs {
     config: FsConfig,
-    tree: Tree,
-    /// The state that has the connection's part: the journal, and signs of life.
+    tree: Arc<Tree>,
+    /// The connection's part of the state: the journal, marks, and signs of life.
     connection: Arc<State>,
-    /// The state of the token.
-    state: Arc<State>,
+    /// The token's.
+    state: Arc<TokenState>,
     recent: Recent,
-    writers: Writers,
     token: Handle,
     /// The views whose readers keep a token for long: see [`view::View::is_held`].
     held: Vec<u8>,
@@ -188,12 +186,10 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A filesystem that shows `state` and asks `token` whether it is fresh. Requests are kept in
-    /// `connection`, which the first token of a mount has in its own state.
+    /// A filesystem that shows `state` and asks `token` whether it is fresh.
     pub fn new(
         config: FsConfig,
-        connection: Arc<State>,
-        state: Arc<State>,
+        state: Arc<TokenState>,
         token: Handle,
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
@@ -201,12 +197,11 @@ impl Fs {
     ) -> Arc<Self> {
         let started = clock.now().wall;
         Arc::new(Self {
-            tree: Tree::new(config.root),
+            tree: Tree::of(config.root),
             config,
-            connection,
+            connection: Arc::clone(state.connection()),
             state,
             recent: Recent::default(),
-            writers: Writers::default(),
             token,
             held: view::ALL.iter().filter(|view| view.is_held()).map(|view| view.id()).collect(),
             clock,
@@ -250,6 +245,12 @@ impl Fs {
         journal.polled();
         self.connection.look();
         done
+    }
+
+    /// The state of its token.
+    #[must_use]
+    pub fn state(&self) -> &Arc<TokenState> {
+        &self.state
     }
 
     /// The boot clock.
@@ -484,7 +485,12 @@ impl Fs {
     }
 
     fn marked(&self, request: &Request) -> bool {
-        self.state.shared().marks.get(request.caller.thread).is_some()
+        self.connection.shared().marks.get(request.caller.thread).is_some()
+    }
+
+    /// What a thread was last handed of a live view.
+    fn handed(&self, thread: u32, view: u8) -> Option<u64> {
+        self.connection.shared().handed.get(thread, (self.state.index(), view))
     }
 
     /// The node and attributes of the generation that a view shows now.
@@ -521,7 +527,7 @@ impl Fs {
             }
             Node::Live { view } => {
                 let handed = handle
-                    .or_else(|| self.state.shared().handed.get(request.caller.thread, view))
+                    .or_else(|| self.handed(request.caller.thread, view))
                     .and_then(|generation| self.generation_attributes(ino, generation, view).ok());
                 let attributes = match handed {
                     Some(attributes) => attributes,

@@ -40,7 +40,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/cmd/run/typing.rs",
     "src/refresh/timer.rs",
     "src/foreign/watched.rs",
-    "src/fs/generations.rs",
+    "src/fs/generations/mapping.rs",
     "src/connection/resident.rs",
     "src/connection/rotation.rs",
     "src/program.rs",

@@ -311,7 +311,7 @@ fn serve_mount(
             tracing::warn!("the token `{name}` is not served: a mounted file has room for one");
         }
     }
-    let state = State::create(Vec::new(), root.views()).map_err(|error| cannot_share(&error))?;
+    let state = State::create().map_err(|error| cannot_share(&error))?;
     let state = Arc::new(state);
     observe::start();
     let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())

@@ -11,8 +11,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
@@ -21,21 +21,25 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use crate::connection::kernel::Kernel;
 use crate::fs::access::Access;
 use crate::fs::generations::State;
+use crate::fs::generations::regions::Shown;
 use crate::fs::node::Root;
 use crate::view;
 
 /// What the helper is asked for.
-#[derive(Debug, Clone, Copy)]
 enum Task {
-    Rotate,
+    /// To rename what shows an older generation, of these tokens.
+    Rotate(Vec<Shown>),
     Ping,
 }
 
 /// The helper, for the supervisor. It ends when this is dropped and its last task is done.
-#[derive(Debug)]
 pub struct Helper {
     tasks: Sender<Task>,
     thread_id: u32,
+    state: Arc<State>,
+    /// The tokens of the last rotation, by the numbers of their regions: the thread has no descriptor to find
+    /// them by.
+    shown: Mutex<Vec<(usize, Shown)>>,
 }
 
 impl Helper {
@@ -46,18 +50,19 @@ impl Helper {
     pub fn start(target: &Path, root: Root, state: Arc<State>, access: Access) -> io::Result<Self> {
         let (tasks, received) = channel();
         let (tell, told) = channel();
-        let target = target.to_owned();
+        let (target, its_state) = (target.to_owned(), Arc::clone(&state));
         thread::Builder::new().name("rotation".into()).stack_size(64 * 1024).spawn(move || {
             let ready = prepare(access).map(|()| nix::unistd::gettid().as_raw());
             let go_on = ready.is_ok();
             if tell.send(ready).is_ok() && go_on {
-                run(&target, root, &state, &received);
+                run(&target, root, &its_state, &received);
             }
             // It would close its descriptor, which is not open in this thread.
-            std::mem::forget(state);
+            std::mem::forget(its_state);
         })?;
         let thread_id = told.recv().map_err(io::Error::other)??;
-        Ok(Self { tasks, thread_id: u32::try_from(thread_id).unwrap_or_default() })
+        let thread_id = u32::try_from(thread_id).unwrap_or_default();
+        Ok(Self { tasks, thread_id, state, shown: Mutex::default() })
     }
 
     /// Its thread id, by which the worker knows it.
@@ -68,8 +73,13 @@ impl Helper {
 
     /// Asks it to rename what shows an older generation than the newest.
     pub fn rotate(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.state.shown(&mut shown) {
+            return tracing::warn!("nobody renames for watchers: {error}");
+        }
+        let tokens = shown.iter().map(|(_, token)| token.clone()).collect();
         // It lives as long as we do.
-        self.tasks.send(Task::Rotate).ok();
+        self.tasks.send(Task::Rotate(tokens)).ok();
     }
 
     /// Asks it to make one request, which a worker that lives must see.
@@ -112,27 +122,44 @@ fn give_up_descriptors() -> io::Result<()> {
 fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
     while let Ok(task) = tasks.recv() {
         let done = match task {
-            Task::Rotate => match root {
-                Root::Directory => rotate(target, state),
+            Task::Rotate(tokens) => tokens.iter().try_for_each(|token| match root {
+                Root::Directory => rotate(target, token, state),
                 // Nothing there is renamed.
                 Root::Live => Ok(()),
-                Root::View(view) => rotate_file(target, view, state),
-            },
+                Root::View(view) => rotate_file(target, view, token, state),
+            }),
             Task::Ping => rustix::fs::statfs(target).map(|_| ()).map_err(io::Error::from),
         };
         if let Err(error) = done {
-            tracing::debug!("{task:?}: {error}");
+            tracing::debug!("nothing is renamed, or asked: {error}");
         }
     }
 }
 
-/// Renames each view that shows an older generation onto itself, in the registry's order, then
+/// Renames each view of a token that shows an older generation onto itself, in the registry's order, then
 /// touches the live ones.
-fn rotate(target: &Path, state: &State) -> io::Result<()> {
+fn rotate(target: &Path, token: &Shown, state: &State) -> io::Result<()> {
+    let newest = token.prepared();
+    let views = || view::ALL.iter();
+    let is_told = |view: &dyn view::View| {
+        let id = view.id();
+        token.current(id) >= newest && token.touched(id) >= newest
+    };
+    if !token.is_seen() || views().all(|view| is_told(*view)) {
+        return Ok(());
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(target, flags, Mode::empty())?;
-    let (newest, kernel) = (state.prepared(), Kernel::running());
-    for view in view::ALL.iter().filter(|view| state.current(view.id()) < newest) {
+    let root = match &*token.name {
+        "" => root,
+        // One that was there a moment ago need not be after an upgrade.
+        name => match rustix::fs::openat(&root, name, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            directory => directory?,
+        },
+    };
+    let kernel = Kernel::running();
+    for view in views().filter(|view| token.current(view.id()) < newest) {
         let _renaming = state.renaming();
         let path = view.path();
         // Where the kernel keeps the old number of links of the file that is replaced, its watchers hear
@@ -149,7 +176,7 @@ fn rotate(target: &Path, state: &State) -> io::Result<()> {
             rustix::fs::fstat(&replaced).ok();
         }
     }
-    for view in view::ALL.iter().filter(|view| state.touched(view.id()) < newest) {
+    for view in views().filter(|view| token.touched(view.id()) < newest) {
         touch(&root, &Path::new("live").join(view.path()))?;
     }
     Ok(())
@@ -163,8 +190,8 @@ fn hold(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
 
 /// Touches a mounted file, if it shows an older generation or has not told watchers of the newest:
 /// the worker flips it inside this request.
-fn rotate_file(target: &Path, view: u8, state: &State) -> io::Result<()> {
-    if state.touched(view) < state.prepared() {
+fn rotate_file(target: &Path, view: u8, token: &Shown, state: &State) -> io::Result<()> {
+    if token.touched(view) < token.prepared() {
         let _renaming = state.renaming();
         touch(rustix::fs::CWD, target)?;
     }

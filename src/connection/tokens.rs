@@ -1,10 +1,13 @@
-//! The tokens of a mount beside that of its root: each has sources, an engine and a file system of its
-//! own, and shares the rest.
+//! The tokens of a mount: each has sources, an engine, a state and a file system of its own, and shares
+//! the rest.
 
 use std::io;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::fs::generations::State;
+use crate::fs::generations::regions::{Kind, Whose};
 use crate::fs::node::Root;
 use crate::fs::pages::{Other, Pages};
 use crate::fs::{Fs, FsConfig};
@@ -14,7 +17,6 @@ use crate::refresh::timer::Timer;
 use crate::service::TokenService;
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::Identity;
-use crate::time::Clock;
 use crate::view::ViewContext;
 
 /// What the tokens of a mount share.
@@ -27,13 +29,15 @@ pub struct Shared {
     pub fs: FsConfig,
     /// What status says of the mount.
     pub identity: Identity,
-    /// The state that requests are kept in.
+    /// What outlives a worker.
     pub connection: Arc<State>,
 }
 
 /// A token as its configuration has it.
 pub struct TokenConfig<'a> {
-    /// Its name, for status.
+    /// What kind of token.
+    pub kind: Kind,
+    /// Its name, for status; it is found by it.
     pub name: &'a str,
     /// Where it comes from, in order.
     pub sources: Vec<SourceConfig>,
@@ -45,6 +49,8 @@ pub struct TokenConfig<'a> {
     pub views: ViewContext,
     /// Whose repositories it is for, where that is known.
     pub owners: Vec<String>,
+    /// The tokens that its pages tell of besides.
+    pub others: Vec<Other>,
 }
 
 /// A token that is served once its engine runs.
@@ -58,30 +64,52 @@ pub struct Token {
 }
 
 impl Shared {
-    /// Makes a token. Its state ends with this process.
+    /// Makes a token, which goes on where an earlier worker's stopped.
     ///
     /// # Errors
     /// Where there is no memory for the state.
     pub fn token(&self, config: TokenConfig<'_>) -> io::Result<Token> {
-        let TokenConfig { name, sources, windows, root, views, owners } = config;
+        let TokenConfig { kind, name, sources, windows, root, views, owners, others } = config;
         let (timer, clock) = (Arc::clone(&self.timer), Arc::clone(&self.surroundings.clock));
+        let identity = identity(&sources)?;
+        let whose = Whose { kind, name, configuration: &identity };
         let service = TokenService::new(sources, windows, &self.surroundings, timer, |names| {
-            State::create_after(unused(&*clock), names, root.views())
+            self.connection.token(whose, names, root.views())
         })?;
         let TokenService { store, handle, engine, counters } = service;
         let (name, hosts) = (name.to_owned(), views.hosts.clone());
         let identity = Identity { name, owners, hosts, ..self.identity.clone() };
         let shown = (identity.clone(), handle.clone(), Arc::clone(&counters));
-        let connection = Arc::clone(&self.connection);
-        let pages = Pages::new(identity, Arc::clone(&connection));
-        let config = FsConfig { root, views, helper: None, ..self.fs.clone() };
-        let fs = Fs::new(config, connection, store, handle, clock, counters, pages);
+        let pages = Pages::new(identity, Arc::clone(&self.connection)).with_others(others);
+        let config = FsConfig { root, views, ..self.fs.clone() };
+        let fs = Fs::new(config, store, handle, clock, counters, pages);
         Ok(Token { fs, engine, shown })
     }
 }
 
-/// A number that no generation of an earlier worker had: there are fewer than 250 a second. The kernel may
-/// still know inodes of that worker's tokens.
-fn unused(clock: &dyn Clock) -> u64 {
-    u64::try_from(clock.now().boot.as_millis() / 4).unwrap_or(u64::MAX)
+/// What of a configuration does not decide which token comes: how it is asked for, and what a start adds.
+const NO_IDENTITY: [&str; 8] = [
+    "assumed_life",
+    "bearer_user",
+    "ca_file",
+    "mints_a_minute",
+    "proxy",
+    "request_timeout",
+    "revoke_on_exit",
+    "start",
+];
+
+/// What tells apart tokens that come from these sources from others of the same name.
+///
+/// # Errors
+/// Where a configuration cannot be written down.
+pub fn identity(sources: &[SourceConfig]) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut sources = serde_json::to_value(sources)?;
+    let each = sources.as_array_mut().into_iter().flatten();
+    for config in each.filter_map(|source| source.as_object_mut()?.values_mut().next()) {
+        if let Some(config) = config.as_object_mut() {
+            config.retain(|key, _| !NO_IDENTITY.contains(&&**key));
+        }
+    }
+    Ok(Zeroizing::new(serde_json::to_vec(&sources)?))
 }

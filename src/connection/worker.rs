@@ -24,16 +24,16 @@ use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
 use crate::connection::tokens::{Shared, TokenConfig};
 use crate::foreign::Launcher;
+use crate::fs::FsConfig;
 use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters};
 use crate::fs::generations::State;
+use crate::fs::generations::regions::Kind;
 use crate::fs::node::Root;
-use crate::fs::pages::Pages;
 use crate::fs::places::Places;
-use crate::fs::{Fs, FsConfig};
+use crate::refresh::Engine;
 use crate::refresh::policy::Windows;
 use crate::refresh::timer::{SystemTimer, Timer};
-use crate::service::TokenService;
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::Identity;
 use crate::time::{Clock, SystemClock};
@@ -118,24 +118,12 @@ pub fn serve(
     let surroundings = Surroundings::new(Arc::clone(&clock), launcher);
     let apps = Arc::clone(&surroundings.apps);
     let timer: Arc<dyn Timer> = Arc::new(SystemTimer::new(Arc::clone(&clock)));
-    let views = config.fs.root.views();
-    let TokenService { store: state, handle: token, mut engine, counters } = TokenService::new(
-        config.sources,
-        config.windows.clone(),
-        &surroundings,
-        Arc::clone(&timer),
-        |names| State::adopt(handover.state, names, views),
-    )?;
+    let state = Arc::new(State::adopt(handover.state)?);
     #[cfg(feature = "testing")]
     if let Some(fault) = config.fault {
         state.break_at(fault);
     }
     state.pass(fault::START);
-    state.step();
-    let rotations = channel.try_clone()?;
-    // Where it cannot be said, the patience below makes the generation visible.
-    state.rotate_with(move || rotations.send_if_room(Message::Rotate));
-
     state.step();
     let shared = Shared {
         surroundings,
@@ -148,63 +136,95 @@ pub fn serve(
     let mut named = Vec::new();
     let mut shown = Vec::new();
     for NamedToken { name, sources, views, owners } in config.tokens {
-        let windows = config.windows.clone();
-        let root = Root::Directory;
-        let config = TokenConfig { name: &name, sources, windows, root, views, owners };
-        let token = shared.token(config)?;
+        let token = shared.token(TokenConfig {
+            kind: Kind::Named,
+            name: &name,
+            sources,
+            windows: config.windows.clone(),
+            root: Root::Directory,
+            views,
+            owners,
+            others: Vec::new(),
+        })?;
         named.push((name, token.fs));
         engines.push(token.engine);
         shown.push(token.shown);
         state.step();
     }
+    let root = shared.token(TokenConfig {
+        kind: Kind::Root,
+        name: &config.identity.name,
+        sources: config.sources,
+        windows: config.windows.clone(),
+        root: config.fs.root,
+        views: config.fs.views,
+        owners: config.identity.owners,
+        others: shown,
+    })?;
+    state.step();
+    engines.push(root.engine);
     let demand = (!config.on_demand.is_empty()).then(|| {
         demand::demand(config.on_demand, &config.windows, shared, runtime.handle().clone())
     });
     let demand = demand.transpose()?;
-    let pages = Pages::new(config.identity, Arc::clone(&state)).with_others(shown);
-    let connection = Arc::clone(&state);
-    let fs = Fs::new(config.fs, connection, Arc::clone(&state), token, clock, counters, pages);
-    let places = Places::new(Arc::clone(&fs), named, demand);
+    let mut rotating: Vec<_> = named.iter().map(|(_, fs)| Arc::clone(fs.state())).collect();
+    rotating.push(Arc::clone(root.fs.state()));
+    if state.has_tokens() {
+        for token in &rotating {
+            let rotations = channel.try_clone()?;
+            // Where it cannot be said, the patience below makes the generation visible.
+            token.rotate_with(move || rotations.send_if_room(Message::Rotate));
+        }
+    }
+    let places = Places::new(root.fs, named, demand);
     let waiters = Waiters::new(runtime.handle().clone());
     let adapter = Adapter::new(Arc::clone(&places), waiters.clone());
-    let again = Adapter::new(places, waiters.clone());
+    let again = Adapter::new(Arc::clone(&places), waiters.clone());
     let init = first_packet(&handover.init)?;
     let session = open_session(adapter, handover.init, &handover.device)?;
     state.step();
     channel.send_with(Message::Ready, &[config_memory.as_fd()])?;
-    match channel.receive(true)? {
-        Some((Message::Go, _)) => {}
-        Some((Message::Recover, _)) => {
-            recover(&state, handover.device.as_fd(), &init, move |socket| {
-                let session = Session::from_fd(again, socket, SessionACL::All, Config::default())?;
-                Ok(Box::new(move || session.run()))
-            })?;
-        }
+    let must_recover = match channel.receive(true)? {
+        Some((Message::Go, _)) => false,
+        Some((Message::Recover, _)) => true,
         _ => return Ok(End::Stopped),
+    };
+    // Another worker may have gone on until this moment. From now on this one alone makes and frees states.
+    engines.iter_mut().for_each(Engine::resume);
+    places.take_over();
+    state.free_what_is_left();
+    if must_recover {
+        recover(&state, handover.device.as_fd(), &init, move |socket| {
+            let session = Session::from_fd(again, socket, SessionACL::All, Config::default())?;
+            Ok(Box::new(move || session.run()))
+        })?;
     }
-
-    // Another worker may have gone on until this moment.
-    engine.resume();
     state.step();
     // A rename would have had the kernel do so.
-    let (notifier, directories) = (session.notifier(), fs.directories_of_views());
-    let forget_times = move || {
+    let (notifier, directories) = (session.notifier(), places.directories_of_views());
+    let forget_times = Arc::new(move || {
         for directory in &directories {
             // Attributes alone: that waits for nobody. It fails where the kernel does not know it yet.
             notifier.inval_inode(INodeNo(*directory), -1, 0).ok();
         }
-    };
+    });
     let (ended, end) = oneshot::channel();
     thread::Builder::new().name("session".into()).spawn(move || ended.send(session.run()))?;
-    if state.wants_rotation() {
+    if rotating.iter().any(|token| token.wants_rotation()) {
         channel.send(Message::Rotate)?;
     }
     let mut stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
         let mut tasks = JoinSet::new();
         let mut is_told = false;
-        for engine in std::iter::once(engine).chain(engines) {
+        for engine in engines {
             tasks.spawn(engine.run());
+        }
+        for token in rotating {
+            let forget_times = Arc::clone(&forget_times);
+            tasks.spawn(async move {
+                token.flip_what_stays(ROTATION_PATIENCE, move || forget_times()).await;
+            });
         }
         let end = tokio::select! {
             told = &mut stop => {
@@ -216,7 +236,6 @@ pub fn serve(
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
-            () = state.flip_what_stays(ROTATION_PATIENCE, forget_times) => Ok(End::Stopped),
             () = stay_small(&state) => Ok(End::Stopped),
             // Without it no open would ever be answered with a new token.
             () = panicked(&mut tasks) => std::process::abort(),
@@ -240,11 +259,13 @@ pub fn serve(
 
 /// Gives the code back that only the start or a fetch needed, when that has ended.
 async fn stay_small(state: &State) {
+    let mut publications = state.publications();
     loop {
-        let newest = state.prepared();
         tokio::time::sleep(BUSY).await;
         forget_the_program();
-        state.prepared_after(newest).await;
+        if publications.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! An inode number is made from the name, so that it means the same to every worker. What it means to
 //! this one is in a table of bounded size: an inode that is not in it (any more) is answered ESTALE,
 //! upon which the kernel looks the path up again by itself. Views are as those of `live`: one inode
-//! each, and each open is bound to the newest token. So there is nothing to rename, and nothing of the
-//! table has to outlive a worker.
+//! each, and each open is bound to the newest token. So there is nothing to rename. What outlives a worker
+//! is the state of each token; from these the next worker makes its table.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -56,6 +56,9 @@ pub trait Maker: Send + Sync {
     /// # Errors
     /// What the system says.
     fn make(&self, scope: &Scope) -> std::io::Result<Made>;
+
+    /// Those that an earlier worker kept, as far as they are still served.
+    fn kept(&self) -> Vec<(Scope, Made)>;
 }
 
 /// What a name leads to.
@@ -95,6 +98,15 @@ struct Known {
     used: u64,
 }
 
+impl Known {
+    /// Keeps for the next worker how it is used.
+    fn keep_uses(&self) {
+        if let Some(made) = &self.made {
+            made.fs.state().set_uses(self.opens, self.used_at);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Table {
     known: HashMap<u64, Known>,
@@ -125,6 +137,21 @@ impl Demand {
     #[must_use]
     pub fn new(template: Arc<Fs>, maker: Box<dyn Maker>) -> Self {
         Self { template, maker, table: Mutex::default() }
+    }
+
+    /// Takes what an earlier worker kept.
+    pub(super) fn take_over(&self) {
+        let mut table = self.table();
+        let mut kept = self.maker.kept();
+        kept.sort_by_key(|(_, made)| made.fs.state().uses().1);
+        for (scope, made) in kept {
+            table.uses += 1;
+            let (opens, used_at) = made.fs.state().uses();
+            let name = Name::Place(scope);
+            let prefix = name.prefix();
+            let known = Known { name, made: Some(made), opens, used_at, used: table.uses };
+            table.known.insert(prefix, known);
+        }
     }
 
     /// The names that it has at the root.
@@ -314,6 +341,7 @@ impl Demand {
         let known = table.known.get_mut(&prefix).ok_or(Errno::ESTALE)?;
         (known.used, known.used_at) = (used, now);
         known.opens += 1;
+        known.keep_uses();
         known.made.as_ref().map(|made| Arc::clone(&made.fs)).ok_or(Errno::EIO)
     }
 
@@ -321,6 +349,7 @@ impl Demand {
     pub(super) fn release(&self, ino: u64) {
         if let Some(known) = self.table().known.get_mut(&(ino & !LOCAL)) {
             known.opens = known.opens.saturating_sub(1);
+            known.keep_uses();
         }
     }
 }
@@ -351,6 +380,7 @@ impl Table {
 
     fn forget(&mut self, prefix: u64) {
         if let Some(made) = self.known.get_mut(&prefix).and_then(|known| known.made.take()) {
+            made.fs.state().forget();
             (made.end)();
         }
     }

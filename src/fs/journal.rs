@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_was_in_hand_is_found_as_it_was() {
-        let state = State::create(vec![], vec![]).unwrap();
+        let state = State::create().unwrap();
         let journal = &state.shared().journal;
         assert_eq!(journal.left(), (0, None, vec![]));
         let call = Call {
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn opens_that_wait_are_kept_until_they_are_answered() {
-        let state = State::create(vec![], vec![]).unwrap();
+        let state = State::create().unwrap();
         let journal = &state.shared().journal;
         let numbers = (0..OPENS as u64).map(|n| 2 + n * 2);
         let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn an_open_that_comes_again_waits_since_it_first_came_wherever_it_is_kept() {
-        let state = State::create(vec![], vec![]).unwrap();
+        let state = State::create().unwrap();
         let journal = &state.shared().journal;
         let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
         // All of them want the same place.
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn an_open_that_was_given_up_long_ago_makes_room() {
-        let state = State::create(vec![], vec![]).unwrap();
+        let state = State::create().unwrap();
         let journal = &state.shared().journal;
         let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
         for n in 0..OPENS as u64 {
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_request_that_was_in_hand_at_two_deaths_is_known() {
-        let state = State::create(vec![], vec![]).unwrap();
+        let state = State::create().unwrap();
         let journal = &state.shared().journal;
         assert!(!journal.charge(), "nothing was in hand");
         journal.enter(10, &Call::other("lookup", 1), &CALLER);

@@ -3,6 +3,7 @@
 //! Numbers are computed, never handed out, so that no table has to outlive anything.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +126,13 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The tree of a layout: one for all tokens on demand, of which there are many.
+    #[must_use]
+    pub fn of(root: Root) -> Arc<Self> {
+        static LIVE: LazyLock<Arc<Tree>> = LazyLock::new(|| Arc::new(Tree::new(Root::Live)));
+        if root == Root::Live { Arc::clone(&LIVE) } else { Arc::new(Self::new(root)) }
+    }
+
     /// A directory has the views, `live/` with all of them again, and the pages. A file has no names
     /// beside it, so no node but the root.
     #[must_use]

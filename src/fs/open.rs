@@ -32,8 +32,8 @@ impl Fs {
         generation: u64,
         view: u8,
     ) -> Open {
-        let marks = &self.state.shared().marks;
-        let mark = marks.take(&self.writers, request.caller.thread, request.unique);
+        let marks = &self.connection.shared().marks;
+        let mark = marks.take(&self.connection.writers, request.caller.thread, request.unique);
         let keep = Opened { handle: generation, cache: Cache::Keep };
         // The open before a second look has waited already.
         let patient = mark.is_none() && self.is_patient(request, view);
@@ -132,9 +132,9 @@ impl Fs {
         may_look_again: bool,
     ) -> Result<Opened, Errno> {
         let mark = Mark { view, generation: self.state.current(view) };
-        let (marks, thread) = (&self.state.shared().marks, request.caller.thread);
+        let (marks, thread) = (&self.connection.shared().marks, request.caller.thread);
         let now = self.clock.now().boot;
-        if may_look_again && marks.set(&self.writers, thread, mark, now) {
+        if may_look_again && marks.set(&self.connection.writers, thread, mark, now) {
             return Err(Errno::ESTALE);
         }
         Ok(self.newest(fresh))
@@ -149,7 +149,9 @@ impl Fs {
     pub(super) fn open_live(self: &Arc<Self>, request: &Request, call: &Call, view: u8) -> Open {
         let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
             let opened = fs.newest(fresh);
-            fs.state.shared().handed.set(&fs.writers, request.caller.thread, view, opened.handle);
+            let (thread, of) = (request.caller.thread, (fs.state.index(), view));
+            let handed = &fs.connection.shared().handed;
+            handed.set(&fs.connection.writers, thread, of, opened.handle);
             opened
         };
         let patient = self.is_patient(request, view);

@@ -21,8 +21,6 @@ use crate::error::ReadErrorKind;
 
 /// Where the number of a place begins in an inode number. Below it is room for 2³⁶ generations.
 const PLACE_BITS: u32 = 48;
-/// The most places beside the root: what is above [`PLACE_BITS`] can tell apart.
-pub const MOST: usize = 0xffff;
 
 /// An inode of a place, as the kernel knows it.
 fn global(place: u64, ino: u64) -> u64 {
@@ -80,24 +78,29 @@ impl Numbers {
     }
 }
 
+struct Named {
+    place: u64,
+    name: String,
+    fs: Arc<Fs>,
+}
+
 /// See the module.
 pub struct Places {
     root: Arc<Fs>,
-    /// By name; the first is place 1.
-    named: Vec<(String, Arc<Fs>)>,
+    /// In the order of their numbers, which are those of their states: the kernel keeps inodes longer than
+    /// a worker lives, and than a configuration holds.
+    named: Vec<Named>,
     demand: Option<Arc<Demand>>,
 }
 
 impl Places {
-    /// A mount with this token at its root, and others in directories of these names. What is beyond
-    /// [`MOST`] is left out.
+    /// A mount with this token at its root, and others in directories of these names.
     #[must_use]
-    pub fn new(
-        root: Arc<Fs>,
-        mut named: Vec<(String, Arc<Fs>)>,
-        demand: Option<Demand>,
-    ) -> Arc<Self> {
-        named.truncate(MOST);
+    pub fn new(root: Arc<Fs>, named: Vec<(String, Arc<Fs>)>, demand: Option<Demand>) -> Arc<Self> {
+        let named = named.into_iter();
+        let named = named.map(|(name, fs)| Named { place: fs.state().place(), name, fs });
+        let mut named: Vec<_> = named.collect();
+        named.sort_unstable_by_key(|named| named.place);
         Arc::new(Self { root, named, demand: demand.map(Arc::new) })
     }
 
@@ -117,12 +120,13 @@ impl Places {
             });
         }
         let (number, ino) = local(ino);
-        let Some(index) = number.checked_sub(1) else {
+        if number == 0 {
             return Ok(At::Inside(Answering::Own(&self.root), Numbers::Root, ino));
-        };
-        let named = usize::try_from(index).ok().and_then(|index| self.named.get(index));
-        let (_, fs) = named.ok_or(Errno::ENOENT)?;
-        Ok(At::Inside(Answering::Own(fs), Numbers::Named(number), ino))
+        }
+        // One that is no longer configured: the kernel looks the path up anew.
+        let named = self.named.binary_search_by_key(&number, |named| named.place);
+        let named = named.ok().and_then(|index| self.named.get(index)).ok_or(Errno::ESTALE)?;
+        Ok(At::Inside(Answering::Own(&named.fs), Numbers::Named(number), ino))
     }
 
     /// The file system that has an inode that is no directory of names.
@@ -143,11 +147,30 @@ impl Places {
         let is_root = numbers == Numbers::Root && attributes.ino == ROOT;
         let more = if is_root { self.named.len() + self.at_root().count() } else { 0 };
         let links = attributes.links.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
-        // Nobody renames in the directories of named tokens, so the kernel does not hear of a rotation
+        // Nobody renames in the directories of tokens on demand, so the kernel does not hear of a rotation
         // that changes their times.
-        let is_steady = numbers == Numbers::Root || !attributes.directory;
+        let is_steady = !matches!(numbers, Numbers::OnDemand(_)) || !attributes.directory;
         let ttl = if is_steady { ttl } else { ttl.min(NAME_TTL) };
         (Attributes { ino: numbers.global(attributes.ino), links, ..attributes }, ttl)
+    }
+
+    /// The directories that hold views: each rotation changes their times.
+    #[must_use]
+    pub fn directories_of_views(&self) -> Vec<u64> {
+        let root = self.root.directories_of_views();
+        let named = self.named.iter().flat_map(|named| {
+            let directories = named.fs.directories_of_views().into_iter();
+            directories.map(|directory| global(named.place, directory))
+        });
+        root.into_iter().chain(named).collect()
+    }
+
+    /// Takes the tokens on demand that an earlier worker kept. To be called before any request is answered,
+    /// and when no other worker serves.
+    pub fn take_over(&self) {
+        if let Some(demand) = &self.demand {
+            demand.take_over();
+        }
     }
 
     /// The directories of names at the root.
@@ -165,8 +188,11 @@ impl Places {
             At::Inside(fs, numbers, ino) => (fs, numbers, ino),
         };
         if parent == ROOT {
-            let named = (1..).zip(&self.named).find(|(_, (named, _))| name == &**named);
-            let named = named.map(|(place, _)| global(place, ROOT));
+            let named = self.named.iter().find(|named| name == &*named.name);
+            let named = named.map(|named| {
+                named.fs.state().see();
+                global(named.place, ROOT)
+            });
             let at_root = || self.at_root().find(|(at_root, _)| name == *at_root);
             if let Some(directory) = named.or_else(|| at_root().map(|(_, ino)| ino)) {
                 let (attributes, attributes_ttl) = self.getattr(request, directory, None)?;
@@ -220,8 +246,9 @@ impl Places {
         });
         let mut entries: Vec<_> = entries.collect();
         if ino == ROOT {
-            let named = (1..).zip(&self.named);
-            let named = named.map(|(place, (name, _))| (global(place, ROOT), name.clone().into()));
+            let named = self.named.iter();
+            let named =
+                named.map(|named| (global(named.place, ROOT), Cow::from(named.name.clone())));
             let at_root = self.at_root().map(|(name, ino)| (ino, name.into()));
             entries.extend(named.chain(at_root).map(|(ino, name)| (ino, true, name)));
         }

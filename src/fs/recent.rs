@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::generations::{Generation, State};
+use super::generations::{Generation, TokenState};
 
 /// See the module.
 #[derive(Default)]
@@ -12,7 +12,7 @@ pub(super) struct Recent(Mutex<Option<Arc<Generation>>>);
 impl Recent {
     /// A generation, unless it is not kept any more. It is forgotten with its slot, or with the next
     /// one that is asked for.
-    pub(super) fn get(&self, state: &State, number: u64) -> Option<Arc<Generation>> {
+    pub(super) fn get(&self, state: &TokenState, number: u64) -> Option<Arc<Generation>> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at_hand = last.take().filter(|last| last.token.generation == number);
         let kept = at_hand.filter(|_| state.keeps(number));
@@ -27,12 +27,13 @@ mod tests {
 
     use super::*;
     use crate::fs::generations::SLOTS;
+    use crate::fs::generations::tests::token;
     use crate::refresh::store::Store;
     use crate::secret::Secret;
     use crate::time::Now;
     use crate::token::{Life, Token};
 
-    fn publish(state: &State) -> String {
+    fn publish(state: &TokenState) -> String {
         let (generation, life) = (state.reserve(), Duration::from_mins(1));
         let text = format!("ghs_{generation}");
         let secret = Secret::new(text.clone().into_bytes()).unwrap();
@@ -44,7 +45,7 @@ mod tests {
 
     #[test]
     fn each_generation_is_itself_until_its_slot_is_needed() {
-        let state = State::create(vec!["env"], vec![0]).unwrap();
+        let state = token(vec!["env"], vec![0]);
         let recent = Recent::default();
         let text = |number| {
             let generation = recent.get(&state, number)?;

@@ -191,18 +191,19 @@ impl Details {
 pub(super) struct Handed(Table<4096>);
 
 impl Handed {
-    fn key(thread: u32, view: u8) -> u64 {
-        u64::from(thread) << 8 | u64::from(view)
+    /// `of` is the region of the token, and the view.
+    fn key(thread: u32, (region, view): (usize, u8)) -> u64 {
+        (region as u64) << 40 | u64::from(thread) << 8 | u64::from(view)
     }
 
     /// Notes it. Where there is no room the thread that was handed the oldest generation loses its
     /// entry: its next `fstat` reports the current size.
-    pub(super) fn set(&self, writers: &Writers, thread: u32, view: u8, generation: u64) {
+    pub(super) fn set(&self, writers: &Writers, thread: u32, of: (usize, u8), generation: u64) {
         if thread == 0 {
             return;
         }
-        let key = Self::key(thread, view);
-        if self.get(thread, view) == Some(generation) {
+        let key = Self::key(thread, of);
+        if self.get(thread, of) == Some(generation) {
             return;
         }
         let _lock = writers.lock();
@@ -213,11 +214,11 @@ impl Handed {
     }
 
     /// What the thread was last handed.
-    pub(super) fn get(&self, thread: u32, view: u8) -> Option<u64> {
+    pub(super) fn get(&self, thread: u32, of: (usize, u8)) -> Option<u64> {
         if thread == 0 {
             return None;
         }
-        self.0.find(Self::key(thread, view)).map(|place| place.first.load(Ordering::Relaxed))
+        self.0.find(Self::key(thread, of)).map(|place| place.first.load(Ordering::Relaxed))
     }
 }
 
@@ -274,7 +275,7 @@ mod tests {
     use crate::fs::generations::State;
 
     fn state() -> State {
-        State::create(vec![], vec![]).unwrap()
+        State::create().unwrap()
     }
 
     #[test]
@@ -325,14 +326,17 @@ mod tests {
     fn what_a_thread_was_handed_is_exact() {
         let (state, writers) = (state(), Writers::default());
         let handed = &state.shared().handed;
-        handed.set(&writers, 7, 3, 11);
-        handed.set(&writers, 7, 4, 12);
-        handed.set(&writers, 7, 3, 13);
-        assert_eq!((handed.get(7, 3), handed.get(7, 4)), (Some(13), Some(12)));
-        assert_eq!((handed.get(8, 3), handed.get(0, 3)), (None, None));
+        handed.set(&writers, 7, (0, 3), 11);
+        handed.set(&writers, 7, (0, 4), 12);
+        handed.set(&writers, 7, (1, 3), 14);
+        handed.set(&writers, 7, (0, 3), 13);
+        assert_eq!((handed.get(7, (0, 3)), handed.get(7, (0, 4))), (Some(13), Some(12)));
+        assert_eq!(handed.get(7, (1, 3)), Some(14), "that is another token's");
+        assert_eq!((handed.get(8, (0, 3)), handed.get(0, (0, 3))), (None, None));
         for thread in 100..100_000 {
-            handed.set(&writers, thread, 0, u64::from(thread));
-            assert_eq!(handed.get(thread, 0), Some(u64::from(thread)), "the newest always fits");
+            let of = (1, 0);
+            handed.set(&writers, thread, of, u64::from(thread));
+            assert_eq!(handed.get(thread, of), Some(u64::from(thread)), "the newest always fits");
         }
     }
 }

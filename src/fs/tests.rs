@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use tokio::task::JoinHandle;
 
 use super::access::{Access, Caller};
-use super::generations::{SLOTS, State};
+use super::generations::regions::{Kind, Whose};
+use super::generations::tests::{adopted, root};
+use super::generations::{SLOTS, State, TokenState};
 use super::journal::{Call, Opcode};
 use super::node::{ROOT, Root};
 use super::pages::Pages;
@@ -17,6 +19,7 @@ use super::places::Places;
 use super::*;
 use crate::error::FetchErrorKind;
 use crate::refresh::simulated::{Scripted, ScriptedSource, SimulatedTime};
+use crate::refresh::store::Store;
 use crate::refresh::{Engine, Windows};
 use crate::status::{Backend, Identity, Layout};
 use crate::view::token::TokenView;
@@ -34,7 +37,7 @@ const HELPER: u32 = 7;
 struct Mounted {
     time: SimulatedTime,
     source: ScriptedSource,
-    state: Arc<State>,
+    state: Arc<TokenState>,
     fs: Arc<Fs>,
     engine: JoinHandle<()>,
     requests: u64,
@@ -44,8 +47,7 @@ impl Mounted {
     fn new(standing: Scripted) -> Self {
         let time = SimulatedTime::new();
         let source = ScriptedSource::new("platform", Arc::new(time.clone()), standing);
-        let state = State::create(vec!["platform"], Root::Directory.views()).unwrap();
-        let state = Arc::new(state);
+        let state = kept(&Arc::new(State::create().unwrap()), root());
         let (fs, engine) = worker(&time, &source, &state);
         Self { time, source, state, fs, engine, requests: 0 }
     }
@@ -54,9 +56,7 @@ impl Mounted {
     async fn replace_the_worker(&mut self) {
         self.engine.abort();
         let _ = (&mut self.engine).await;
-        let memory = self.state.memory().unwrap().try_clone_to_owned().unwrap();
-        let adopted = State::adopt(memory, vec!["platform"], Root::Directory.views()).unwrap();
-        self.state = Arc::new(adopted);
+        self.state = kept(&adopted(self.state.connection()), root());
         (self.fs, self.engine) = worker(&self.time, &self.source, &self.state);
     }
 
@@ -117,10 +117,16 @@ impl Mounted {
     }
 }
 
+/// The state of a token, as a worker takes it.
+fn kept(state: &Arc<State>, whose: Whose<'_>) -> Arc<TokenState> {
+    let sources = vec!["platform", "root", "acme", "globex"];
+    Arc::new(state.token(whose, sources, Root::Directory.views()).unwrap())
+}
+
 fn worker(
     time: &SimulatedTime,
     source: &ScriptedSource,
-    state: &Arc<State>,
+    state: &Arc<TokenState>,
 ) -> (Arc<Fs>, JoinHandle<()>) {
     let clock: Arc<dyn Clock> = Arc::new(time.clone());
     let (token, engine) = Engine::new(
@@ -153,23 +159,33 @@ fn worker(
         owners: Vec::new(),
         hosts: Vec::new(),
     };
-    let pages = Pages::new(identity, Arc::clone(state));
-    let connection = Arc::clone(state);
-    let fs = Fs::new(config, connection, Arc::clone(state), token, clock, Arc::default(), pages);
+    let pages = Pages::new(identity, Arc::clone(state.connection()));
+    let fs = Fs::new(config, Arc::clone(state), token, clock, Arc::default(), pages);
     (fs, tokio::spawn(engine.run()))
 }
 
 /// A mount with a token at its root and one in the directory `acme`, and their sources.
 fn two_places() -> (Arc<Places>, [ScriptedSource; 2]) {
     let time = SimulatedTime::new();
-    let [root, acme] = ["root", "acme"].map(|name| {
-        let standing = Scripted::NewToken(HOUR);
-        let source = ScriptedSource::new(name, Arc::new(time.clone()), standing);
-        let state = State::create(vec![name], Root::Directory.views()).unwrap();
-        let (fs, _) = worker(&time, &source, &Arc::new(state));
-        (fs, source)
-    });
-    (Places::new(root.0, vec![("acme".to_owned(), acme.0)], None), [root.1, acme.1])
+    let sources = ["root", "acme"]
+        .map(|name| ScriptedSource::new(name, Arc::new(time.clone()), Scripted::NewToken(HOUR)));
+    let state = Arc::new(State::create().unwrap());
+    (places(&state, &time, &sources), sources)
+}
+
+fn acme() -> Whose<'static> {
+    Whose { kind: Kind::Named, name: "acme", configuration: b"" }
+}
+
+/// The same, by a worker that takes a state over.
+fn places(
+    state: &Arc<State>,
+    time: &SimulatedTime,
+    [root_source, acme_source]: &[ScriptedSource; 2],
+) -> Arc<Places> {
+    let (root, _) = worker(time, root_source, &kept(state, root()));
+    let (acme, _) = worker(time, acme_source, &kept(state, acme()));
+    Places::new(root, vec![("acme".to_owned(), acme)], None)
 }
 
 fn by(unique: u64) -> Request {
@@ -228,7 +244,97 @@ async fn the_directory_of_a_place_is_one_of_the_mount() {
     let token = OsStr::new("token");
     let renamed = places.rename(&by(8), (ROOT, OsStr::new(".next-token")), (acme, token));
     assert_eq!(renamed, Err(Errno::EROFS));
-    assert_eq!(places.getattr(&by(2), 7 << 48 | ROOT, None), Err(Errno::ENOENT), "no such place");
+    let gone = places.getattr(&by(2), 7 << 48 | ROOT, None);
+    assert_eq!(gone, Err(Errno::ESTALE), "no such place: the kernel looks the path up anew");
+}
+
+/// Opens a file of a place by path, as the kernel does, and what is in it.
+async fn read_in(places: &Places, directory: u64, name: &str) -> (u64, Opened, String) {
+    let mut request = by(1_000);
+    for _ in 0..2 {
+        request.unique += 2;
+        let ino = places.lookup(&request, directory, OsStr::new(name)).unwrap().attributes.ino;
+        let opened = match places.open(&request, &Call::kept("open", Opcode::Open, ino), false) {
+            Open::Now(opened) => opened,
+            Open::Wait(opened) => opened.await,
+        };
+        if let Ok(opened) = opened {
+            let chunk = places.read(ino, opened.handle, 0, 4096).unwrap();
+            return (ino, opened, String::from_utf8(chunk.as_bytes().to_vec()).unwrap());
+        }
+    }
+    panic!("no open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_token_outlives_a_worker_and_a_change_of_its_configuration_ends_it() {
+    let time = SimulatedTime::new();
+    let sources = ["root", "acme"]
+        .map(|name| ScriptedSource::new(name, Arc::new(time.clone()), Scripted::NewToken(HOUR)));
+    let state = Arc::new(State::create().unwrap());
+    let before = places(&state, &time, &sources);
+    let find =
+        |places: &Places| places.lookup(&by(2), ROOT, OsStr::new("acme")).unwrap().attributes.ino;
+    let directory = find(&before);
+    let (ino, opened, token) = read_in(&before, directory, "token").await;
+    assert_eq!(token, "ghs_acme_0");
+    sources[1].always(Scripted::Fail(FetchErrorKind::Unauthorized));
+    // The worker dies, and the next one serves the same token under the same numbers.
+    let state = adopted(&state);
+    let after = places(&state, &time, &sources);
+    assert_eq!(find(&after), directory);
+    assert_eq!(after.read(ino, opened.handle, 0, 4096).unwrap().as_bytes(), b"ghs_acme_0");
+    assert_eq!(read_in(&after, directory, "token").await, (ino, opened, token));
+    assert_eq!(sources[1].requests().len(), 1, "nothing is fetched anew");
+    // An upgrade that changes where it comes from.
+    let state = adopted(&state);
+    sources[1].always(Scripted::NewToken(HOUR));
+    let (root, _) = worker(&time, &sources[0], &kept(&state, root()));
+    let other = Whose { configuration: b"other", ..acme() };
+    let (acme, _) = worker(&time, &sources[1], &kept(&state, other));
+    let after = Places::new(root, vec![("acme".to_owned(), acme)], None);
+    assert_eq!(after.getattr(&by(4), directory, None), Err(Errno::ESTALE));
+    assert!(matches!(after.read(ino, opened.handle, 0, 4096), Err(Errno::ESTALE)));
+    let (_, _, token) = read_in(&after, find(&after), "token").await;
+    assert_eq!(token, "ghs_acme_1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_views_of_a_named_token_flip_in_renames_once_somebody_may_see_them() {
+    let (places, _) = two_places();
+    let state = kept(places.root().state().connection(), acme());
+    // It is another value over the same memory, as the worker's own.
+    let published = |number: u64| {
+        let secret = crate::secret::Secret::new(format!("ghs_{number}").into_bytes()).unwrap();
+        let issued = crate::time::Now::default();
+        let life = crate::token::Life::Known(HOUR);
+        let token = crate::token::Token {
+            secret,
+            generation: state.reserve(),
+            source: "acme",
+            issued,
+            life,
+        };
+        state.publish(&token.usable(&issued, Duration::ZERO).unwrap(), &issued);
+        state.prepared()
+    };
+    let rotations = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let asked = Arc::clone(&rotations);
+    state.rotate_with(move || {
+        asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    let first = published(1);
+    assert_eq!((state.current(view()), state.wants_rotation()), (first, false), "nobody looked");
+    let directory = places.lookup(&by(4), ROOT, OsStr::new("acme")).unwrap().attributes.ino;
+    let second = published(2);
+    assert_eq!((state.current(view()), state.wants_rotation()), (first, true));
+    assert_eq!(rotations.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let helper = Request { caller: Caller { uid: 1000, gid: 1000, thread: HELPER }, ..by(6) };
+    let (next, name) = (OsStr::new(".next-token"), OsStr::new("token"));
+    let waiting = places.lookup(&helper, directory, next).unwrap().attributes.ino;
+    assert_eq!(places.rename(&helper, (directory, next), (directory, name)), Ok(()));
+    assert_eq!(state.current(view()), second);
+    assert_eq!(places.lookup(&by(8), directory, name).unwrap().attributes.ino, waiting);
 }
 
 fn view() -> u8 {

@@ -52,7 +52,7 @@ impl Worker {
         let errors = Stdio::inherit();
         let child =
             program.start(Streams { input: theirs.into(), output: Stdio::null(), errors })?;
-        let state = setup.state.memory().ok_or(io::ErrorKind::InvalidInput)?;
+        let state = setup.state.memory();
         let descriptors = [their_init.as_fd(), device.as_fd(), state, setup.config.as_fd()];
         // One that has ended already is heard of by its death.
         channel.send_with(Message::Handover, &descriptors).ok();

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_takes_requests_is_left_alone_and_the_looks_end() {
-        let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
+        let (state, (device, _other)) = (State::create().unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
         assert!(watchdog.is_idle());
         assert_eq!(watchdog.look(&state, &device, true, SECOND), Health::Fine);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_takes_nothing_is_stuck_after_being_asked() {
-        let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
+        let (state, (device, _other)) = (State::create().unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
         watchdog.worker_started(&state, SECOND);
         let found = looks(&mut watchdog, &state, &device, 2, 3);
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn opens_that_may_wait_are_no_alarm_and_one_that_waits_too_long_is() {
-        let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
+        let (state, (device, _other)) = (State::create().unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
         watchdog.worker_started(&state, SECOND);
         state.enter();
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_takes_over_slowly_is_left_to_it_until_it_stops() {
-        let (state, (device, _other)) = (State::create(vec![], vec![]).unwrap(), quiet());
+        let (state, (device, _other)) = (State::create().unwrap(), quiet());
         let mut watchdog = Watchdog::new(SECOND * 5);
         watchdog.worker_started(&state, SECOND);
         // An open from before that is overdue already.

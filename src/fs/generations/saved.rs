@@ -176,24 +176,32 @@ const DEED_TEXT: usize = 256;
 
 impl Deed {
     pub(super) fn set(&self, at: Duration, text: &str) {
-        let bytes = text.as_bytes().chunks(WORD).map(|chunk| {
-            let mut padded = [0; WORD];
-            padded.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            u64::from_le_bytes(padded)
-        });
-        for (word, bytes) in self.text.iter().zip(bytes) {
-            word.store(bytes, Ordering::Relaxed);
-        }
-        self.length.store(text.len().min(DEED_TEXT) as u64, Ordering::Relaxed);
+        write_text(&self.text, &self.length, text);
         self.at.store(nanos(at), Ordering::Release);
     }
 
     pub(super) fn get(&self) -> Option<(Duration, String)> {
         let at = self.at.load(Ordering::Acquire);
-        let length = usize::try_from(self.length.load(Ordering::Relaxed)).ok()?;
-        let words = self.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        let text: Vec<u8> = words.take(length).collect();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        (at != 0).then(|| (Duration::from_nanos(at), text))
+        (at != 0).then(|| (Duration::from_nanos(at), read_text(&self.text, &self.length)))
     }
+}
+
+/// Keeps what there is room for of a text.
+pub(super) fn write_text(words: &[AtomicU64], length: &AtomicU64, text: &str) {
+    let bytes = text.as_bytes().chunks(WORD).map(|chunk| {
+        let mut padded = [0; WORD];
+        padded.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        u64::from_le_bytes(padded)
+    });
+    for (word, bytes) in words.iter().zip(bytes) {
+        word.store(bytes, Ordering::Relaxed);
+    }
+    length.store(text.len().min(words.len() * WORD) as u64, Ordering::Relaxed);
+}
+
+/// The text that was kept.
+pub(super) fn read_text(words: &[AtomicU64], length: &AtomicU64) -> String {
+    let length = usize::try_from(length.load(Ordering::Relaxed)).unwrap_or_default();
+    let words = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+    String::from_utf8_lossy(&words.take(length).collect::<Vec<u8>>()).into_owned()
 }

@@ -1,20 +1,30 @@
-//! One generation of the token in the shared state, written under the rule of a sequence lock.
+//! One generation of a token in the shared state, written under the rule of a sequence lock.
+//!
+//! The bytes of all generations lie in one array, each where there was room for it: so what a token
+//! takes goes by its length, and not by that of the longest.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{NEVER, nanos};
+use super::{NEVER, SLOTS, nanos};
 use crate::secret::{MAX_SECRET_BYTES, Secret};
 use crate::time::Now;
 use crate::token::{Life, Published, Token};
 
 pub(super) const WORD: usize = size_of::<u64>();
-const SECRET_WORDS: usize = MAX_SECRET_BYTES / WORD;
+/// Room for the bytes of a token's generations. Whatever the newest leaves in one piece holds the longest
+/// token; 64 of 3.5 KiB fit.
+pub(super) const BYTES: usize = 224 * 1024;
+const _: () = assert!(BYTES >= 3 * MAX_SECRET_BYTES);
 
-/// One generation of the token.
+/// The bytes of a token's generations.
+pub(super) type Bytes = [AtomicU64; BYTES / WORD];
+
+/// One generation of a token.
 #[repr(C)]
 pub(super) struct Slot {
     /// 0 while it is empty or being written.
@@ -31,8 +41,10 @@ pub(super) struct Slot {
     /// Seconds since the epoch, as shown in views; [`u64::MAX`] where nobody knows.
     expires_at: AtomicU64,
     source: AtomicU64,
+    /// Where its bytes begin, in words.
+    at: AtomicU64,
+    /// How many bytes there are. The place is taken while it is not 0, also where a writer died.
     length: AtomicU64,
-    pub(super) bytes: [AtomicU64; SECRET_WORDS],
 }
 
 /// A token as a slot holds it.
@@ -52,20 +64,22 @@ impl Slot {
         generation != 0 && self.generation.load(Ordering::Acquire) == generation
     }
 
-    /// Puts a token into it; one writer at a time. `source` is the number of its source.
+    /// Puts a token into it, which must be clear; one writer at a time. Its bytes go to `at`, where there
+    /// is room. `source` is the number of its source.
     pub(super) fn write(
         &self,
+        bytes: &Bytes,
+        at: usize,
         token: &Token,
         published: &Published,
         source: Option<usize>,
         now: &Now,
         in_the_middle: impl FnOnce(),
     ) {
-        let old_words = self.words();
         let write = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
-
-        write(&self.generation, 0);
-        fence(Ordering::Release);
+        let secret = token.secret.expose();
+        write(&self.at, at as u64);
+        self.length.store(secret.len() as u64, Ordering::Release);
         write(&self.issued_boot, nanos(token.issued.boot));
         write(&self.issued_wall, nanos(token.issued.wall));
         write(&self.life, nanos(token.life.duration()));
@@ -75,10 +89,7 @@ impl Slot {
         let expiry = published.expires_at.and_then(|at| u64::try_from(at.as_second()).ok());
         write(&self.expires_at, expiry.unwrap_or(NEVER));
         write(&self.source, source.map_or(NEVER, |index| index as u64));
-        let bytes = token.secret.expose();
-        write(&self.length, bytes.len() as u64);
-        let mut words = self.bytes.iter();
-        for (chunk, word) in bytes.chunks(WORD).zip(&mut words) {
+        for (chunk, word) in secret.chunks(WORD).zip(self.words(bytes)) {
             let mut padded = Zeroizing::new([0; WORD]);
             for (to, from) in padded.iter_mut().zip(chunk) {
                 *to = *from;
@@ -86,16 +97,25 @@ impl Slot {
             write(word, u64::from_le_bytes(*padded));
         }
         in_the_middle();
-        // What is left of a longer token of 64 generations ago.
-        for word in words.take(old_words) {
-            write(word, 0);
-        }
-        write(&self.checksum, self.sum(token.generation));
+        write(&self.checksum, self.sum(bytes, token.generation));
         self.generation.store(token.generation, Ordering::Release);
     }
 
+    /// Wipes it and what it has of the bytes, whether its writer came to an end or died.
+    pub(super) fn clear(&self, bytes: &Bytes) {
+        self.generation.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.words(bytes).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.length.store(0, Ordering::Release);
+    }
+
     /// The token in it, if it is whole and of this generation. `sources` are the names of the sources.
-    pub(super) fn read(&self, generation: u64, sources: &[&'static str]) -> Option<Generation> {
+    pub(super) fn read(
+        &self,
+        all: &Bytes,
+        generation: u64,
+        sources: &[&'static str],
+    ) -> Option<Generation> {
         if !self.holds(generation) {
             return None;
         }
@@ -112,13 +132,16 @@ impl Slot {
         let source = usize::try_from(read(&self.source)).ok();
         let source = source.and_then(|index| sources.get(index)).copied().unwrap_or("unknown");
         let published_at = Duration::from_nanos(read(&self.published));
+        if length > MAX_SECRET_BYTES {
+            return None;
+        }
         let mut bytes = Zeroizing::new(Vec::with_capacity(length.next_multiple_of(WORD)));
-        for word in self.bytes.iter().take(length.div_ceil(WORD)) {
+        for word in self.words(all) {
             bytes.extend_from_slice(&read(word).to_le_bytes());
         }
         bytes.truncate(length);
         let sum = read(&self.checksum);
-        let own_sum = self.sum(generation);
+        let own_sum = self.sum(all, generation);
         fence(Ordering::Acquire);
         if self.generation.load(Ordering::Relaxed) != generation || sum != own_sum {
             return None;
@@ -135,20 +158,27 @@ impl Slot {
         })
     }
 
-    /// When its generation was published (boot clock).
-    pub(super) fn published_boot(&self) -> Duration {
-        Duration::from_nanos(self.published_boot.load(Ordering::Relaxed))
+    /// Its generation, and when that was published (boot clock).
+    pub(super) fn kept(&self) -> Option<(u64, Duration)> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let published = Duration::from_nanos(self.published_boot.load(Ordering::Relaxed));
+        (generation != 0).then_some((generation, published))
     }
 
-    /// How many words its bytes fill.
-    fn words(&self) -> usize {
-        usize::try_from(self.length.load(Ordering::Relaxed))
-            .unwrap_or(MAX_SECRET_BYTES)
-            .div_ceil(WORD)
+    /// The part of the bytes that it has, in words; empty where there is none.
+    pub(super) fn extent(&self) -> Range<usize> {
+        let read = |word: &AtomicU64| usize::try_from(word.load(Ordering::Acquire));
+        let length = read(&self.length).unwrap_or_default().div_ceil(WORD);
+        let start = read(&self.at).unwrap_or_default();
+        start..start.saturating_add(length)
+    }
+
+    fn words<'a>(&self, bytes: &'a Bytes) -> &'a [AtomicU64] {
+        bytes.get(self.extent()).unwrap_or_default()
     }
 
     /// FNV-1a over the words of the body: tells a complete slot from one whose writer died.
-    fn sum(&self, generation: u64) -> u64 {
+    fn sum(&self, bytes: &Bytes, generation: u64) -> u64 {
         let head = [
             &self.issued_boot,
             &self.issued_wall,
@@ -158,13 +188,47 @@ impl Slot {
             &self.published_boot,
             &self.expires_at,
             &self.source,
+            &self.at,
             &self.length,
         ];
         head.into_iter()
-            .chain(self.bytes.iter().take(self.words()))
+            .chain(self.words(bytes))
             .map(|word| word.load(Ordering::Relaxed))
             .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
                 (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
             })
     }
+}
+
+/// Where so many bytes fit among those that the slots have; a generation that is older than all others
+/// but the newest is given up for them where there is no room.
+pub(super) fn make_room(slots: &[Slot; SLOTS], bytes: &Bytes, newest: u64, length: usize) -> usize {
+    let words = length.div_ceil(WORD);
+    loop {
+        if let Some(at) = gap(slots, words) {
+            return at;
+        }
+        let age = |slot: &&Slot| slot.generation.load(Ordering::Relaxed);
+        let may_go = |slot: &&Slot| !slot.extent().is_empty() && !slot.holds(newest);
+        match slots.iter().filter(may_go).min_by_key(age) {
+            Some(slot) => slot.clear(bytes),
+            // The newest alone leaves room for any token.
+            None => return 0,
+        }
+    }
+}
+
+/// The first gap of so many words.
+fn gap(slots: &[Slot; SLOTS], words: usize) -> Option<usize> {
+    let mut taken: Vec<_> =
+        slots.iter().map(Slot::extent).filter(|extent| !extent.is_empty()).collect();
+    taken.sort_unstable_by_key(|extent| extent.start);
+    let mut at = 0;
+    for extent in taken {
+        if extent.start.saturating_sub(at) >= words {
+            return Some(at);
+        }
+        at = at.max(extent.end);
+    }
+    ((BYTES / WORD).saturating_sub(at) >= words).then_some(at)
 }

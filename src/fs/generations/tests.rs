@@ -1,14 +1,43 @@
+use std::sync::Arc;
+
+use super::regions::{Kind, REGIONS, Whose};
 use super::*;
 use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
 use crate::refresh::policy::clocks::Seen;
-use crate::secret::{Fingerprint, Secret};
-use crate::token::{Life, Token};
+use crate::refresh::store::{Progress, Store};
+use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Secret};
+use crate::time::Now;
+use crate::token::{FreshToken, Life, Token};
+use crate::view;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn state() -> State {
-    State::create(vec!["platform", "env"], vec![0, 7]).unwrap()
+/// The token at the root of a mount that has no other.
+pub fn token(sources: Vec<&'static str>, views: Vec<u8>) -> TokenState {
+    Arc::new(State::create().unwrap()).token(root(), sources, views).unwrap()
+}
+
+/// Whose it is.
+pub fn root() -> Whose<'static> {
+    Whose { kind: Kind::Root, name: "", configuration: b"" }
+}
+
+/// What another process makes of a state.
+pub fn adopted(state: &State) -> Arc<State> {
+    Arc::new(State::adopt(state.memory().try_clone_to_owned().unwrap()).unwrap())
+}
+
+fn state() -> TokenState {
+    token(vec!["platform", "env"], vec![0, 7])
+}
+
+fn on_demand(name: &str) -> Whose<'_> {
+    Whose { kind: Kind::OnDemand, name, configuration: b"" }
+}
+
+fn take(state: &Arc<State>, whose: Whose<'_>) -> TokenState {
+    state.token(whose, vec!["env"], vec![0]).unwrap()
 }
 
 fn now() -> Now {
@@ -63,10 +92,10 @@ fn the_last_64_generations_stay_and_older_ones_are_gone() {
 fn a_slot_whose_writer_died_is_not_read() {
     let state = state();
     state.publish(&fresh(state.reserve(), "ghs_whole", Life::Known(SECOND * 60)), &now());
-    let slot = state.slot(1).unwrap();
-    slot.bytes[0].fetch_xor(0xff, Ordering::Relaxed);
+    let (slot, first) = (state.slot(1).unwrap(), &state.region.bytes[0]);
+    first.fetch_xor(0xff, Ordering::Relaxed);
     assert!(state.generation(1).is_none(), "the checksum does not fit");
-    slot.bytes[0].fetch_xor(0xff, Ordering::Relaxed);
+    first.fetch_xor(0xff, Ordering::Relaxed);
     assert!(state.generation(1).is_some());
     slot.generation.store(0, Ordering::Relaxed);
     assert!(state.generation(1).is_none(), "it was being written");
@@ -76,10 +105,29 @@ fn a_slot_whose_writer_died_is_not_read() {
 fn a_longer_token_leaves_nothing_behind_a_shorter_one() {
     let state = state();
     let long = "L".repeat(200);
-    state.publish(&fresh(1, &long, Life::Known(SECOND * 60)), &now());
-    state.publish(&fresh(65, "short", Life::Known(SECOND * 60)), &now());
-    let rest = &state.slot(1).unwrap().bytes[1..];
-    assert!(rest.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    state.publish(&fresh(state.reserve(), &long, Life::Known(SECOND * 60)), &now());
+    for _ in 0..SLOTS {
+        state.publish(&fresh(state.reserve(), "short", Life::Known(SECOND * 60)), &now());
+    }
+    let bytes = state.region.bytes.iter().map(|word| word.load(Ordering::Relaxed));
+    assert_eq!(bytes.filter(|word| *word != 0).count(), SLOTS, "a word for each short one");
+}
+
+#[test]
+fn the_longest_tokens_are_kept_whole_as_many_as_there_is_room_for() {
+    let state = state();
+    for n in 1..=9_u8 {
+        let text = char::from(b'a' + n).to_string().repeat(MAX_SECRET_BYTES - usize::from(n));
+        state.publish(&fresh(state.reserve(), &text, Life::Known(SECOND * 60)), &now());
+        let read = state.generation(n.into()).unwrap();
+        assert_eq!(read.token.secret.expose(), text.as_bytes());
+    }
+    for short in 10..=40 {
+        state.publish(&fresh(state.reserve(), "short", Life::Known(SECOND * 60)), &now());
+        assert!(state.generation(short).is_some());
+    }
+    assert!(state.generation(9).is_some(), "there was room for short ones beside it");
+    assert!(state.generation(1).is_none());
 }
 
 fn learnt_clocks() -> Clocks {
@@ -117,8 +165,8 @@ fn another_process_finds_everything() {
         last_open: Some(SECOND),
     };
     state.save(&progress);
-    let memory = state.memory().unwrap().try_clone_to_owned().unwrap();
-    let adopted = State::adopt(memory, vec!["platform", "env"], vec![0, 7]).unwrap();
+    let next = adopted(state.connection());
+    let adopted = next.token(root(), vec!["platform", "env"], vec![0, 7]).unwrap();
     let saved = adopted.load();
     assert_eq!(saved.progress, progress);
     assert_eq!(saved.token.unwrap().secret.expose(), b"ghs_a");
@@ -128,9 +176,153 @@ fn another_process_finds_everything() {
 #[test]
 fn a_file_that_is_no_state_is_refused() {
     let memory = memory::anonymous(c"test").unwrap();
-    assert!(State::adopt(memory.try_clone().unwrap(), vec![], vec![]).is_err());
+    assert!(State::adopt(memory.try_clone().unwrap()).is_err());
     nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap()).unwrap();
-    assert!(State::adopt(memory, vec![], vec![]).is_err(), "no magic");
+    assert!(State::adopt(memory).is_err(), "no magic");
+}
+
+/// As the version before has it: 7, in 4,591,576 bytes.
+#[test]
+fn a_connection_of_the_version_before_goes_on_and_its_numbers_too() {
+    use std::mem::offset_of;
+    assert_eq!((offset_of!(Shared, seen), offset_of!(Shared, last_upgrade)), (4128, 4424));
+    assert_eq!((offset_of!(Shared, marks), offset_of!(Shared, handed)), (4968, 29_552));
+    assert_eq!((offset_of!(Shared, journal), offset_of!(Shared, passes)), (127_856, 391_632));
+    let memory = sealed(4_591_576).unwrap();
+    let before: Mapping<Shared> = Mapping::map(memory.as_fd(), 0).unwrap();
+    before.magic.store(MAGIC, Ordering::Relaxed);
+    before.layout.store(7, Ordering::Relaxed);
+    before.last_generation.store(41, Ordering::Relaxed);
+    let state = Arc::new(State::adopt(memory).unwrap());
+    assert!(!state.has_tokens());
+    let token = take(&state, root());
+    token.publish(&fresh(token.reserve(), "ghs_new", Life::Known(SECOND * 60)), &now());
+    assert_eq!(token.load().token.unwrap().generation, 42);
+    state.enter();
+    assert_eq!(before.seen.load(Ordering::Relaxed), 1, "its supervisor sees that it lives");
+    before.layout.store(6, Ordering::Relaxed);
+    assert!(State::adopt(state.memory().try_clone_to_owned().unwrap()).is_err());
+}
+
+#[test]
+fn views_have_room_for_their_numbers() {
+    assert!(view::ALL.iter().all(|view| usize::from(view.id()) < VIEWS));
+}
+
+#[test]
+fn each_token_is_found_by_kind_name_and_configuration() {
+    let state = Arc::new(State::create().unwrap());
+    let named = |name, configuration| Whose { kind: Kind::Named, name, configuration };
+    let whose = [root(), named("acme", b"1"), named("globex", b"1"), on_demand("acme")];
+    let tokens: Vec<_> = whose.iter().map(|whose| take(&state, *whose)).collect();
+    for token in &tokens {
+        let text = format!("ghs_{}", token.index());
+        token.publish(&fresh(token.reserve(), &text, Life::Known(SECOND * 60)), &now());
+    }
+    let numbers: Vec<_> = tokens.iter().map(TokenState::prepared).collect();
+    assert_eq!(numbers, [1, 2, 3, 4], "the numbers are the connection's");
+    assert_eq!(tokens.iter().map(TokenState::place).collect::<Vec<_>>(), [0, 1, 2, 0]);
+    // Another process, in another order.
+    let next = adopted(&state);
+    for (token, whose) in tokens.iter().zip(whose).rev() {
+        let kept = take(&next, whose);
+        assert_eq!((kept.load(), kept.place()), (token.load(), token.place()));
+    }
+    let other = take(&next, named("acme", b"2"));
+    assert_eq!((other.load().token, other.place()), (None, 3), "another token of the same name");
+    let mut shown = Vec::new();
+    next.shown(&mut shown).unwrap();
+    let names: Vec<_> = shown.iter().map(|(_, shown)| (&*shown.name, shown.prepared())).collect();
+    assert_eq!(names, [("", 1), ("acme", 2), ("globex", 3), ("acme", 0)]);
+    assert_eq!(next.on_demand().unwrap(), ["acme"]);
+}
+
+/// What was ever written of the file that is behind a state, and not given back.
+fn file(state: &State) -> Vec<u8> {
+    use rustix::fs::{SeekFrom, seek};
+    let (mut all, mut end) = (Vec::new(), 0);
+    while let Ok(start) = seek(state.memory(), SeekFrom::Data(end)) {
+        end = seek(state.memory(), SeekFrom::Hole(start)).unwrap();
+        let mut part = vec![0; usize::try_from(end - start).unwrap()];
+        rustix::io::pread(state.memory(), &mut part, start).unwrap();
+        all.extend(part);
+    }
+    all
+}
+
+fn has(state: &State, text: &str) -> bool {
+    file(state).windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn a_forgotten_token_leaves_nothing_and_its_memory_is_used_again() {
+    let state = Arc::new(State::create().unwrap());
+    let kept = take(&state, root());
+    let token = take(&state, on_demand("acme/web"));
+    token.publish(&fresh(token.reserve(), "ghs_forgotten", Life::Known(SECOND * 60)), &now());
+    assert!(has(&state, "ghs_forgotten") && has(&state, "acme/web"));
+    token.forget();
+    assert!(token.generation(1).is_some(), "whoever has it open reads on");
+    let again = take(&state, on_demand("acme/web"));
+    assert!(again.load().token.is_none() && again.index() != token.index());
+    let index = token.index();
+    drop(token);
+    assert!(!has(&state, "ghs_forgotten"));
+    assert_eq!(take(&state, on_demand("globex")).index(), index, "the room is another's");
+    assert_eq!(kept.index(), 0);
+}
+
+#[test]
+fn what_no_token_of_the_next_worker_has_is_wiped_also_where_one_died_over_it() {
+    let state = Arc::new(State::create().unwrap());
+    for (name, text) in [("acme", "ghs_acme"), ("globex", "ghs_globex"), ("died", "ghs_died")] {
+        let token = take(&state, on_demand(name));
+        token.publish(&fresh(token.reserve(), text, Life::Known(SECOND * 60)), &now());
+        if name == "died" {
+            token.forget();
+            // The process ends here: nothing is freed.
+            std::mem::forget(token);
+        }
+    }
+    let next = adopted(&state);
+    assert_eq!(next.on_demand().unwrap(), ["acme", "globex"]);
+    let acme = take(&next, on_demand("acme"));
+    next.free_what_is_left();
+    assert!(has(&next, "ghs_acme") && acme.generation(1).is_some());
+    assert!(!has(&next, "ghs_globex") && !has(&next, "ghs_died"));
+    assert_eq!(next.on_demand().unwrap(), ["acme"]);
+}
+
+#[test]
+fn a_region_that_is_not_used_takes_no_memory() {
+    let state = Arc::new(State::create().unwrap());
+    let blocks = || nix::sys::stat::fstat(state.memory()).unwrap().st_blocks * 512;
+    // The directory has memory from the first on.
+    take(&state, on_demand("o/first")).forget();
+    let empty = blocks();
+    let tokens: Vec<_> = (0..64).map(|n| take(&state, on_demand(&format!("o/r{n}")))).collect();
+    for token in &tokens {
+        let text = format!("ghs_{}", "x".repeat(36));
+        token.publish(&fresh(token.reserve(), &text, Life::Known(SECOND * 60)), &now());
+    }
+    let each = (blocks() - empty) / 64;
+    assert!(each <= 3 * 4096, "{each} bytes a token");
+    tokens.iter().for_each(TokenState::forget);
+    drop(tokens);
+    assert_eq!(blocks(), empty, "all is given back");
+}
+
+#[test]
+fn there_is_room_for_so_many_tokens_and_an_error_says_so() {
+    let state = Arc::new(State::create().unwrap());
+    let make = |n: usize| state.token(on_demand(&format!("o/r{n}")), vec![], vec![]);
+    let tokens: Vec<_> = (0..REGIONS).map(|n| make(n).unwrap()).collect();
+    let error = make(REGIONS).err().unwrap();
+    assert!(error.to_string().contains("room for 1024 tokens"), "{error}");
+    tokens[7].forget();
+    assert!(make(REGIONS).is_err(), "somebody still uses it");
+    drop(tokens);
+    assert!(make(REGIONS).is_ok());
 }
 
 #[test]

@@ -1,0 +1,380 @@
+//! The regions of the shared state: one for each token, found by whose it is, made and freed at run time.
+//!
+//! A region is so large that any token fits, and takes the memory of the pages that were written to. A
+//! freed one has none: what was in it is gone.
+//!
+//! Two workers may be there while one takes over, so an entry is taken by a compare-and-swap. Entries
+//! are freed by the worker that serves, and by no other.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::mapping::Mapping;
+use super::saved::{SavedProgress, read_text, write_text};
+use super::slot::{Bytes, Slot};
+use super::token::TokenState;
+use super::{SLOTS, State, VIEWS};
+
+/// The most tokens at a time, those included that an upgrade is about to replace.
+pub const REGIONS: usize = 1024;
+/// The numbers of named tokens end here: inode numbers have 16 bits for them.
+pub const PLACES: u64 = 0xffff;
+
+/// The states of an entry besides those of [`Kind`]: nobody's, and one that is being filled or freed.
+const FREE: u64 = 0;
+const BUSY: u64 = u64::MAX;
+
+/// What kind of token a region is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// That at the root of the mount.
+    Root = 1,
+    /// One with a directory of its own.
+    Named = 2,
+    /// One that was made when somebody opened it.
+    OnDemand = 3,
+    /// None that outlives its process.
+    Passing = 4,
+}
+
+/// Whose region it is. A token of another configuration is another one, whatever its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Whose<'a> {
+    /// What kind of token.
+    pub kind: Kind,
+    /// Its name; that of the root has none.
+    pub name: &'a str,
+    /// Where it comes from and what it is good for, in bytes that differ where that does.
+    pub configuration: &'a [u8],
+}
+
+impl Whose<'_> {
+    /// What finds it. It tells nothing of what is in a configuration.
+    fn key(&self) -> [u64; 2] {
+        let name = self.name.as_bytes();
+        let length = (name.len() as u64).to_le_bytes();
+        let kind = (self.kind as u64).to_le_bytes();
+        // A digest of a secret would do no harm; the copy is wiped all the same.
+        let all = zeroize::Zeroizing::new([&kind, &length, name, self.configuration].concat());
+        let digest = digest(&SHA256, &all);
+        let (words, _) = digest.as_ref().as_chunks::<8>();
+        let word = |n: usize| words.get(n).copied().map_or(0, u64::from_le_bytes);
+        [word(0), word(1)]
+    }
+}
+
+/// Which regions are whose.
+#[repr(C)]
+pub(super) struct Directory {
+    /// The entries from here on were never taken.
+    end: AtomicU64,
+    /// The last number that was given to a named token. None is given twice: the kernel keeps inodes.
+    last_place: AtomicU64,
+    /// It was said that memory cannot be locked.
+    told_unlocked: AtomicU64,
+    entries: [Entry; REGIONS],
+}
+
+#[repr(C)]
+struct Entry {
+    state: AtomicU64,
+    key: [AtomicU64; 2],
+    /// The number of a named token.
+    place: AtomicU64,
+}
+
+impl Entry {
+    fn is(&self, kind: Kind) -> bool {
+        self.state.load(Ordering::Acquire) == kind as u64
+    }
+
+    fn has(&self, kind: Kind, key: [u64; 2]) -> bool {
+        self.is(kind) && self.key.iter().zip(key).all(|(a, b)| a.load(Ordering::Relaxed) == b)
+    }
+
+    fn take(&self, from: u64) -> bool {
+        self.state.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Directory {
+    fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        // What was never taken is not looked at: it has no memory yet.
+        let end = usize::try_from(self.end.load(Ordering::Acquire)).unwrap_or(REGIONS);
+        self.entries.iter().enumerate().take(end)
+    }
+
+    fn entry(&self, index: usize) -> Option<&Entry> {
+        self.entries.get(index)
+    }
+
+    /// Takes a free entry.
+    fn claim(&self) -> io::Result<(usize, &Entry)> {
+        loop {
+            if let Some(free) = self.entries().find(|(_, entry)| entry.take(FREE)) {
+                return Ok(free);
+            }
+            let end = self.end.load(Ordering::Acquire);
+            if end >= REGIONS as u64 {
+                let why = format!("a mount has room for {REGIONS} tokens, and for no other");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+            // Where another process was faster, there is one more entry all the same.
+            self.end.compare_exchange(end, end + 1, Ordering::AcqRel, Ordering::Relaxed).ok();
+        }
+    }
+}
+
+/// What there is of a token. Its bytes are valid for every bit pattern, also all zeros.
+#[repr(C)]
+pub(super) struct Region {
+    /// The newest generation whose slot is complete.
+    pub(super) prepared: AtomicU64,
+    /// The number of its slot. They are written in turn.
+    pub(super) newest: AtomicU64,
+    /// The generation that each view shows.
+    pub(super) current: [AtomicU64; VIEWS],
+    /// The generation of each view whose arrival its live inode has told watchers of.
+    pub(super) touched: [AtomicU64; VIEWS],
+    /// The kernel has asked for its directory: somebody may watch what is in it.
+    pub(super) seen: AtomicU64,
+    /// How many files of a token on demand are open, and when one was opened last (boot clock).
+    pub(super) opens: AtomicU64,
+    pub(super) used_at: AtomicU64,
+    name_length: AtomicU64,
+    name: [AtomicU64; NAME / 8],
+    pub(super) progress: SavedProgress,
+    pub(super) slots: [Slot; SLOTS],
+    pub(super) bytes: Bytes,
+}
+
+/// Room for a name, in bytes: an owner's and a repository's.
+const NAME: usize = 192;
+/// The largest page of any system that this runs on; regions begin at one.
+pub(super) const PAGE: usize = 64 * 1024;
+const REGION: usize = size_of::<Region>().next_multiple_of(PAGE);
+/// Where the regions begin, after the directory.
+const FIRST: usize = size_of::<Directory>().next_multiple_of(PAGE);
+/// What directory and regions take of a file.
+pub(super) const LENGTH: usize = FIRST + REGIONS * REGION;
+
+/// A region, for whoever makes rotations visible.
+#[derive(Clone)]
+pub struct Shown {
+    /// The name of its directory; empty for the token at the root.
+    pub name: String,
+    region: Arc<Mapping<Region>>,
+}
+
+impl Shown {
+    /// The newest generation that can be served; 0 before the first.
+    #[must_use]
+    pub fn prepared(&self) -> u64 {
+        self.region.prepared.load(Ordering::Acquire)
+    }
+
+    /// The generation that a view shows; 0 before the first.
+    #[must_use]
+    pub fn current(&self, view: u8) -> u64 {
+        at(&self.region.current, view)
+    }
+
+    /// The generation of which the view's live inode has told watchers.
+    #[must_use]
+    pub fn touched(&self, view: u8) -> u64 {
+        at(&self.region.touched, view)
+    }
+
+    /// Whether somebody may watch it.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        self.region.seen.load(Ordering::Acquire) != 0
+    }
+}
+
+pub(super) fn at(views: &[AtomicU64; VIEWS], view: u8) -> u64 {
+    views.get(usize::from(view)).map_or(0, |word| word.load(Ordering::Acquire))
+}
+
+/// Where the directory and the regions are.
+pub(super) struct Regions {
+    pub(super) directory: Mapping<Directory>,
+    /// Where they begin in the file.
+    pub(super) start: usize,
+}
+
+impl Regions {
+    pub(super) fn map(file: BorrowedFd<'_>, start: usize) -> io::Result<Self> {
+        Ok(Self { directory: Mapping::map(file, start)?, start })
+    }
+
+    /// Where a region begins in the file.
+    fn offset(&self, index: usize) -> usize {
+        self.start + FIRST + index * REGION
+    }
+}
+
+impl State {
+    /// The state of a token: that which was kept, or else an empty one. `sources` are the names of its
+    /// sources, `views` the numbers of the views that it is shown in.
+    ///
+    /// # Errors
+    /// `StorageFull` where there are too many; what the system says.
+    pub fn token(
+        self: &Arc<Self>,
+        whose: Whose<'_>,
+        sources: Vec<&'static str>,
+        views: Vec<u8>,
+    ) -> io::Result<TokenState> {
+        let key = whose.key();
+        // Within a process two threads make tokens: the runtime's and the one that answers the kernel.
+        let mut held = self.held();
+        let directory = &self.regions.directory;
+        let kept = directory.entries().find(|(_, entry)| entry.has(whose.kind, key));
+        let (index, entry) = match kept {
+            Some(kept) => kept,
+            None => directory.claim()?,
+        };
+        let region = self.region(index)?;
+        if kept.is_none() {
+            region.progress.begin();
+            write_text(&region.name, &region.name_length, whose.name);
+            if whose.kind == Kind::Root {
+                region.seen.store(1, Ordering::Relaxed);
+            }
+            if whose.kind == Kind::Named {
+                let place = directory.last_place.fetch_add(1, Ordering::AcqRel) + 1;
+                if place > PLACES {
+                    entry.state.store(FREE, Ordering::Release);
+                    let why = "this mount has had too many tokens; mount it anew";
+                    return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+                }
+                entry.place.store(place, Ordering::Relaxed);
+            }
+            entry.key.iter().zip(key).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+            entry.state.store(whose.kind as u64, Ordering::Release);
+        }
+        held.insert(index);
+        let place = entry.place.load(Ordering::Relaxed);
+        Ok(TokenState::new(Arc::clone(self), region, index, place, sources, views))
+    }
+
+    /// Whether something was kept of a token.
+    #[must_use]
+    pub fn keeps_token(&self, whose: Whose<'_>) -> bool {
+        let key = whose.key();
+        self.regions.directory.entries().any(|(_, entry)| entry.has(whose.kind, key))
+    }
+
+    /// The names of the tokens on demand that were kept.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn on_demand(&self) -> io::Result<Vec<String>> {
+        let entries = self.regions.directory.entries();
+        let kept = entries.filter(|(_, entry)| entry.is(Kind::OnDemand));
+        kept.map(|(index, _)| self.region(index).map(|region| region.name())).collect()
+    }
+
+    /// Frees whatever no token of this process has: those that are no longer configured, and what a dead
+    /// worker was about to fill or to free. To be called when this process has all that was kept for it,
+    /// and no other one serves.
+    pub fn free_what_is_left(&self) {
+        let held = self.held();
+        for (index, entry) in self.regions.directory.entries() {
+            let state = entry.state.load(Ordering::Acquire);
+            if state != FREE && !held.contains(&index) {
+                entry.state.store(BUSY, Ordering::Release);
+                self.free(index);
+            }
+        }
+    }
+
+    /// The tokens whose views are renamed: that at the root, and those that have a directory. `known` are
+    /// those of an earlier call.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn shown(&self, known: &mut Vec<(usize, Shown)>) -> io::Result<()> {
+        let is_shown = |entry: &Entry| entry.is(Kind::Root) || entry.is(Kind::Named);
+        let entries = self.regions.directory.entries().filter(|(_, entry)| is_shown(entry));
+        let mut shown = Vec::new();
+        for (index, entry) in entries {
+            let before = known.iter().position(|(known, _)| *known == index);
+            let region = match before.map(|before| known.swap_remove(before)) {
+                Some((_, before)) => before.region,
+                None => Arc::new(self.region(index)?),
+            };
+            // Another token may have the region now.
+            let name = if entry.is(Kind::Root) { String::new() } else { region.name() };
+            shown.push((index, Shown { name, region }));
+        }
+        *known = shown;
+        Ok(())
+    }
+
+    fn region(&self, index: usize) -> io::Result<Mapping<Region>> {
+        Mapping::map(self.tokens().as_fd(), self.regions.offset(index))
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A token is forgotten: nobody finds its region any more. It is freed with the last who uses it.
+    pub(super) fn leave_region(&self, index: usize) {
+        if let Some(entry) = self.regions.directory.entry(index) {
+            entry.state.store(BUSY, Ordering::Release);
+        }
+    }
+
+    /// Nobody in this process uses a region any more. `is_forgotten` is whether it is freed.
+    pub(super) fn drop_region(&self, index: usize, is_forgotten: bool) {
+        let mut held = self.held();
+        if is_forgotten {
+            self.free(index);
+        }
+        held.remove(&index);
+    }
+
+    /// Gives the memory of a region back, and with it what was in it.
+    fn free(&self, index: usize) {
+        let Some(entry) = self.regions.directory.entry(index) else { return };
+        let (offset, length) = (self.regions.offset(index) as u64, REGION as u64);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if let Err(error) = fallocate(self.tokens(), hole, offset, length) {
+            // It is never used again: what it held must not be another token's.
+            tracing::warn!("the memory of a token that was forgotten is not given back: {error}");
+            if let Ok(region) = self.region(index) {
+                region.slots.iter().for_each(|slot| slot.clear(&region.bytes));
+            }
+            return;
+        }
+        entry.key.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        entry.place.store(0, Ordering::Relaxed);
+        entry.state.store(FREE, Ordering::Release);
+    }
+
+    /// Says that tokens could be swapped out, once in the life of a mount.
+    pub(super) fn tell_unlocked(&self, error: rustix::io::Errno) {
+        if self.regions.directory.told_unlocked.swap(1, Ordering::AcqRel) == 0 {
+            tracing::warn!(
+                "cannot lock the memory that holds tokens, so they could be swapped out: {error}; \
+                 raise the limit (ulimit -l 8192) or turn swap off"
+            );
+        }
+    }
+}
+
+impl Region {
+    fn name(&self) -> String {
+        read_text(&self.name, &self.name_length)
+    }
+}
