@@ -1,6 +1,7 @@
 //! Real gh in a mount with tokens of two owners: which token each command sends.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,15 +39,17 @@ impl Site {
         for (id, owner, repositories) in
             [(71, "acme", &["web", "api"]), (72, "globex", &["docs", "x"])]
         {
-            let key = dir.join(&format!("{owner}.pem"));
+            let key = dir.join(format!("{owner}.pem"));
             let client = demo.github().create_app(&key).unwrap();
             demo.github().install(Installation::of(id, owner, repositories));
-            text += &format!(
+            write!(
+                text,
                 "[sources.{owner}]\ntype = 'github-app'\nclient-id = '{client}'\nowner = '{owner}'\n\
                  private-key = {{ file = '{}' }}\napi-url = '{}'\n",
                 key.display(),
                 demo.url()
-            );
+            )
+            .unwrap();
         }
         let config = dir.file("tokenfs.toml", &text);
         let daemon = Daemon::at(&dir).arg_pair("--config", &config).start();
