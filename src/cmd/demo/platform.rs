@@ -1,7 +1,8 @@
 //! `demo-platform`: the demo platform as a process of its own, for soaks and benchmarks.
 
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cmd::demo::Signals;
 use crate::cmd::print;
 use crate::config::parse::span_argument;
+use crate::demo::github::Installation;
 use crate::demo::{Address, Demo, Setup};
 use crate::observe;
 
@@ -48,6 +50,10 @@ pub struct PlatformArgs {
     /// Make this repository in it, repeatable
     #[arg(long, value_name = "NAME.git", requires = "git_root")]
     repository: Vec<String>,
+    /// Create a GitHub App and write its key to this file; it is installed for each OWNER of a
+    /// repository OWNER/NAME.git
+    #[arg(long, value_name = "FILE")]
+    app_key: Option<PathBuf>,
 }
 
 /// The line that `demo-platform` prints.
@@ -57,6 +63,8 @@ struct Announcement<'a> {
     address: &'a Address,
     bearer_file: Option<PathBuf>,
     repositories: Vec<String>,
+    /// Of the App, if there is one.
+    client_id: Option<String>,
 }
 
 /// Serves until standard input closes or a signal comes.
@@ -87,6 +95,11 @@ pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
             address: demo.address(),
             bearer_file,
             repositories: repositories.collect::<Result<_, _>>()?,
+            client_id: args
+                .app_key
+                .as_deref()
+                .map(|key| app(&demo, key, &args.repository))
+                .transpose()?,
         };
         print(format!("{}\n", serde_json::to_string(&announcement)?).as_bytes())?;
         let closed = end_of_input()?;
@@ -96,6 +109,19 @@ pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Creates an App, and installs it for the owners of these repositories. Gives its client id.
+fn app(demo: &Demo, key: &Path, repositories: &[String]) -> std::io::Result<String> {
+    let client_id = demo.github().create_app(key)?;
+    let mut owners = BTreeMap::<_, Vec<_>>::new();
+    for (owner, name) in repositories.iter().filter_map(|path| path.split_once('/')) {
+        owners.entry(owner).or_default().push(name.strip_suffix(".git").unwrap_or(name));
+    }
+    for (id, (owner, names)) in (71..).zip(owners) {
+        demo.github().install(Installation::of(id, owner, &names));
+    }
+    Ok(client_id)
 }
 
 /// Cancelled when standard input ends: whoever started the platform is gone then.

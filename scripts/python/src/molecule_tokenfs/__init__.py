@@ -1,6 +1,8 @@
 """Tokens that are always fresh, from a molecule-tokenfs mount.
 
 ``token()`` gives one that is valid now: call it at each use, and never keep what it gives.
+``token(repo="acme/web")`` gives one for that repository alone, ``token(name="acme")`` the one of that
+name, where the mount has them.
 ``install()`` makes git, gh and whatever else this process starts use the mount: call it once, before
 the process starts anything.
 """
@@ -8,6 +10,7 @@ the process starts anything.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -15,11 +18,12 @@ import shutil
 import stat
 import sysconfig
 from pathlib import Path
-from typing import Iterator, List, MutableMapping, Optional, Union
+from typing import Any, Dict, Iterator, List, MutableMapping, Optional, Union
 
 __all__ = [
     "Denied",
     "Expired",
+    "NoSuchToken",
     "NoToken",
     "NotMounted",
     "NotTrusted",
@@ -51,6 +55,12 @@ class NotMounted(TokenError):
     """Nothing is mounted where it was looked for, or the daemon behind the mount is gone."""
 
     remedy = "mount the tokens: molecule-tokenfs mount --background"
+
+
+class NoSuchToken(TokenError):
+    """The mount has no token of this name, or makes none for this repository."""
+
+    remedy = "see which there are: molecule-tokenfs check"
 
 
 class NotTrusted(TokenError):
@@ -95,15 +105,24 @@ _ERRORS = {
 }
 
 
-def token(mountpoint: Optional[AnyPath] = None) -> str:
+def token(
+    mountpoint: Optional[AnyPath] = None,
+    *,
+    name: Optional[str] = None,
+    repo: Optional[str] = None,
+) -> str:
     """A token that is valid now. Use it at once; the next use asks again.
+
+    It is that of the mount itself; with ``name`` the one of this name in the configuration; with
+    ``repo`` (``OWNER/REPO``) one for this repository alone, made on demand. These are the ``--token``
+    and ``--repo`` of the commands.
 
     The mount is ``mountpoint``, else ``$MOLECULE_TOKENFS_MOUNTPOINT``, else the first of
     ``/run/molecule/token`` and ``$XDG_RUNTIME_DIR/molecule/token`` that is there.
 
     Raises a ``TokenError`` within the mount's deadline (five seconds by default) if there is none.
     """
-    path = _token_file(mountpoint, os.environ)
+    path = _chosen(_token_file(mountpoint, os.environ), name, repo)
     try:
         place = _judged(path)
         try:
@@ -124,7 +143,8 @@ def install(
 
     - git (2.31 or newer) asks the mount for the credentials of each host in
       ``$MOLECULE_TOKENFS_HOST``, else of github.com, through ``GIT_CONFIG_COUNT``; helpers from
-      files, which could save a token, are passed over for these hosts;
+      files, which could save a token, are passed over for these hosts; where the mount makes tokens
+      on demand, git takes that of the repository at hand;
     - gh, by the shim in this package, which becomes the first in ``PATH``, and ``GH_TOKEN_FILE``;
     - a ``GH_TOKEN`` or ``GITHUB_TOKEN`` that is an installation token (``ghs_``) is removed: it is
       dead an hour after it was made, and programs would prefer it. Your own tokens stay.
@@ -146,7 +166,8 @@ def install(
     shims = str(Path(__file__).resolve().parent / "shims")
     search = environ.get("PATH", os.defpath).split(os.pathsep)
     environ["PATH"] = os.pathsep.join([shims] + [entry for entry in search if entry != shims])
-    _add_to_git(environ, list(_git_settings(environ)))
+    by_repository = (path.parent / "repos").is_dir()
+    _add_to_git(environ, list(_git_settings(environ, by_repository)))
     for name in ("GH_TOKEN", "GITHUB_TOKEN"):
         if environ.get(name, "").startswith("ghs_"):
             del environ[name]
@@ -171,6 +192,31 @@ def _token_file(mountpoint: Optional[AnyPath], environ: MutableMapping[str, str]
             if stat.S_ISREG(found.st_mode) and found.st_size > 0:
                 return path
     return candidates[0] / "token"
+
+
+def _chosen(path: Path, name: Optional[str], repo: Optional[str]) -> Path:
+    # The file of another token of the mount whose own token is in `path`.
+    if name is not None and repo is not None:
+        raise ValueError("give name or repo, not both")
+    if repo is not None:
+        parts, what = repo.split("/"), f"token for `{repo}`"
+        directory, is_one = Path("repos", *parts), len(parts) == 2
+    elif name is not None and name != "default":
+        parts, what = [name], f"token `{name}`"
+        directory, is_one = Path(name), "/" not in name
+    else:
+        return path
+    chosen = path.parent / directory / path.name
+    if not is_one or any(part in ("", ".", "..") for part in parts):
+        raise NoSuchToken(errno.ENOENT, f"there is no {what}", str(path.parent))
+    try:
+        os.stat(chosen.with_name("status.json"))
+    except OSError as error:
+        there = error.errno in (errno.ENOENT, errno.ENOTDIR) and path.exists()
+        if there:
+            raise NoSuchToken(error.errno, f"there is no {what}", str(path.parent)) from None
+        raise _explained(error, path) from None
+    return chosen
 
 
 def _judged(path: Path) -> int:
@@ -219,10 +265,27 @@ def _flaw(place: int, directory: int) -> Optional[str]:
 
 def _explained(error: OSError, path: Path) -> TokenError:
     kind, sentence = _ERRORS.get(error.errno or 0, (TokenError, error.strerror or str(error)))
-    return kind(error.errno, sentence, str(path))
+    failure = _failure_of(path) if kind in (NoToken, Expired, Rejected, TimedOut) else {}
+    if failure.get("message"):
+        detail = f" ({failure['detail']})" if failure.get("detail") else ""
+        sentence = f"{sentence}: {failure.get('source')}: {failure['message']}{detail}"
+    explained = kind(error.errno, sentence, str(path))
+    explained.remedy = failure.get("remedy") or kind.remedy
+    return explained
 
 
-def _git_settings(environ: MutableMapping[str, str]) -> Iterator[List[str]]:
+def _failure_of(path: Path) -> Dict[str, Any]:
+    # What the source said last, from the document beside the token; a mounted file has none.
+    try:
+        document = json.loads(path.with_name("status.json").read_bytes())
+        return dict(document["tokens"][0]["last_failure"] or {})
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _git_settings(
+    environ: MutableMapping[str, str], by_repository: bool
+) -> Iterator[List[str]]:
     program = shutil.which("molecule-tokenfs", path=environ["PATH"]) or os.path.join(
         sysconfig.get_path("scripts"), "molecule-tokenfs"
     )
@@ -233,6 +296,9 @@ def _git_settings(environ: MutableMapping[str, str]) -> Iterator[List[str]]:
             key = f"credential.{protocol}://{host}.helper"
             # The empty one resets those before it.
             yield from ([key, ""], [key, helper])
+            if by_repository:
+                # Without it, git does not tell the helper which repository it is about.
+                yield [f"credential.{protocol}://{host}.usehttppath", "true"]
     # git-lfs would hold one token over a whole transfer.
     yield ["lfs.cachecredentials", "false"]
 
