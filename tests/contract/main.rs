@@ -1,6 +1,6 @@
-//! The GitHub source against GitHub's own contract: its `OpenAPI` description in a validating proxy
-//! before the demo, its reference client beside it, and its claims checked by another implementation. They are
-//! packages of npm: `scripts/evidence contract` fetches them and runs this.
+//! The GitHub source against GitHub's own contract: its `OpenAPI` description in a validating proxy before
+//! the demo, its reference client beside it, and its claims checked by another implementation (`PyJWT`).
+//! needs: contract, node
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,25 +9,33 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use molecule_tokenfs::demo::github::{Installation, Seen};
 use molecule_tokenfs::demo::{Demo, Setup};
+use serde::Deserialize;
 use serde_json::Value;
 use support::daemon::tokenfs;
 use support::dir::TestDir;
-use support::process::{Finished, Process, User, command, run};
+use support::limit::within;
+use support::process::{Finished, Process, User, command, registry_tool, registry_tools, run};
 use support::{eventually, secs};
 
-/// The directory in which the packages are, and the description, cut to what is in use.
-#[expect(clippy::disallowed_methods, reason = "how scripts/evidence says where they are")]
+/// What `scripts/tools contract` put there.
 fn packages() -> PathBuf {
-    let packages = std::env::var_os("MOLECULE_CONTRACT");
-    packages.unwrap_or_else(|| panic!("run scripts/evidence contract")).into()
+    registry_tools().join("../contract")
 }
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract").join(name)
+}
+
+/// A request that went through the proxy.
+#[derive(Debug, Deserialize)]
+struct Exchange {
+    method: String,
+    path: String,
+    status: u16,
+    problems: Vec<String>,
 }
 
 /// The demo with an App, and the proxy before it.
@@ -35,39 +43,44 @@ struct World {
     dir: TestDir,
     demo: Demo,
     app: String,
-    proxy: String,
-    _process: Process,
+    proxy: Process,
+    url: String,
 }
 
 impl World {
     fn new() -> Self {
-        let (dir, packages) = (TestDir::new(), packages());
+        let dir = TestDir::new();
         let demo = Demo::start(Setup::default()).unwrap();
         let app = demo.github().create_app(&dir.join("app.pem")).unwrap();
         demo.github().install(Installation::of(71, "acme", &["web", "api"]));
         let user =
             Installation { is_organisation: false, ..Installation::of(72, "globex", &["docs"]) };
         demo.github().install(user);
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut proxy = command(packages.join("node_modules/.bin/prism"), User::Own);
-        proxy.arg("proxy").arg(packages.join("github.json")).arg(demo.url());
-        proxy.args(["--errors", "--host", "127.0.0.1", "--port", &port.to_string()]);
-        let process = Process::start(proxy, "prism", &dir);
-        eventually("the proxy", secs(60), || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        let mut proxy = command(registry_tool("contract"), User::Own);
+        proxy.arg(script("proxy.py")).arg(packages().join("github.json")).arg(demo.url());
+        proxy.arg(dir.join("app.pem")).arg(&app);
+        let proxy = Process::start(proxy, "proxy", &dir);
+        let port: u16 = eventually("the proxy's port", secs(60), || {
+            proxy.stdout().split_once('\n')?.0.parse().ok()
         });
-        let proxy = format!("http://127.0.0.1:{port}");
-        Self { dir, demo, app, proxy, _process: process }
+        let url = format!("http://127.0.0.1:{port}");
+        Self { dir, demo, app, proxy, url }
     }
 
-    /// Asks once, with these lines about installation and scope, over the proxy or at another address.
-    fn ask(&self, url: &str, scope: &str) -> Finished {
+    /// Asks once over the proxy, with these lines about installation and scope.
+    fn ask(&self, scope: &str) -> Finished {
+        self.ask_with(&self.dir.join("app.pem"), scope)
+    }
+
+    /// The same with another key.
+    fn ask_with(&self, key: &Path, scope: &str) -> Finished {
         let config = self.dir.join("tokenfs.toml");
         let text = format!(
             "[tokens.default]\nsources = ['app']\n[sources.app]\ntype = 'github-app'\n\
-             client-id = '{}'\nprivate-key = {{ file = '{}' }}\napi-url = '{url}'\n{scope}\n",
+             client-id = '{}'\nprivate-key = {{ file = '{}' }}\napi-url = '{}'\n{scope}\n",
             self.app,
-            self.dir.join("app.pem").display(),
+            key.display(),
+            self.url,
         );
         fs::write(&config, text).unwrap();
         let mut check = tokenfs(&self.dir, User::Own);
@@ -75,98 +88,139 @@ impl World {
         run(check, &self.dir, secs(30))
     }
 
+    /// What the proxy saw so far.
+    fn exchanges(&self) -> Vec<Exchange> {
+        let output = self.proxy.stdout();
+        output
+            .lines()
+            .skip(1)
+            .map(|line| serde_json::from_str(line).expect("an exchange"))
+            .collect()
+    }
+
+    /// Asks in this way: all that was exchanged must be as GitHub describes it, and there must be so much.
+    fn ask_validly(&self, scope: &str, exchanges: usize) -> Finished {
+        let before = self.exchanges().len();
+        let told = self.ask(scope);
+        let seen = self.exchanges().split_off(before);
+        assert!(seen.iter().all(|it| it.problems.is_empty()), "{scope}: {seen:?}");
+        assert_eq!(seen.len(), exchanges, "{scope}: {seen:?} {told:?}");
+        told
+    }
+
     fn seen_since(&self, before: usize) -> Vec<Seen> {
         self.demo.github().seen().into_iter().skip(before).collect()
     }
 
-    /// Runs a script of Node's with these words.
-    fn node(&self, name: &str, words: &[&str]) -> Command {
+    /// Asks once as the reference client does, with these words after address and App.
+    fn ask_with_octokit(&self, words: &[&str]) -> Finished {
         let mut node = command("node", User::Own);
-        node.arg(script(name)).args(words).current_dir(packages());
+        node.arg(script("octokit.mjs")).args([&*self.url, &*self.app]).args(words);
         node.env("MODULES", packages().join("node_modules"));
         node.env("KEY", self.dir.join("app.pem"));
-        node
+        run(node, &self.dir, secs(60))
     }
 }
 
 const NARROW: &str = "repositories = ['web']\npermissions = { contents = 'read' }";
 
 #[test]
-#[ignore = "scripts/evidence contract runs it, with packages of npm"]
-fn every_request_and_answer_is_one_that_github_describes() {
-    let world = World::new();
-    let ways = [
-        "installation-id = 71".to_owned(),
-        "owner = 'acme'".to_owned(),
-        "owner = 'globex'".to_owned(),
-        "repository = 'acme/web'".to_owned(),
-        format!("owner = 'acme'\n{NARROW}"),
-    ];
-    for scope in &ways {
-        let told = world.ask(&world.proxy, scope).ok();
-        assert!(told.contains("gives token "), "{scope}: {told}");
-    }
-    // The proxy does refuse what is not described.
-    let wrong =
-        world.ask(&world.proxy, "owner = 'acme'\npermissions = { contents = 'everything' }");
-    assert!(
-        wrong.stdout.contains("not_granted") || wrong.stdout.contains("gives none"),
-        "{wrong:?}"
-    );
-    assert_eq!(wrong.status.code(), Some(3), "{wrong:?}");
-    println!("{} ways to ask, each accepted by the proxy", ways.len());
-}
-
-#[test]
-#[ignore = "scripts/evidence contract runs it, with packages of npm"]
-fn the_reference_client_asks_the_same() {
-    let world = World::new();
-    for (words, scope) in [
-        (vec!["71"], "installation-id = 71".to_owned()),
-        (vec!["71", "web", "contents=read"], format!("installation-id = 71\n{NARROW}")),
-    ] {
-        let before = world.demo.github().seen().len();
-        world.ask(&world.proxy, &scope).ok();
-        let ours = world.seen_since(before);
-        let before = world.demo.github().seen().len();
-        let words: Vec<_> = [&[&*world.proxy, &*world.app][..], &words].concat();
-        run(world.node("octokit.mjs", &words), &world.dir, secs(60)).ok();
-        let theirs = world.seen_since(before);
-        let asked = |seen: &[Seen]| {
-            let asked = seen.iter().map(|seen| {
-                let body = Some(&seen.body).filter(|body| **body != serde_json::json!({}));
-                let body = body.cloned().unwrap_or(Value::Null);
-                (
-                    seen.method.clone(),
-                    seen.path.clone(),
-                    body,
-                    seen.claims["iss"].clone(),
-                    seen.status,
-                )
-            });
-            asked.collect::<Vec<_>>()
-        };
-        assert_eq!(asked(&ours), asked(&theirs), "{scope}");
-        let life = |seen: &Seen| {
-            seen.claims["exp"].as_i64().unwrap() - seen.claims["iat"].as_i64().unwrap()
-        };
-        for seen in ours.iter().chain(&theirs) {
-            assert!(life(seen) <= 660, "{seen:?}");
+fn every_request_and_answer_is_one_that_github_describes_and_every_claim_is_verified() {
+    within(secs(120), || {
+        let world = World::new();
+        for (scope, exchanges) in [
+            ("installation-id = 71".to_owned(), 1),
+            ("owner = 'acme'".to_owned(), 2),
+            // A user: no organisation has this name.
+            ("owner = 'globex'".to_owned(), 3),
+            ("repository = 'acme/web'".to_owned(), 2),
+            (format!("owner = 'acme'\n{NARROW}"), 2),
+        ] {
+            let told = world.ask_validly(&scope, exchanges).ok();
+            assert!(told.contains("gives token "), "{scope}: {told}");
         }
-    }
-    println!("the same method, path, body and issuer as @octokit/auth-app");
+        // Each claim was signed for this App, and each of these is refused with a name.
+        let github = world.demo.github();
+        let refused = |scope: &str, exchanges, kind: &str| {
+            let told = world.ask_validly(scope, exchanges);
+            assert_eq!(told.status.code(), Some(3), "{told:?}");
+            let said = format!("{}{}", told.stdout, told.stderr);
+            assert!(said.contains(kind), "{scope}: {said}");
+        };
+        refused("owner = 'initech'", 2, "not installed");
+        refused("repository = 'acme/secret'", 1, "not installed");
+        refused("installation-id = 99", 1, "not installed");
+        refused("owner = 'acme'\nrepositories = ['secret']", 2, "at least one repository");
+        refused("owner = 'acme'\npermissions = { administration = 'write' }", 2, "not granted");
+        github.refuse_next(403, "You have exceeded a secondary rate limit", Some(7));
+        refused("installation-id = 71", 1, "rate limit");
+        github
+            .install(Installation { is_suspended: true, ..Installation::of(71, "acme", &["web"]) });
+        refused("owner = 'acme'", 2, "suspended");
+        github.install(Installation::of(71, "acme", &["web"]));
+        world.ask_validly("owner = 'acme'", 2).ok();
+    });
 }
 
 #[test]
-#[ignore = "scripts/evidence contract runs it, with packages of npm"]
-fn a_claim_is_one_that_another_implementation_verifies() {
-    let world = World::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut verifier =
-        Process::start(world.node("verify.mjs", &[&port.to_string()]), "verify", &world.dir);
-    eventually("the verifier", secs(20), || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    world.ask(&format!("http://127.0.0.1:{port}"), "owner = 'acme'");
-    eventually("its word", secs(10), || verifier.stdout().contains("verified RS256").then_some(()));
-    assert!(!verifier.stdout().contains("WRONG"), "{}", verifier.stdout());
-    assert!(verifier.ended().is_none());
+fn the_proxy_lets_nothing_wrong_through() {
+    within(secs(60), || {
+        let world = World::new();
+        let refused = |told: &Finished, method: &str, status: u16, problem: &str| {
+            assert_eq!(told.status.code(), Some(3), "{told:?}");
+            let last = world.exchanges().pop().unwrap();
+            assert_eq!((&*last.method, last.status), (method, status), "{last:?}");
+            assert!(last.problems.len() == 1 && last.problems[0].contains(problem), "{last:?}");
+        };
+        let minted = || world.demo.github().minted();
+        let wrong = "installation-id = 71\npermissions = { contents = 'everything' }";
+        refused(&world.ask(wrong), "POST", 400, "'everything' is not one of");
+        let other = world.dir.join("other.pem");
+        world.demo.github().create_app(&other).unwrap();
+        let told = world.ask_with(&other, "installation-id = 71");
+        refused(&told, "POST", 400, "Signature verification failed");
+        assert_eq!(world.demo.github().seen().len(), 0, "nothing came through");
+        world.demo.github().refuse_next(201, "no token", None);
+        refused(&world.ask("installation-id = 71"), "POST", 502, "'token' is a required property");
+        world.demo.github().refuse_next(200, "no installation", None);
+        refused(&world.ask("owner = 'acme'"), "GET", 502, "required property");
+        assert_eq!(minted(), 1, "the one without a token");
+    });
+}
+
+/// What of a request both clients must agree in: method, path, body, the claim's issuer, and the answer's
+/// status. No body is as good as an empty one.
+fn asked(seen: &[Seen]) -> Vec<(String, String, Value, Value, u16)> {
+    let asked = seen.iter().map(|seen| {
+        let body = Some(&seen.body).filter(|body| **body != serde_json::json!({}));
+        let (method, path) = (seen.method.clone(), seen.path.clone());
+        (method, path, body.cloned().unwrap_or_default(), seen.claims["iss"].clone(), seen.status)
+    });
+    asked.collect()
+}
+
+#[test]
+fn the_reference_client_asks_the_same() {
+    within(secs(120), || {
+        let world = World::new();
+        for (words, scope) in [
+            (&["71"][..], "installation-id = 71".to_owned()),
+            (&["71", "web", "contents=read"], format!("installation-id = 71\n{NARROW}")),
+        ] {
+            let before = world.demo.github().seen().len();
+            world.ask_validly(&scope, 1).ok();
+            let ours = world.seen_since(before);
+            let before = world.demo.github().seen().len();
+            world.ask_with_octokit(words).ok();
+            let theirs = world.seen_since(before);
+            assert_eq!(ours.len(), 1);
+            assert_eq!(asked(&ours), asked(&theirs), "{scope}");
+            for seen in ours.iter().chain(&theirs) {
+                let claim = |key: &str| seen.claims[key].as_i64().unwrap();
+                assert!((1..=660).contains(&(claim("exp") - claim("iat"))), "{seen:?}");
+            }
+            let last = world.exchanges().pop().unwrap();
+            assert!(last.problems.is_empty() && last.path == ours[0].path, "{last:?}");
+        }
+    });
 }
