@@ -7,7 +7,9 @@
 #
 # usage: molecule-git-token-helper.sh [ACTION]
 #
-#   get                what git asks for (the default): username, password and an empty line
+#   get                what git asks for (the default): username, password and an empty line. Where the
+#                      mount makes tokens on demand and git says the path (credential.useHttpPath),
+#                      the token is that of the repository alone
 #   store              nothing
 #   erase              tells the mount that the token which git hands over was refused
 #   _fetch_token       prints the token
@@ -71,9 +73,32 @@ need_mount() {
     return 1
 }
 
-# Prints the token.
+# Reads what git asks, and sets `mount` to the directory of the repository that it is about, if git says
+# one and the mount makes a token for it.
+narrow() {
+    # Somebody at a terminal asks nothing, and without tokens on demand there is nothing to choose.
+    [ ! -t 0 ] && [ -d "$mount/repos" ] || return 0
+    path=
+    while IFS= read -r line && [ -n "$line" ]; do
+        case $line in path=*) path=${line#*=} ;; esac
+    done
+    path=${path%%.git/*}
+    path=${path%/}
+    path=${path%/info/lfs}
+    repository=${path##*/}
+    owner=${path%/*}
+    [ "$owner" != "$path" ] || return 0
+    owner=${owner##*/}
+    case $owner/$repository in
+    /* | */ | *[!A-Za-z0-9._/-]* | */. | */.. | ./* | ../*) return 0 ;;
+    esac
+    [ ! -e "$mount/repos/$owner/$repository/token" ] || mount=$mount/repos/$owner/$repository
+}
+
+# Prints the token: that of the mount, or, after `get`, that of the repository which git names.
 fetch() {
     if need_mount; then
+        [ "${1-}" != get ] || narrow
         # Files instead of a mount are there once a token is.
         [ -e "$mount/token" ] || molecule-tokenfs wait --for 10s "$mount" >/dev/null 2>&1
         # cat's message comes along, so that the reason is known without a second open.
@@ -139,7 +164,7 @@ refresh_gh() {
 
 case ${1:-get} in
 get)
-    token=$(fetch) || exit 1
+    token=$(fetch get) || exit 1
     printf 'username=x-access-token\npassword=%s\n\n' "$token"
     ;;
 store) ;;

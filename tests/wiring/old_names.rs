@@ -55,6 +55,35 @@ fn with_a_mount_each_action_answers_as_before() {
 }
 
 #[test]
+fn git_gets_the_token_of_the_repository_that_it_names_and_else_that_of_the_mount() {
+    for shell in SHELLS {
+        let home = Home::new();
+        let get = |request: &str| {
+            let mut command = home.command(shell);
+            command.arg(script(NAME)).arg("get");
+            command.env("MOLECULE_TOKENFS_MOUNTPOINT", home.mount());
+            tell(&mut command, &format!("protocol=https\nhost=github.com\n{request}\n"))
+        };
+        let named = "path=acme/web.git\n";
+        assert_eq!(get(named), told(0, &credentials(TOKEN), ""), "none is made on demand");
+        home.write("mount/repos/acme/web/token", "ghs_web");
+        home.write("mount/repos/acme/web.git/token", "ghs_web");
+        home.write("mount/repos/token", "ghs_none");
+        for path in ["acme/web", "acme/web.git", "acme/web.git/info/lfs", "git/acme/web/"] {
+            let answer = get(&format!("path={path}\n"));
+            assert_eq!(answer, told(0, &credentials("ghs_web"), ""), "{path}");
+        }
+        for path in ["", "web", "acme/other", "acme/../..", "../repos/acme", "acme/", "a b/web"] {
+            let answer = get(&format!("path={path}\n"));
+            assert_eq!(answer, told(0, &credentials(TOKEN), ""), "{path}");
+        }
+        assert_eq!(get(""), told(0, &credentials(TOKEN), ""));
+        let fetched = act(&home, shell, |_| (), &["_fetch_token"]);
+        assert_eq!(fetched, told(0, &format!("{TOKEN}\n"), ""));
+    }
+}
+
+#[test]
 fn a_mount_without_a_token_is_not_passed_over_for_a_frozen_one() {
     for shell in SHELLS {
         let home = Home::new();
