@@ -220,14 +220,6 @@ impl Github {
         self.state().seen.clone()
     }
 
-    /// Whether the App may use the repository somewhere.
-    #[must_use]
-    pub fn has_repository(&self, owner: &str, name: &str) -> bool {
-        self.state().installations.iter().any(|it| {
-            it.owner.eq_ignore_ascii_case(owner)
-                && it.repositories.iter().any(|known| known.eq_ignore_ascii_case(name))
-        })
-    }
 
     /// How many tokens were minted.
     #[must_use]

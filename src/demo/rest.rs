@@ -51,16 +51,7 @@ pub(super) fn answer(
         }
         None => return refuse("Requires authentication"),
     }
-    let known = repository.filter(|(owner, name)| {
-        *method == Method::GET
-            && path.split('/').count() == 4
-            && shared.github.has_repository(owner, name)
-    });
-    let body = match known {
-        Some((owner, name)) => Some(of_repository(owner, name)),
-        None => document(method, path),
-    };
-    let Some(body) = body else {
+    let Some(body) = document(method, path) else {
         return json_body(StatusCode::NOT_FOUND, &json!({ "message": "Not Found" }));
     };
     let mut response = json_body(StatusCode::OK, &body);
@@ -78,20 +69,26 @@ fn of_repository(owner: &str, name: &str) -> Value {
 }
 
 fn document(method: &Method, path: &str) -> Option<Value> {
-    let repository = || of_repository("demo", "work");
+    let parts = path.trim_start_matches('/').split('/').collect::<Vec<_>>();
     Some(match (method, path) {
         (&Method::GET, "/user") => json!({
             "login": "molecule-demo[bot]", "id": 1, "type": "Bot", "name": "The demo's workspace",
         }),
         (&Method::GET, "/installation/repositories") => {
-            json!({ "total_count": 1, "repositories": [repository()] })
+            json!({ "total_count": 1, "repositories": [of_repository("demo", "work")] })
         }
-        (&Method::GET, "/repos/demo/work") => repository(),
         (&Method::GET, "/" | "") => json!({ "current_user_url": "/user" }),
         (&Method::POST, "/graphql") => {
             json!({ "data": { "viewer": { "login": "molecule-demo[bot]" } } })
         }
-        _ => return None,
+        _ => match (method, parts.as_slice()) {
+            (&Method::GET, ["repos", owner, name]) => of_repository(owner, name),
+            (&Method::GET, ["repos", _, _, "actions", "workflows"]) => json!({
+                "total_count": 1, "workflows": [{ "id": 1, "name": "Test", "state": "active",
+                    "path": ".github/workflows/test.yml" }],
+            }),
+            _ => return None,
+        },
     })
 }
 

@@ -32,19 +32,20 @@ fn evidence() -> Option<PathBuf> {
 
 /// How many operations passed, by the version of the program, and what the others said.
 #[derive(Default)]
-struct Done {
-    passed: BTreeMap<String, usize>,
-    failed: Vec<String>,
+pub struct Done {
+    pub passed: BTreeMap<String, usize>,
+    pub failed: Vec<String>,
 }
 
-/// Does one operation after the other, each with the next of `programs`.
+/// Does one operation after the other for so long, each with the next of `programs`.
 #[expect(clippy::disallowed_methods, reason = "real programs run in real time")]
-fn over_and_over(
+pub fn over_and_over(
     world: &World,
+    length: Duration,
     programs: &[PathBuf],
     mut operation: impl FnMut(&Path, usize) -> Result<(), String>,
 ) -> Done {
-    let end = Instant::now() + length();
+    let end = Instant::now() + length;
     let versions = programs.iter().map(|program| world.version(program)).collect::<Vec<_>>();
     let mut done = Done::default();
     for (round, (program, version)) in programs.iter().zip(versions).cycle().enumerate() {
@@ -60,7 +61,7 @@ fn over_and_over(
 }
 
 /// What a command printed, or all about its failure.
-fn passed(finished: Finished) -> Result<String, String> {
+pub fn passed(finished: Finished) -> Result<String, String> {
     if finished.status.success() { Ok(finished.stdout) } else { Err(format!("{finished:?}")) }
 }
 
@@ -70,7 +71,7 @@ fn clone_commit_and_push(world: &World, helper: Helper) -> Done {
     let url = world.demo.create_repository(&format!("{name}.git")).unwrap();
     let home = world.dir.folder(&format!("home-{name}"));
     configure(world, &home, helper);
-    over_and_over(world, &programs("git"), |program, round| {
+    over_and_over(world, length(), &programs("git"), |program, round| {
         let clone = home.join(format!("clone-{round}"));
         let clone = clone.to_str().unwrap();
         let git = |words: &[&str]| passed(git(world, &home, program, words));
@@ -86,10 +87,14 @@ fn clone_commit_and_push(world: &World, helper: Helper) -> Done {
     })
 }
 
-/// Asks the API with every gh that is to be had: Debian's and newer ones.
+/// Every gh that is to be had: Debian's and newer ones.
+pub fn ghs() -> Vec<PathBuf> {
+    [programs("gh"), vec![registry_tool("gh-2.88"), registry_tool("gh-2.103")]].concat()
+}
+
+/// Asks the API with every gh.
 fn ask_the_api(world: &World) -> Done {
-    let ghs = [programs("gh"), vec![registry_tool("gh-2.88"), registry_tool("gh-2.103")]].concat();
-    over_and_over(world, &ghs, |program, _| {
+    over_and_over(world, length(), &ghs(), |program, _| {
         for path in ["/user", "/installation/repositories"] {
             let mut gh = shimmed(world, program);
             gh.args(["api", path]);

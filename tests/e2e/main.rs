@@ -11,6 +11,7 @@ mod hooks;
 mod lfs;
 mod loops;
 mod old_names;
+mod owners;
 mod places;
 mod recorder;
 #[path = "../support/mod.rs"]

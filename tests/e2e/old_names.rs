@@ -18,10 +18,11 @@ use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
 use crate::support::process::{Finished, ORDINARY, Process, User, command, run};
 use crate::support::{eventually, secs};
-use crate::world::{platform, programs};
+use crate::world::{REPOSITORIES, platform, programs, two_owners, url};
 
 /// The home of the ordinary user of an image, with the two scripts where images have them.
 struct Image {
+    user: User,
     demo: Demo,
     dir: TestDir,
     scripts: PathBuf,
@@ -30,6 +31,13 @@ struct Image {
 impl Image {
     /// Call it in `sandboxed` only.
     fn new() -> Self {
+        let image = Self::of(User::Number(ORDINARY));
+        image.dir.give_to(ORDINARY);
+        image
+    }
+
+    /// The same of another user.
+    fn of(user: User) -> Self {
         let dir = TestDir::new();
         let demo = platform(&dir, secs(3600));
         let scripts = dir.folder("app/scripts");
@@ -38,12 +46,11 @@ impl Image {
         }
         symlink(PROGRAM, dir.folder("bin").join("molecule-tokenfs")).unwrap();
         dir.folder("home");
-        dir.give_to(ORDINARY);
-        Self { demo, dir, scripts }
+        Self { user, demo, dir, scripts }
     }
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = command(program, User::Number(ORDINARY));
+        let mut command = command(program, self.user);
         command.env("HOME", self.dir.join("home")).current_dir(self.dir.join("home"));
         command.env("PATH", format!("{}:/usr/bin:/bin", self.dir.join("bin").display()));
         command.env("PLATFORM_URL", self.demo.url()).env("CONFIGS_DIR", self.dir.join("configs"));
@@ -128,6 +135,39 @@ fn the_helper_mounts_answers_git_and_wires_gh() {
         assert_eq!(failed.status.code(), Some(1), "{failed:?}");
         assert!(failed.stderr.ends_with("_refresh_gh: API fetch failed\n"), "{failed:?}");
         assert_eq!(image.helper("_fetch_token").ok().trim_end(), second, "it is still served");
+    });
+}
+
+#[test]
+fn git_gets_the_token_of_the_repository_that_it_names_and_else_that_of_the_mount() {
+    sandboxed(secs(90), || {
+        // Root's: tokens on demand are in a mount only, which an ordinary user may not be able to make.
+        let image = Image::of(User::Own);
+        let config = two_owners(&image.dir, &image.demo);
+        let mountpoint = image.dir.join("home/.molecule-token-cache/token");
+        let helper = format!("!{}", image.scripts.join("molecule-git-token-helper.sh").display());
+        let ask = |repository: &str, names_path: bool| {
+            let mut git = image.command(&programs("git")[0]);
+            git.env("MOLECULE_TOKENFS_CONFIG", &config).env("GIT_TERMINAL_PROMPT", "0");
+            git.env("MOLECULE_TOKENFS_MOUNTPOINT", &mountpoint);
+            git.args(["-c", &format!("credential.helper={helper}")]);
+            git.args(["-c", &format!("credential.useHttpPath={names_path}")]);
+            git.args(["ls-remote", &url(&image.demo, repository)]);
+            run(git, &image.dir, secs(20))
+        };
+        let seen = || image.demo.ledger().counts().service("git");
+        for repository in REPOSITORIES {
+            ask(repository, true).ok();
+        }
+        assert_eq!(seen().refused(), 0, "{:?}", seen());
+        let narrow = image.demo.github().seen().into_iter().filter(|it| it.status == 201);
+        let narrow: Vec<_> = narrow.map(|it| it.body["repositories"][0].clone()).collect();
+        assert_eq!(narrow, ["web", "api", "docs"], "a token for each repository, and no other");
+        // The token of the mount itself is acme's.
+        ask("acme/web", false).ok();
+        let refused = ask("globex/docs", false);
+        assert!(!refused.status.success(), "{refused:?}");
+        assert_eq!((seen().out_of_scope, seen().dead), (1, 0), "{:?}", seen());
     });
 }
 

@@ -1,9 +1,11 @@
 //! A platform with short-lived tokens, a mount of them, and a network where both are at home.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use molecule_tokenfs::demo::github::Installation;
 use molecule_tokenfs::demo::{Demo, Setup};
 
 use crate::support::daemon::Daemon;
@@ -49,6 +51,19 @@ impl World {
         Self { daemon, demo, dir }
     }
 
+    /// A mount of the tokens of [`two_owners`].
+    pub fn of_two_owners(life: Duration, min_life: &str) -> Self {
+        let dir = TestDir::new();
+        let demo = platform(&dir, life);
+        let config = two_owners(&dir, &demo);
+        let daemon = Daemon::at(&dir)
+            .arg_pair("--config", config)
+            .log_level("info")
+            .args(["--min-life", min_life])
+            .start();
+        Self { daemon, demo, dir }
+    }
+
     /// A command with a home of its own, and nothing of this machine's configuration.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = command(program, User::Own);
@@ -84,6 +99,42 @@ pub fn platform(dir: &TestDir, life: Duration) -> Demo {
     let demo = Demo::start(setup).unwrap();
     demo.register(&dir.join("configs")).unwrap();
     demo
+}
+
+/// The repositories of [`two_owners`].
+pub const REPOSITORIES: [&str; 3] = ["acme/web", "acme/api", "globex/docs"];
+
+/// Where a repository of the demo is.
+pub fn url(demo: &Demo, repository: &str) -> String {
+    format!("{}/git/{repository}.git", demo.url())
+}
+
+/// Makes the [`REPOSITORIES`], and an App that both owners have installed. The configuration has a token
+/// for each owner, which is also made on demand; that of the mount itself is acme's.
+pub fn two_owners(dir: &TestDir, demo: &Demo) -> PathBuf {
+    for repository in REPOSITORIES {
+        demo.create_repository(&format!("{repository}.git")).unwrap();
+    }
+    let key = dir.join("app.pem");
+    let client_id = demo.github().create_app(&key).unwrap();
+    demo.github().install(Installation::of(71, "acme", &["web", "api"]));
+    demo.github().install(Installation::of(72, "globex", &["docs"]));
+    let mut text = format!(
+        "host = ['{}', 'github.localhost']\n[tokens.default]\nsources = ['acme-app']\n",
+        demo.host()
+    );
+    for owner in ["acme", "globex"] {
+        text += &format!(
+            "[tokens.{owner}]\nsources = ['{owner}-app']\non-demand = true\n\
+             [sources.{owner}-app]\ntype = 'github-app'\nclient-id = '{client_id}'\n\
+             private-key = {{ file = '{}' }}\napi-url = '{}'\nowner = '{owner}'\n",
+            key.display(),
+            demo.url()
+        );
+    }
+    let config = dir.join("tokenfs.toml");
+    fs::write(&config, text).unwrap();
+    config
 }
 
 /// Every program of this name in PATH.
