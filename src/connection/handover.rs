@@ -26,6 +26,8 @@ pub enum Message {
     Recover = b'c',
     /// To the worker: answer everybody who waits, and end.
     Stop = b's',
+    /// To the supervisor: the worker was told to end, and revokes tokens first.
+    Revoking = b'v',
     /// To the supervisor: the worker has everything and can serve.
     Ready = b'r',
     /// To the supervisor: some view shows an older generation than the newest; rename.
@@ -34,9 +36,16 @@ pub enum Message {
 
 impl Message {
     fn parse(byte: u8) -> Option<Self> {
-        [Self::Handover, Self::Go, Self::Recover, Self::Stop, Self::Ready, Self::Rotate]
-            .into_iter()
-            .find(|message| *message as u8 == byte)
+        let all = [
+            Self::Handover,
+            Self::Go,
+            Self::Recover,
+            Self::Stop,
+            Self::Revoking,
+            Self::Ready,
+            Self::Rotate,
+        ];
+        all.into_iter().find(|message| *message as u8 == byte)
     }
 }
 

@@ -55,9 +55,10 @@ const MOST_FAILURES: u32 = 6;
 const MOST_WORKERS: usize = 2;
 /// A worker that fails this soon after it was ready counts as one that did not come up.
 const PROBATION: Duration = Duration::from_secs(1);
-/// The longest that a worker may take to end when it is told to. It may have tokens to revoke, for which it
-/// takes two seconds at most.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// The longest that a worker may take to end when it is told to,
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// and how much longer it may take to revoke tokens, for which it gives itself two seconds.
+const REVOKE_LIMIT: Duration = Duration::from_millis(2500);
 /// The longest to wait for the end of a worker that was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -380,16 +381,18 @@ impl Supervisor {
         ours.next().is_some_and(|child| child.try_wait().is_ok())
     }
 
-    /// Lets the worker answer everybody who waits, and ends it. Nobody new comes to it meanwhile.
+    /// Lets the worker answer everybody who waits, and ends it.
     fn stop(&mut self) {
         manager::stopping();
-        if let Err(error) = self.setup.mount.detach() {
-            tracing::debug!("it is unmounted when the worker has ended: {error}");
-        }
         if let Some(worker) = &mut self.worker
             && worker.channel.send(Message::Stop).is_ok()
+            && worker.says(Message::Revoking, STOP_LIMIT)
         {
-            worker.wait(STOP_LIMIT);
+            // Nobody new is handed a token that is about to die.
+            if let Err(error) = self.setup.mount.detach() {
+                tracing::debug!("it is unmounted when the worker has ended: {error}");
+            }
+            worker.wait(REVOKE_LIMIT);
         }
     }
 

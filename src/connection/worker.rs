@@ -213,6 +213,7 @@ pub fn serve(
     if rotating.iter().any(|token| token.wants_rotation()) {
         channel.send(Message::Rotate)?;
     }
+    let last_word = channel.try_clone()?;
     let mut stop = told_to_stop(channel)?;
     let end = runtime.block_on(async {
         let mut tasks = JoinSet::new();
@@ -248,6 +249,7 @@ pub fn serve(
                 is_told = tokio::time::timeout(LAST_WORD, stop).await == Ok(Ok(true));
             }
             if is_told {
+                last_word.send_if_room(Message::Revoking);
                 apps.revoke(&SystemClock).await;
             }
         }

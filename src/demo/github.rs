@@ -220,7 +220,6 @@ impl Github {
         self.state().seen.clone()
     }
 
-
     /// How many tokens were minted.
     #[must_use]
     pub fn minted(&self) -> usize {

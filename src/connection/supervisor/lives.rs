@@ -86,7 +86,11 @@ impl Supervisor {
                     }
                 }
                 Message::Rotate => self.setup.helper.rotate(),
-                Message::Handover | Message::Go | Message::Recover | Message::Stop => {}
+                Message::Handover
+                | Message::Go
+                | Message::Recover
+                | Message::Stop
+                | Message::Revoking => {}
             }
         }
         Ok(None)

@@ -13,6 +13,7 @@ use super::Setup;
 use crate::connection::handover::{self, Channel, Message};
 use crate::connection::wire;
 use crate::program::{Program, Streams};
+use crate::time::{Clock, SystemClock};
 
 /// The longest that a worker may take for a step of its start; one that is stopped meanwhile is replaced,
 /// and readers are served again, within 10 s.
@@ -86,6 +87,24 @@ impl Worker {
         let limit = Timespec::try_from(limit).ok();
         poll(&mut [PollFd::new(&self.channel, PollFlags::empty())], limit.as_ref()).ok();
         self.ended()
+    }
+
+    /// Whether it says this before it ends, within a limited time; what else it says is dropped.
+    pub(super) fn says(&self, wanted: Message, limit: Duration) -> bool {
+        let deadline = SystemClock.now().boot.saturating_add(limit);
+        loop {
+            let left = deadline.saturating_sub(SystemClock.now().boot);
+            let left = Timespec::try_from(left).ok();
+            let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
+            if !poll(&mut fds, left.as_ref()).is_ok_and(|ready| ready > 0) {
+                return false;
+            }
+            match self.channel.receive(false) {
+                Ok(Some((message, _))) if message == wanted => return true,
+                Ok(Some(_)) => {}
+                _ => return false,
+            }
+        }
     }
 
     /// Whether it has closed all that it had open; it cannot hang any more.
