@@ -4,6 +4,9 @@
 //! starts the worker, starts the next one when that dies, hands over to a newer one, and ends with
 //! the mount. It knows no token, no source and no policy.
 //!
+//! What to do is decided by a state machine without I/O ([`machine`]). Here is the loop around it: it
+//! waits, tells the machine what happened, and does what that wants done ([`act`]).
+//!
 //! A worker that starts finds requests that a dead one had read: the kernel delivers them again
 //! when asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9). An older one does not; then the worker goes by
 //! what the dead one noted in the shared state.
@@ -11,6 +14,7 @@
 //! There are never more than two workers. One that was killed and does not end costs the connection
 //! ([`remount`]); while none can be started, the supervisor answers with an error ([`stand_in`]).
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,9 +25,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::connection::companion::{Answer, Companion, Received};
+use crate::connection::companion::{Companion, Received};
 use crate::connection::handover::Message;
-use crate::connection::manager;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::rotation::Helper;
 use crate::connection::wire::READ_BUFFER;
@@ -31,30 +34,26 @@ use crate::fs::generations::State;
 use crate::program::Program;
 use crate::time::{Clock, SystemClock};
 
+mod act;
 mod dying;
-mod lives;
+mod event;
+mod machine;
 mod pace;
 mod process;
 mod remount;
 mod stand_in;
-mod upgrade;
+mod unserved;
 mod watchdog;
 
-use dying::Dying;
-use pace::Pace;
-use process::Worker;
-use stand_in::StandIn;
-use watchdog::Watchdog;
+use event::{Event, Id, Init};
+use machine::Machine;
+use process::Workers;
 
 /// Asks for a newer worker, also where SIGHUP means that a window was closed.
 pub const UPGRADE: Signal = Signal::SIGUSR2;
 
 /// If the first worker fails so often in a row, none will come up.
 const MOST_FAILURES: u32 = 6;
-/// The most workers at a time: one that serves, and one that takes over from it or that is dying.
-const MOST_WORKERS: usize = 2;
-/// A worker that fails this soon after it was ready counts as one that did not come up.
-const PROBATION: Duration = Duration::from_secs(1);
 /// The longest that a worker may take to end when it is told to,
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// and how much longer it may take to revoke tokens, for which it gives itself two seconds.
@@ -118,25 +117,18 @@ pub struct Setup {
 }
 
 /// The supervisor at work.
-struct Supervisor {
+struct Supervisor<'a> {
     setup: Setup,
     device: OwnedFd,
     /// The kernel's INIT, and the first worker's answer to it.
     init: Vec<u8>,
     init_answer: Option<Vec<u8>>,
-    /// The connection was aborted, and the mount has to be made anew.
-    connection_is_lost: bool,
-    /// A worker has come up at least once.
-    has_served: bool,
-    worker: Option<Worker>,
-    /// A newer worker that is not ready yet, and its program.
-    candidate: Option<Worker>,
-    candidate_program: Option<Program>,
-    dying: Dying,
-    pace: Pace,
-    stand_in: StandIn,
-    watchdog: Watchdog,
+    workers: Workers,
+    machine: Machine,
+    /// What the machine must still hear of.
+    events: VecDeque<Event>,
     newer: Box<dyn Fn() -> io::Result<Newer>>,
+    companion: &'a mut dyn Companion,
 }
 
 /// The program of an upgrade.
@@ -160,26 +152,32 @@ pub fn supervise(
 ) -> Result<End, SupervisorError> {
     let (device, init) = read_init(&mut setup.mount)?;
     let mut supervisor = Supervisor {
-        watchdog: Watchdog::new(setup.open_timeout),
+        machine: Machine::new(setup.open_timeout),
         setup,
         device,
         init,
         init_answer: None,
-        connection_is_lost: false,
-        has_served: false,
-        worker: None,
-        candidate: None,
-        candidate_program: None,
-        dying: Dying::default(),
-        pace: Pace::default(),
-        stand_in: StandIn::default(),
+        workers: Workers::default(),
+        events: VecDeque::new(),
         newer: Box::new(newer),
+        companion,
     };
-    let end = supervisor.run(signals, companion)?;
-    if end == End::Unmounted {
-        supervisor.stop();
+    match supervisor.run(signals) {
+        Over::Ended(end) => Ok(end),
+        Over::Failed(error) => Err(error),
     }
-    Ok(end)
+}
+
+/// Why the loop is left.
+enum Over {
+    Ended(End),
+    Failed(SupervisorError),
+}
+
+impl From<SupervisorError> for Over {
+    fn from(error: SupervisorError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Takes the connection of a mount, and the kernel's first request on it.
@@ -213,98 +211,72 @@ pub fn survive_large_files() -> nix::Result<()> {
     SigSet::from(Signal::SIGXFSZ).thread_block()
 }
 
-/// What can happen while the supervisor waits.
+/// What the supervisor is woken by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
+enum Woken {
     Signal,
     MountsChanged,
     Disconnected,
     DeviceReadable,
     /// A request has come, and nobody but the supervisor is there to answer it.
     RequestWaits,
-    WorkerSpeaks,
-    WorkerDied,
-    CandidateSpeaks,
-    CandidateDied,
+    Speaks(Id),
+    Died(Id),
     /// One that was killed has ended.
     DyingEnded,
 }
 
-impl Supervisor {
-    fn run(
-        &mut self,
-        signals: &SignalFd,
-        companion: &mut dyn Companion,
-    ) -> Result<End, SupervisorError> {
+impl Supervisor<'_> {
+    /// Serves until that is over.
+    fn run(&mut self, signals: &SignalFd) -> Over {
         let mounts =
-            File::open("/proc/self/mountinfo").map_err(cannot("open /proc/self/mountinfo"))?;
+            File::open("/proc/self/mountinfo").map_err(cannot("open /proc/self/mountinfo"));
+        let mounts = match mounts {
+            Ok(mounts) => mounts,
+            Err(error) => return error.into(),
+        };
         loop {
-            self.start_if_due()?;
-            self.stand_in();
-            let events = self.wait(signals, &mounts)?;
-            let device_readable = events.contains(&Event::DeviceReadable);
-            for event in events {
-                match event {
-                    Event::Signal => {
-                        if let Some(end) = self.signal(signals, companion) {
-                            return Ok(end);
-                        }
-                    }
-                    Event::Disconnected => return Ok(End::Unmounted),
-                    Event::MountsChanged | Event::WorkerDied if self.is_unmounted() => {
-                        return Ok(End::Unmounted);
-                    }
-                    Event::MountsChanged
-                    | Event::DeviceReadable
-                    | Event::RequestWaits
-                    | Event::DyingEnded => {}
-                    Event::WorkerSpeaks => {
-                        if let Some(end) = self.hear_worker(companion)? {
-                            return Ok(end);
-                        }
-                    }
-                    Event::WorkerDied => self.worker_died()?,
-                    Event::CandidateSpeaks => self.hear_candidate(),
-                    Event::CandidateDied => self.candidate_died(),
-                }
+            if let Err(over) = self.turn(signals, &mounts) {
+                return over;
             }
-            self.watch(device_readable);
-            self.reap()?;
         }
     }
 
-    fn wait(&self, signals: &SignalFd, mounts: &File) -> Result<Vec<Event>, SupervisorError> {
-        use Event::{
-            CandidateDied, CandidateSpeaks, DeviceReadable, Disconnected, DyingEnded,
-            MountsChanged, RequestWaits, Signal, WorkerDied, WorkerSpeaks,
-        };
+    fn turn(&mut self, signals: &SignalFd, mounts: &File) -> Result<(), Over> {
+        self.tell(Event::Tick { steps: self.setup.state.steps() })?;
+        for woken in self.wait(signals, mounts)? {
+            self.wake(woken, signals)?;
+        }
+        if self.machine.looks(SystemClock.now().boot) {
+            self.tell(Event::Looked(self.signs()))?;
+        }
+        self.reap()
+    }
+
+    fn wait(&self, signals: &SignalFd, mounts: &File) -> Result<Vec<Woken>, SupervisorError> {
         // What to wait for, and what it means; a worker is heard before its death is.
         let mut events = vec![
-            (Signal, signals.as_fd(), PollFlags::IN),
-            (MountsChanged, mounts.as_fd(), PollFlags::PRI),
+            (Woken::Signal, signals.as_fd(), PollFlags::IN),
+            (Woken::MountsChanged, mounts.as_fd(), PollFlags::PRI),
         ];
         // The kernel wakes whoever polls the device at each request, whatever it polls for. So it is
         // polled only while nobody asks anything; else the looks of the watchdog come by.
-        let listens = self.watchdog.is_idle() && self.serves();
+        let listens = self.machine.listens();
         if listens {
-            events.push((Disconnected, self.device.as_fd(), PollFlags::ERR));
-            events.push((DeviceReadable, self.device.as_fd(), PollFlags::IN));
+            events.push((Woken::Disconnected, self.device.as_fd(), PollFlags::ERR));
+            events.push((Woken::DeviceReadable, self.device.as_fd(), PollFlags::IN));
         }
-        if self.stands_in() {
-            events.push((RequestWaits, self.device.as_fd(), PollFlags::IN));
+        if self.machine.stands_in() {
+            events.push((Woken::RequestWaits, self.device.as_fd(), PollFlags::IN));
         }
-        let workers = [
-            (&self.worker, WorkerSpeaks, WorkerDied),
-            (&self.candidate, CandidateSpeaks, CandidateDied),
-        ];
-        for (worker, speaks, died) in workers {
-            if let Some(worker) = worker {
-                events.push((speaks, worker.channel.as_fd(), PollFlags::IN));
-                events.push((died, worker.channel.as_fd(), PollFlags::HUP));
+        for id in [self.machine.worker(), self.machine.candidate()].into_iter().flatten() {
+            if let Some(channel) = self.workers.channel(id) {
+                events.push((Woken::Speaks(id), channel.as_fd(), PollFlags::IN));
+                events.push((Woken::Died(id), channel.as_fd(), PollFlags::HUP));
             }
         }
-        let dying = self.dying.channels().map(|channel| (DyingEnded, channel, PollFlags::HUP));
-        events.extend(dying);
+        let dying = self.machine.dying().open().filter_map(|id| self.workers.channel(id));
+        events.extend(dying.map(|channel| (Woken::DyingEnded, channel.as_fd(), PollFlags::HUP)));
         let mut descriptors: Vec<_> =
             events.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let timeout = self.time_to_wake();
@@ -313,115 +285,170 @@ impl Supervisor {
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
             Err(error) => return Err(cannot("wait")(error)),
         }
-        let happened = |((event, _, flags), descriptor): (&(Event, _, PollFlags), &PollFd<'_>)| {
-            descriptor.revents().intersects(*flags).then_some(*event)
+        let happened = |((woken, _, flags), descriptor): (&(Woken, _, PollFlags), &PollFd<'_>)| {
+            descriptor.revents().intersects(*flags).then_some(*woken)
         };
-        let broken = !listens && !self.connection_is_lost && is_disconnected(&self.device);
+        let broken =
+            !listens && !self.machine.connection_is_lost() && is_disconnected(&self.device);
         let happened = events.iter().zip(&descriptors).filter_map(happened);
-        Ok(broken.then_some(Disconnected).into_iter().chain(happened).collect())
-    }
-
-    fn serves(&self) -> bool {
-        self.worker.as_ref().is_some_and(|worker| worker.serving.is_some())
+        Ok(broken.then_some(Woken::Disconnected).into_iter().chain(happened).collect())
     }
 
     fn time_to_wake(&self) -> Option<Timespec> {
         let now = SystemClock.now().boot;
-        let starting = self.candidate.iter().chain(&self.worker);
-        let can_start = self.worker.is_none() && (self.has_room() || self.connection_is_lost);
-        let wake = [
-            can_start.then(|| self.pace.not_before()),
-            starting.filter_map(Worker::start_ends).min(),
-            self.serves().then(|| self.watchdog.next_look()).flatten(),
-            self.dying.next_look(now),
-            self.next_look_for_readers(now),
-        ];
-        let at = wake.into_iter().flatten().min()?;
-        let left = at.saturating_sub(now) + Duration::from_millis(1);
+        let left = self.machine.wake(now)?.saturating_sub(now);
+        // What is due already needs no time at all.
+        let left = if left.is_zero() { left } else { left + Duration::from_millis(1) };
         Timespec::try_from(left).ok()
+    }
+
+    fn wake(&mut self, woken: Woken, signals: &SignalFd) -> Result<(), Over> {
+        match woken {
+            Woken::Signal => self.take_signals(signals),
+            Woken::Disconnected => self.tell(Event::ConnectionEnded),
+            Woken::MountsChanged if self.is_unmounted() => self.tell(Event::ConnectionEnded),
+            Woken::MountsChanged | Woken::DyingEnded => Ok(()),
+            Woken::DeviceReadable => {
+                self.tell(Event::Requested { taken: self.setup.state.requests().0 })
+            }
+            Woken::RequestWaits => self.tell(Event::RequestWaits),
+            Woken::Speaks(id) => self.hear(id),
+            Woken::Died(id) => self.collect(id),
+        }
     }
 
     fn is_unmounted(&self) -> bool {
         // Before the first worker is ready it is not mounted yet.
-        !self.connection_is_lost && self.init_answer.is_some() && !self.setup.mount.is_attached()
+        self.machine.is_mounted() && !self.setup.mount.is_attached()
     }
 
-    // === signals ===
-
-    fn signal(&mut self, signals: &SignalFd, companion: &mut dyn Companion) -> Option<End> {
+    fn take_signals(&mut self, signals: &SignalFd) -> Result<(), Over> {
         while let Some(signal) = Received::next(signals) {
-            let answer = companion.signal(signal, &mut |process| self.settle(process));
-            if let Some(end) = self.answer(answer) {
-                return Some(end);
+            let workers = &mut self.workers;
+            let answer = self.companion.signal(signal, &mut |process| workers.settle(process));
+            if let Some(event) = act::wish(answer) {
+                self.tell(event)?;
             }
         }
-        None
+        Ok(())
     }
 
-    fn answer(&mut self, answer: Answer) -> Option<End> {
-        match answer {
-            Answer::GoOn | Answer::Refresh => None,
-            Answer::Upgrade => {
-                self.upgrade();
-                None
-            }
-            Answer::Stop => {
-                self.stop();
-                Some(End::Stopped)
-            }
-        }
-    }
-
-    /// Whether a process is a child of ours; takes its exit status if it has ended.
-    fn settle(&mut self, process: nix::unistd::Pid) -> bool {
-        let workers = [&mut self.worker, &mut self.candidate].into_iter().flatten();
-        let ours = workers.map(|worker| &mut worker.child).chain(self.dying.children());
-        let mut ours = ours.filter(|child| i64::from(child.id()) == i64::from(process.as_raw()));
-        // It keeps the status for whoever asks next.
-        ours.next().is_some_and(|child| child.try_wait().is_ok())
-    }
-
-    /// Lets the worker answer everybody who waits, and ends it.
-    fn stop(&mut self) {
-        manager::stopping();
-        if let Some(worker) = &mut self.worker
-            && worker.channel.send(Message::Stop).is_ok()
-            && worker.says(Message::Revoking, STOP_LIMIT)
+    /// Hears what a worker says.
+    fn hear(&mut self, id: Id) -> Result<(), Over> {
+        while self.is_alive(id)
+            && let Some(worker) = self.workers.get(id)
         {
-            // Nobody new is handed a token that is about to die.
-            if let Err(error) = self.setup.mount.detach() {
-                tracing::debug!("it is unmounted when the worker has ended: {error}");
+            // Its death is told by the end of the channel.
+            let Ok(Some((message, descriptors))) = worker.channel.receive(false) else { break };
+            match message {
+                Message::Ready => {
+                    worker.config = descriptors.into_iter().next();
+                    let init = self.receive_init_answer(id)?;
+                    self.tell(Event::Ready { worker: id, init })?;
+                }
+                Message::Rotate if self.machine.worker() == Some(id) => {
+                    self.tell(Event::RenamesDue)?;
+                }
+                Message::Rotate
+                | Message::Handover
+                | Message::Go
+                | Message::Recover
+                | Message::Stop
+                | Message::Revoking => {}
             }
-            worker.wait(REVOKE_LIMIT);
         }
+        Ok(())
+    }
+
+    /// How a worker that is ready answers the kernel.
+    fn receive_init_answer(&mut self, id: Id) -> Result<Init, SupervisorError> {
+        let Some(worker) = self.workers.get(id) else { return Ok(Init::Other) };
+        let answer = match worker.receive_init_answer() {
+            Ok(answer) => answer,
+            // It is the only one there is.
+            Err(error) if self.machine.worker() == Some(id) => {
+                return Err(cannot("hear the answer to INIT")(error));
+            }
+            Err(error) => return Ok(Init::Missing(error.to_string())),
+        };
+        Ok(match &self.init_answer {
+            None => {
+                worker.answer = Some(answer);
+                Init::First
+            }
+            Some(first) if *first == answer => Init::Same,
+            Some(_) => Init::Other,
+        })
+    }
+
+    fn is_alive(&self, id: Id) -> bool {
+        [self.machine.worker(), self.machine.candidate()].contains(&Some(id))
+    }
+
+    /// Takes the exit status of a worker that died.
+    fn collect(&mut self, id: Id) -> Result<(), Over> {
+        if !self.is_alive(id) {
+            return Ok(());
+        }
+        if self.machine.worker() == Some(id) && self.is_unmounted() {
+            return self.tell(Event::ConnectionEnded);
+        }
+        self.kill(id);
+        let ending = self.wait_for(id);
+        self.tell(Event::Closed { worker: id, ending })
+    }
+
+    /// Looks whether workers that were killed have ended.
+    fn reap(&mut self) -> Result<(), Over> {
+        for id in self.machine.dying().all().collect::<Vec<_>>() {
+            let Some(worker) = self.workers.get(id) else { continue };
+            let ending = worker.ended();
+            if ending.is_some() {
+                self.workers.remove(id);
+                self.tell(Event::Closed { worker: id, ending })?;
+            } else if worker.has_closed() {
+                self.tell(Event::Closed { worker: id, ending })?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends every worker. One that hangs is left behind, but not the connection that it has open: readers
     /// would wait for it for ever.
-    fn end_all(&mut self, now: Duration) {
-        self.drop_candidate();
-        if let Some(worker) = self.worker.take() {
-            self.end(worker, now);
+    fn end_all(&mut self) {
+        for id in [self.machine.candidate(), self.machine.worker()].into_iter().flatten() {
+            self.kill(id);
+            self.answer_overdue();
+            self.wait_for(id);
         }
-        if self.dying.wait(Duration::ZERO) {
+        if self.workers.wait(Duration::ZERO) {
             return;
         }
         if let Err(error) = self.setup.mount.abort() {
             tracing::warn!("readers may wait for a worker that hangs: {error}");
         }
-        self.dying.wait(KILL_LIMIT);
+        self.workers.wait(KILL_LIMIT);
     }
 }
 
 /// Whether the kernel has ended the connection.
 fn is_disconnected(device: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(device, PollFlags::ERR)];
+    happens(device, PollFlags::ERR)
+}
+
+/// Whether a request has come that nobody has taken.
+fn is_readable(device: &OwnedFd) -> bool {
+    happens(device, PollFlags::IN)
+}
+
+fn happens(device: &OwnedFd, what: PollFlags) -> bool {
+    let mut fds = [PollFd::new(device, what)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
-impl Drop for Supervisor {
+impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
-        self.end_all(SystemClock.now().boot);
+        self.end_all();
     }
 }

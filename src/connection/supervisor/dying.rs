@@ -1,10 +1,8 @@
 //! Workers that were killed and have not ended: each sits in a system call that no signal interrupts.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::process::Child;
 use std::time::Duration;
 
-use super::process::Worker;
+use super::event::Id;
 
 /// The longest that a worker may take to end once it was killed.
 const END_LIMIT: Duration = Duration::from_secs(3);
@@ -12,11 +10,12 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Dying(Vec<One>);
 
+#[derive(Debug)]
 struct One {
-    worker: Worker,
+    id: Id,
     killed: Duration,
     /// It has nothing open any more, and its exit status is all that is missing.
     closed: bool,
@@ -26,21 +25,23 @@ struct One {
 
 impl Dying {
     /// A worker that was killed at `now` (boot clock).
-    pub(super) fn add(&mut self, worker: Worker, now: Duration) {
-        self.0.push(One { worker, killed: now, closed: false, told: false });
+    pub(super) fn add(&mut self, id: Id, now: Duration) {
+        self.0.push(One { id, killed: now, closed: false, told: false });
     }
 
-    /// Forgets those that have ended.
-    pub(super) fn reap(&mut self) {
-        self.0.retain_mut(|one| {
-            one.closed |= one.worker.has_closed();
-            one.worker.ended().is_none()
-        });
+    /// One has nothing open any more.
+    pub(super) fn closed(&mut self, id: Id) {
+        self.0.iter_mut().filter(|one| one.id == id).for_each(|one| one.closed = true);
+    }
+
+    /// One has ended.
+    pub(super) fn ended(&mut self, id: Id) {
+        self.0.retain(|one| one.id != id);
     }
 
     /// How many still have the connection open.
     pub(super) fn number(&self) -> usize {
-        self.0.iter().filter(|one| !one.closed).count()
+        self.open().count()
     }
 
     /// Whether one has not ended in time; each is told of once.
@@ -59,20 +60,14 @@ impl Dying {
         self.0.iter().filter_map(look).min()
     }
 
-    /// What is closed by their ends.
-    pub(super) fn channels(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().filter(|one| !one.closed).map(|one| one.worker.channel.as_fd())
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = Id> {
+        self.0.iter().map(|one| one.id)
     }
 
-    /// Their processes.
-    pub(super) fn children(&mut self) -> impl Iterator<Item = &mut Child> {
-        self.0.iter_mut().map(|one| &mut one.worker.child)
-    }
-
-    /// Waits for the end of each for a limited time. Whether all have ended.
-    pub(super) fn wait(&mut self, limit: Duration) -> bool {
-        self.0.retain_mut(|one| one.worker.wait(limit).is_none());
-        self.number() == 0
+    /// Those that still have the connection open.
+    pub(super) fn open(&self) -> impl Iterator<Item = Id> {
+        self.0.iter().filter(|one| !one.closed).map(|one| one.id)
     }
 }
 

@@ -7,34 +7,34 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Setup;
+use super::event::{Ending, Id};
 use crate::connection::handover::{self, Channel, Message};
 use crate::connection::wire;
 use crate::program::{Program, Streams};
 use crate::time::{Clock, SystemClock};
 
-/// The longest that a worker may take for a step of its start; one that is stopped meanwhile is replaced,
-/// and readers are served again, within 10 s.
-pub(super) const START_LIMIT: Duration = Duration::from_secs(8);
 /// A process closes what it has open some moments before its exit status can be had.
 const LAST_MOMENTS: u32 = 20;
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// A worker process.
 pub(super) struct Worker {
-    pub(super) child: Child,
+    child: Child,
     /// Its other end is closed when every thread of the worker has ended, and not before. It is how a
     /// death is heard of on every kernel; a pidfd needs Linux 5.3.
     pub(super) channel: Channel,
     /// Yields the worker's answer to INIT.
     init: OwnedFd,
-    /// The steps of starts when it was last seen to go on, and when that was.
-    steps: u64,
-    went_on: Duration,
-    /// Since when it serves.
-    pub(super) serving: Option<Duration>,
+    /// That answer, once it is ready.
+    pub(super) answer: Option<Vec<u8>>,
+    /// The configuration that it made, once it is ready: what the next workers are given if it takes over.
+    pub(super) config: Option<OwnedFd>,
+    /// The program that the next workers are then.
+    pub(super) successor: Option<Program>,
 }
 
 impl Worker {
@@ -44,7 +44,6 @@ impl Worker {
         device: &OwnedFd,
         init: &[u8],
         setup: &Setup,
-        now: Duration,
     ) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let (our_init, their_init) = handover::packets()?;
@@ -57,33 +56,18 @@ impl Worker {
         let descriptors = [their_init.as_fd(), device.as_fd(), state, setup.config.as_fd()];
         // One that has ended already is heard of by its death.
         channel.send_with(Message::Handover, &descriptors).ok();
-        let steps = setup.state.steps();
-        Ok(Self { child, channel, init: our_init, steps, went_on: now, serving: None })
+        Ok(Self { child, channel, init: our_init, answer: None, config: None, successor: None })
     }
 
-    /// When it has taken too long for its start unless it goes on until then; nothing once it serves.
-    pub(super) fn start_ends(&self) -> Option<Duration> {
-        self.serving.is_none().then(|| self.went_on.saturating_add(START_LIMIT))
-    }
-
-    /// Whether it takes too long for a step of its start.
-    pub(super) fn hangs_at_start(&mut self, steps: u64, now: Duration) -> bool {
-        if std::mem::replace(&mut self.steps, steps) != steps {
-            self.went_on = now;
-        }
-        self.start_ends().is_some_and(|end| now >= end)
-    }
-
-    /// Kills it, and waits for its end for a limited time; how it ended. What it reads from the
-    /// connection until then is lost unless the kernel is asked to deliver again afterwards.
-    pub(super) fn kill(&mut self, limit: Duration) -> Option<ExitStatus> {
+    /// Kills it. What it reads from the connection until it has ended is lost unless the kernel is asked
+    /// to deliver again afterwards.
+    pub(super) fn kill(&mut self) {
         // It fails for none that is not reaped.
         self.child.kill().ok();
-        self.wait(limit)
     }
 
     /// Waits for its end for a limited time; how it ended.
-    pub(super) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+    pub(super) fn wait(&mut self, limit: Duration) -> Option<Ending> {
         let limit = Timespec::try_from(limit).ok();
         poll(&mut [PollFd::new(&self.channel, PollFlags::empty())], limit.as_ref()).ok();
         self.ended()
@@ -115,15 +99,15 @@ impl Worker {
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(super) fn ended(&mut self) -> Option<Ending> {
         let moments = if self.has_closed() { LAST_MOMENTS } else { 0 };
         for _ in 0..moments {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Some(status);
+                return Some(status.into());
             }
             sleep(MOMENT);
         }
-        self.child.try_wait().ok().flatten()
+        self.child.try_wait().ok().flatten().map(Ending::from)
     }
 
     /// Lets the kernel deliver again what an earlier one had read, and this one serve.
@@ -143,6 +127,43 @@ impl Worker {
     }
 }
 
+/// The workers of which no exit status has been seen.
+#[derive(Default)]
+pub(super) struct Workers(Vec<(Id, Worker)>);
+
+impl Workers {
+    pub(super) fn add(&mut self, id: Id, worker: Worker) {
+        self.0.push((id, worker));
+    }
+
+    pub(super) fn get(&mut self, id: Id) -> Option<&mut Worker> {
+        self.0.iter_mut().find(|(other, _)| *other == id).map(|(_, worker)| worker)
+    }
+
+    /// What is closed by the end of one, and what it says is read from.
+    pub(super) fn channel(&self, id: Id) -> Option<&Channel> {
+        self.0.iter().find(|(other, _)| *other == id).map(|(_, worker)| &worker.channel)
+    }
+
+    pub(super) fn remove(&mut self, id: Id) {
+        self.0.retain(|(other, _)| *other != id);
+    }
+
+    /// Whether a process is one of them; takes its exit status if it has ended.
+    pub(super) fn settle(&mut self, process: Pid) -> bool {
+        let mut children = self.0.iter_mut().map(|(_, worker)| &mut worker.child);
+        let ours = children.find(|child| i64::from(child.id()) == i64::from(process.as_raw()));
+        // It keeps the status for whoever asks next.
+        ours.is_some_and(|child| child.try_wait().is_ok())
+    }
+
+    /// Waits for the end of each for a limited time. Whether all have closed what they had open.
+    pub(super) fn wait(&mut self, limit: Duration) -> bool {
+        self.0.retain_mut(|(_, worker)| worker.wait(limit).is_none());
+        self.0.iter().all(|(_, worker)| worker.has_closed())
+    }
+}
+
 impl Setup {
     /// Whether the kernel delivers again what a dead worker had read; it is asked to.
     pub(super) fn delivers_again(&self, device: BorrowedFd<'_>) -> bool {
@@ -154,9 +175,12 @@ impl Setup {
     }
 }
 
-/// A panic or a fault; SIGKILL comes from outside.
-pub(super) fn is_crash(status: ExitStatus) -> bool {
-    const FAULTS: [i32; 5] =
-        [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
-    status.signal().is_some_and(|signal| FAULTS.contains(&signal)) || status.code().is_some()
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        const FAULTS: [i32; 5] =
+            [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+        // SIGKILL comes from outside.
+        let is_fault = status.signal().is_some_and(|signal| FAULTS.contains(&signal));
+        Self { is_crash: is_fault || status.code().is_some(), how: status.to_string() }
+    }
 }

@@ -3,66 +3,28 @@
 //! connection gets an error, the worker itself too, if it waits for its own mount. One that hangs
 //! elsewhere goes on doing so, but has nothing open that anybody still uses.
 
+use super::event::{Event, Renewal};
 use super::{Supervisor, SupervisorError, cannot, is_disconnected, read_init};
 use crate::connection::wire::{REQUEST_HEADER, RequestHeader};
 use crate::time::{Clock, SystemClock};
 
 /// Why, for the log and for status.
-const WHY: &str = "a worker that was killed did not end";
+pub(super) const WHY: &str = "a worker that was killed did not end";
 
-impl Supervisor {
-    /// Forgets the workers that have ended, and gives the connection up that one keeps which does not.
-    pub(super) fn reap(&mut self) -> Result<(), SupervisorError> {
-        let now = SystemClock.now().boot;
-        self.dying.reap();
-        if !self.dying.is_late(now) || self.connection_is_lost {
-            return Ok(());
-        }
-        tracing::warn!(
-            "{WHY}: a system call holds it; the connection that it has open is aborted, and the mount \
-             made anew"
-        );
-        match self.remount() {
-            Ok(()) => Ok(()),
-            Err(error) if self.connection_is_lost => {
-                self.failed(format!("the mount cannot be made anew: {error}"))
-            }
+impl Supervisor<'_> {
+    /// Aborts the connection and makes the mount anew.
+    pub(super) fn remount(&mut self) -> Event {
+        let renewed = match self.setup.mount.renew() {
+            Ok(()) => self.take_connection(),
             Err(error) => {
-                tracing::warn!("the mount stays as it is, and so does that worker: {error}");
-                Ok(())
+                let (outcome, is_lost) = (Err(error.to_string()), is_disconnected(&self.device));
+                return Event::Renewed { outcome, is_lost };
             }
-        }
+        };
+        Event::Renewed { outcome: renewed.map_err(|error| error.to_string()), is_lost: true }
     }
 
-    /// Aborts the connection, makes the mount anew, and ends the workers that have the old one open.
-    pub(super) fn remount(&mut self) -> Result<(), SupervisorError> {
-        let renewed = self.renew();
-        self.connection_is_lost |= is_disconnected(&self.device);
-        if !self.connection_is_lost {
-            return renewed;
-        }
-        let now = SystemClock.now().boot;
-        self.nobody_serves(now);
-        if self.candidate.is_some() {
-            self.drop_candidate();
-            self.upgraded(Err("the mount had to be made anew meanwhile".to_owned()));
-        }
-        if let Some(worker) = self.worker.take() {
-            self.end(worker, now);
-        }
-        renewed?;
-        // Now that none of them writes there any more.
-        self.setup.state.forget_connection();
-        self.connection_is_lost = false;
-        self.stand_in.connection_is_new();
-        self.setup.state.set_last_remount(SystemClock.now().wall, WHY);
-        tracing::info!("the mount is made anew; what was open, bound or watched before stays dead");
-        Ok(())
-    }
-
-    fn renew(&mut self) -> Result<(), SupervisorError> {
-        self.setup.mount.renew()?;
-        self.connection_is_lost = true;
+    fn take_connection(&mut self) -> Result<Renewal, SupervisorError> {
         let (device, init) = read_init(&mut self.setup.mount)?;
         let is_known = is_the_same(&init, &self.init);
         (self.device, self.init) = (device, init);
@@ -71,10 +33,20 @@ impl Supervisor {
             Some(answer) if is_known => {
                 rustix::io::write(&self.device, answer).map_err(cannot("answer INIT"))?;
                 self.setup.mount.attach()?;
+                Ok(Renewal::Visible)
             }
-            _ => self.init_answer = None,
+            _ => {
+                self.init_answer = None;
+                Ok(Renewal::AwaitsWorker)
+            }
         }
-        Ok(())
+    }
+
+    /// Forgets what belonged to the old connection. No worker may serve.
+    pub(super) fn note_remount(&self) {
+        self.setup.state.forget_connection();
+        self.setup.state.set_last_remount(SystemClock.now().wall, WHY);
+        tracing::info!("the mount is made anew; what was open, bound or watched before stays dead");
     }
 }
 

@@ -5,8 +5,6 @@
 //! a worker that starts waits for the word to do so, and one that was killed runs no more.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -15,92 +13,21 @@ use super::Supervisor;
 use crate::connection::wire::{self, READ_BUFFER, RequestHeader, opcode};
 use crate::connection::{manager, recovery};
 use crate::error::ReadErrorKind;
-use crate::time::{Clock, SystemClock};
 
 /// So many requests are answered before the supervisor looks after its other duties.
 const AT_A_TIME: usize = 256;
 
-/// While it waits for its turn, overdue opens are looked for so often.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Whether somebody must stand in.
-#[derive(Debug, Default)]
-pub(super) struct StandIn {
-    /// Since when nobody serves (boot clock); nothing while a worker does.
-    unserved: Option<Duration>,
-    /// Why no worker starts; empty where none has failed.
-    why: String,
-    is_at_work: bool,
-}
-
-impl StandIn {
-    /// No worker serves any more.
-    pub(super) fn nobody_serves(&mut self, now: Duration) {
-        self.unserved.get_or_insert(now);
+impl Supervisor<'_> {
+    /// Begins to stand in, because of `why`.
+    pub(super) fn stand_in(&self, why: &str) {
+        tracing::error!("nobody serves ({why}): opens fail with EIO until a worker starts");
+        manager::trouble(&format!("no worker can be started: {why}"));
+        self.refuse_what_is_left();
+        self.refuse();
     }
 
-    /// Why the last start failed.
-    pub(super) fn why(&mut self, why: String) {
-        self.why = why;
-    }
-
-    /// A worker serves again.
-    pub(super) fn dismiss(&mut self, target: &Path) {
-        if std::mem::take(self).is_at_work {
-            tracing::info!("a worker serves again");
-            manager::ready(target);
-        }
-    }
-
-    /// The connection is a new one, on which nothing has come yet.
-    pub(super) fn connection_is_new(&mut self) {
-        self.is_at_work = false;
-    }
-
-    /// When it must begin (boot clock), if no worker serves until then: when those who wait longest have
-    /// reached their deadline, or sooner, where the next start comes too late for them anyway.
-    fn begins(&self, open_timeout: Duration, next_start: Option<Duration>) -> Option<Duration> {
-        let since = self.unserved?;
-        let deadline = since.saturating_add(open_timeout);
-        Some(if next_start.is_some_and(|at| at >= deadline) { since } else { deadline })
-    }
-}
-
-impl Supervisor {
-    /// Whether the supervisor answers what comes on the connection.
-    pub(super) fn stands_in(&self) -> bool {
-        self.stand_in.is_at_work && !self.connection_is_lost
-    }
-
-    /// When the supervisor must look whether it stands in (boot clock).
-    pub(super) fn next_look_for_readers(&self, now: Duration) -> Option<Duration> {
-        let begins = self.stand_in_begins().filter(|_| !self.stand_in.is_at_work)?;
-        Some(begins.min(now.saturating_add(LOOK)))
-    }
-
-    fn stand_in_begins(&self) -> Option<Duration> {
-        if self.connection_is_lost || self.init_answer.is_none() {
-            return None;
-        }
-        let next_start = self.worker.is_none().then(|| self.pace.not_before());
-        self.stand_in.begins(self.setup.open_timeout, next_start)
-    }
-
-    /// While nobody serves: sees to it that no reader waits beyond its deadline.
-    pub(super) fn stand_in(&mut self) {
-        let now = SystemClock.now().boot;
-        let Some(begins) = self.stand_in_begins() else { return };
-        if !self.stand_in.is_at_work {
-            self.answer_overdue(now);
-            if now < begins {
-                return;
-            }
-            self.stand_in.is_at_work = true;
-            let why = &self.stand_in.why;
-            tracing::error!("nobody serves ({why}): opens fail with EIO until a worker starts");
-            manager::trouble(&format!("no worker can be started: {why}"));
-            self.refuse_what_is_left();
-        }
+    /// Answers what has come with an error.
+    pub(super) fn refuse(&self) {
         let errno = ReadErrorKind::Unserved.errno();
         let state = &self.setup.state;
         refuse_what_came(&self.device, errno, |unique| state.answered(unique));
@@ -175,26 +102,10 @@ impl Drop for Impatient<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn it_begins_at_the_deadline_or_at_once_where_no_start_comes_before() {
-        let mut stand_in = StandIn::default();
-        assert_eq!(stand_in.begins(SECOND * 5, Some(SECOND)), None, "somebody serves");
-        stand_in.nobody_serves(SECOND * 100);
-        stand_in.nobody_serves(SECOND * 101);
-        for (next_start, begins) in [(None, 105), (Some(104), 105), (Some(105), 100)] {
-            let next_start = next_start.map(|seconds| SECOND * seconds);
-            assert_eq!(stand_in.begins(SECOND * 5, next_start), Some(SECOND * begins));
-        }
-        stand_in.dismiss(Path::new("/"));
-        assert_eq!(stand_in.begins(SECOND * 5, None), None);
-    }
-    use crate::connection::handover;
     use zerocopy::FromBytes as _;
 
+    use super::*;
+    use crate::connection::handover;
     use crate::connection::wire::REQUEST_HEADER;
 
     fn request(opcode: u32, unique: u64) -> [u8; REQUEST_HEADER] {

@@ -57,16 +57,6 @@ impl State {
         self.shared().journal.waiting_since(since)
     }
 
-    /// Lets an open wait since then.
-    #[cfg(test)]
-    pub(crate) fn wait_since(&self, request: u64, since: Duration) {
-        let call = crate::fs::journal::Call::kept("open", crate::fs::journal::Opcode::Open, 1);
-        let caller = crate::fs::access::Caller { uid: 0, gid: 0, thread: 1 };
-        let waits =
-            crate::fs::journal::Waits { now: since, again: false, given_up: Duration::ZERO };
-        self.shared().journal.wait(request, &call, &caller, waits);
-    }
-
     /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them
     /// again by itself.
     pub fn forget_requests(&self, again: bool) {
