@@ -4,18 +4,10 @@
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::cmd;
 use crate::cmd::secrecy::Limits;
-
-/// The exit codes that the commands share.
-pub(crate) const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  failed, or working in a degraded way
-  2  the command line or the configuration is wrong
-  3  there is no token";
+use crate::cmd::{self, EXIT_CODES, EXIT_CODES_WITHOUT_TOKEN};
 
 /// Those of `status`, as a monitor sees them.
 const EXIT_CODES_OF_STATUS: &str = "\
@@ -45,13 +37,6 @@ const EXIT_CODES_OF_DOCTOR: &str = "\
 Exit codes:
   0  all is well, or there are only warnings
   1  something must be fixed
-  2  the command line or the configuration is wrong";
-
-/// Those of commands that need no token.
-pub(crate) const EXIT_CODES_WITHOUT_TOKEN: &str = "\
-Exit codes:
-  0  done
-  1  failed
   2  the command line or the configuration is wrong";
 
 /// Those of `git-credential`.
@@ -228,8 +213,8 @@ impl Command {
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Setup(args) => cmd::setup::run(args),
             Self::GitCredential(args) => cmd::git_credential::run(&args),
-            Self::Completions(args) => cmd::completions::run(&args),
-            Self::Man(args) => cmd::completions::man(&args),
+            Self::Completions(args) => cmd::completions::run(&args, &Cli::command()),
+            Self::Man(args) => cmd::completions::man(&args, Cli::command()),
         }
     }
 }

@@ -19,14 +19,15 @@ pub mod parse;
 pub mod settings;
 pub mod tables;
 pub mod trust;
+pub mod written;
 
 pub use flags::SettingsArgs;
 pub use found::DEFAULT_HOST;
 pub use key::Key;
-pub use layers::{Origin, Setting};
 pub use list::Settings;
 pub use mountpoint::{default_mountpoint, find_mountpoint, find_served};
 pub use settings::TOKEN_VARIABLES;
+pub use written::{Origin, Setting};
 
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]

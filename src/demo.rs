@@ -28,6 +28,7 @@ pub mod github;
 pub mod ledger;
 mod lfs;
 pub mod platform;
+mod reply;
 mod rest;
 mod server;
 

@@ -33,17 +33,19 @@
 //!
 //! # Floors
 //!
-//! A module uses only its own floor and those below; `tests/architecture.rs` checks it.
+//! A module uses only its own floor and those below, and on its own floor nothing before the last `>` on
+//! its left. No modules use each other in a circle. `tests/architecture.rs` checks it.
 //!
 //! ```text
-//! 5 process   main cli config observe cmd/ demo/
-//! 4 serve     connection/  fs/  files/  place/  service  spawn
+//! 5 process   main > cli > cmd/ > config > observe demo/ advice
+//! 4 serve     files/ > connection/ place/ > fs/ service spawn
 //! 3 views     view/  status/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program  trust
 //! 0 domain    secret time token error
 //! ```
 
+pub mod advice;
 pub mod cli;
 pub mod cmd;
 pub mod config;

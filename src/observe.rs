@@ -17,7 +17,6 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::config;
 use crate::time::{Clock, SystemClock};
 
 mod panic;
@@ -140,14 +139,14 @@ pub fn check(target: &Target) -> Result<(), OpenError> {
 }
 
 /// Makes the log of this process: lines with the time (RFC 3339, in UTC) and the level, but for the
-/// system's logger, which adds them itself. Colours only on a terminal and without `NO_COLOR`.
+/// system's logger, which adds them itself. Colours only on a terminal, and where `colours` allows them.
 /// Messages of libraries that use `log` (fuser) arrive, too. Called twice, the first call counts.
 ///
 /// Lines wait until [`start`] is called; [`finish`] is for the end of the process.
 ///
 /// # Errors
 /// When the file cannot be opened, or is not a regular one.
-pub fn init(level: &LogLevel, target: &Target) -> Result<(), OpenError> {
+pub fn init(level: &LogLevel, target: &Target, colours: bool) -> Result<(), OpenError> {
     if !writer::make(target)? {
         return Ok(());
     }
@@ -161,7 +160,7 @@ pub fn init(level: &LogLevel, target: &Target) -> Result<(), OpenError> {
         .with_writer(Lines)
         .with_timer(Utc { is_shown: !is_bare })
         .with_level(!is_bare)
-        .with_ansi(may_have_colours && config::env("NO_COLOR").is_none())
+        .with_ansi(may_have_colours && colours)
         // It would tell them with `eprintln`.
         .log_internal_errors(false)
         .finish()

@@ -23,7 +23,7 @@ mod trust;
 mod walk;
 
 pub(crate) use made::Made;
-pub use served::{Served, Unserved};
+pub use served::{MARKER, Served, Unserved};
 use walk::{Arrival, Missing, Walk};
 
 /// A name in a directory that only root and this user can change.

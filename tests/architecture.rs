@@ -1,16 +1,23 @@
 //! The house rules that a compiler does not know: which module may use which, and which crates and
-//! keywords belong to which files. The floors are read from the map in `src/lib.rs`.
+//! keywords belong to which files. The floors and their steps are read from the map in `src/lib.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Each top module and its floor.
-type Floors = BTreeMap<String, u8>;
+/// Each top module and where it stands.
+type Floors = BTreeMap<String, Height>;
+
+/// A floor, and a step on it: modules of a lower step know nothing of those of a higher one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Height {
+    floor: u8,
+    step: usize,
+}
 
 /// A crate that only some files may name. A path that ends in `/` stands for all below it.
 struct Reserved {
@@ -52,19 +59,33 @@ const LOWEST_FLOOR: &[(&str, u8, &str)] = &[
     ("anyhow", 5, "below floor 5 errors are typed"),
     ("tokio", 1, "the domain does no I/O"),
     ("clap", 5, "only the command line parses arguments"),
+    ("thread_local", 5, "a second mount or token would share it"),
 ];
 
 /// What the domain may not touch.
 const INPUT_OUTPUT: &[&str] = &["std::fs", "std::io", "std::net", "std::process", "std::thread"];
 
-/// Reads the map in the module documentation of the crate: a floor's number, its name, its modules.
+/// The statics below floor 5, by file and name. One that changes would be shared by all tokens and mounts of
+/// a process, so each has its reason.
+const STATICS: &[(&str, &str, &str)] = &[
+    ("src/view.rs", "ALL", "the list of views, which never changes"),
+    ("src/fs/fuse/reply.rs", "BEFORE_ABORT", "the process aborts as a whole, and its log with it"),
+];
+
+/// Reads the map in the module documentation of the crate: a floor's number, its name, its modules from
+/// the highest step to the lowest, with `>` between the steps.
 fn floors(lib: &str) -> Floors {
     let mut floors = Floors::new();
     for line in lib.lines().filter_map(|line| line.strip_prefix("//! ")) {
         let mut words = line.split_whitespace();
         let Some(Ok(floor)) = words.next().map(str::parse) else { continue };
-        for module in words.skip(1) {
-            floors.insert(module.trim_end_matches('/').to_owned(), floor);
+        let mut step = words.clone().filter(|word| *word == ">").count();
+        for word in words.skip(1) {
+            if word == ">" {
+                step -= 1;
+            } else {
+                floors.insert(word.trim_end_matches('/').to_owned(), Height { floor, step });
+            }
         }
     }
     floors
@@ -83,14 +104,34 @@ struct Names {
     paths: Vec<Vec<String>>,
     /// All identifiers and keywords.
     words: Vec<String>,
+    /// The names of statics.
+    statics: Vec<String>,
+    /// All literals, as they are written.
+    literals: Vec<String>,
+    /// Modules called `tests` are left out.
+    skips_tests: bool,
 }
 
 impl Names {
     fn of(file: &str, text: &str) -> Self {
-        let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
         let mut names = Self::default();
+        names.read(file, text);
+        names
+    }
+
+    fn read(&mut self, file: &str, text: &str) {
+        let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
         let module = std::iter::once("crate".to_owned()).chain(module_of(file)).collect::<Vec<_>>();
-        names.walk(&tokens.into_iter().collect::<Vec<_>>(), &module);
+        self.walk(&tokens.into_iter().collect::<Vec<_>>(), &module);
+    }
+
+    /// Those of what is no test: tests may use whatever they like.
+    fn outside_tests(file: &str, text: &str) -> Self {
+        let is_test = |module: &[String]| module.iter().any(|name| name == "tests");
+        let mut names = Self { skips_tests: true, ..Self::default() };
+        if !is_test(&module_of(file)) {
+            names.read(file, text);
+        }
         names
     }
 
@@ -105,11 +146,17 @@ impl Names {
                         (tokens.get(at + 1), tokens.get(at + 2))
                     {
                         let inner = [module, &[name.to_string()]].concat();
-                        self.walk(&body.stream().into_iter().collect::<Vec<_>>(), &inner);
+                        if !(self.skips_tests && name == "tests") {
+                            self.walk(&body.stream().into_iter().collect::<Vec<_>>(), &inner);
+                        }
                         at += 2;
                     }
                 }
+                TokenTree::Ident(word) if word == "static" && !is_lifetime(tokens, at) => {
+                    self.statics.extend(tokens.get(at + 1).map(ToString::to_string));
+                }
                 TokenTree::Ident(_) => at = self.path(tokens, at, &[], module),
+                TokenTree::Literal(literal) => self.literals.push(literal.to_string()),
                 TokenTree::Group(group) => {
                     self.walk(&group.stream().into_iter().collect::<Vec<_>>(), module);
                 }
@@ -168,6 +215,12 @@ impl Names {
     }
 }
 
+/// Whether the word at this place is the name of a lifetime.
+fn is_lifetime(tokens: &[TokenTree], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+    matches!(before, Some(TokenTree::Punct(punct)) if punct.as_char() == '\'')
+}
+
 fn is_colon(token: Option<&TokenTree>) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == ':')
 }
@@ -178,9 +231,11 @@ fn violations(floors: &Floors, file: &str, text: &str) -> Vec<String> {
     let names = Names::of(file, text);
     let own = module_of(file).first().cloned();
     let floor_of = |module: &str| floors.get(module).copied();
-    let Some(floor) = own.as_deref().map_or(Some(5), floor_of) else {
+    let roof = Height { floor: 5, step: usize::MAX };
+    let Some(height) = own.as_deref().map_or(Some(roof), floor_of) else {
         return vec![format!("{file}: its module is not on the map in src/lib.rs")];
     };
+    let floor = height.floor;
 
     for path in &names.paths {
         let shown = path.join("::");
@@ -189,18 +244,32 @@ fn violations(floors: &Floors, file: &str, text: &str) -> Vec<String> {
             && Some(module) != own.as_ref()
         {
             match floor_of(module) {
-                Some(other) if other > floor => wrong.push(format!(
+                Some(Height { floor: other, .. }) if other > floor => wrong.push(format!(
                     "{file}: {shown} is on floor {other}, above its own floor {floor}"
                 )),
-                Some(_) if own.as_deref() == Some("fs") && module == "connection" => wrong.push(
-                    format!("{file}: {shown}: connection uses fs, never the other way round"),
-                ),
+                Some(other) if other > height => wrong.push(format!(
+                    "{file}: {shown}: {module} uses {}, never the other way round (floor {floor})",
+                    own.as_deref().unwrap_or("lib"),
+                )),
                 // Anything else in the crate's root is a macro or a private item of lib.rs.
                 _ => {}
             }
         }
         if floor == 0 && INPUT_OUTPUT.iter().any(|name| is_within(&shown, name)) {
             wrong.push(format!("{file}: {shown}: the domain does no I/O"));
+        }
+    }
+    let names_outside_tests = Names::outside_tests(file, text);
+    if own.as_deref() != Some("config")
+        && names_outside_tests.literals.iter().any(|literal| literal == "\"default\"")
+    {
+        wrong.push(format!(
+            "{file}: \"default\": only the configuration knows a token by that name"
+        ));
+    }
+    for name in &names_outside_tests.statics {
+        if floor < 5 && !STATICS.iter().any(|(of, known, _)| *of == file && known == name) {
+            wrong.push(format!("{file}: static {name}: a second mount or token would share it"));
         }
     }
     for Reserved { name, places, why } in RESERVED {
@@ -214,6 +283,132 @@ fn violations(floors: &Floors, file: &str, text: &str) -> Vec<String> {
     for (name, lowest, why) in LOWEST_FLOOR {
         if floor < *lowest && names.words.iter().any(|word| word == name) {
             wrong.push(format!("{file}: {name}: {why}"));
+        }
+    }
+    wrong
+}
+
+// === circles ===
+
+/// A circle that there still is, and why.
+struct Known {
+    /// The module that its members are in; the crate itself is `crate`.
+    parent: &'static str,
+    members: &'static [&'static str],
+    why: &'static str,
+}
+
+/// No new ones: whoever adds a module to this list adds a reason, too.
+const KNOWN_CIRCLES: &[Known] = &[
+    Known {
+        parent: "crate",
+        members: &["connection", "place"],
+        why: "a place fails with the error of mounting (connection::mount), and knows what lies on it by \
+              connection::mountinfo",
+    },
+    Known {
+        parent: "crate::cmd::demo",
+        members: &["lane", "place"],
+        why: "a place has a directory for each kind of lane",
+    },
+    Known {
+        parent: "crate::files",
+        members: &["directory", "found"],
+        why: "what is found was left by an earlier directory, and is known by its names",
+    },
+    Known {
+        parent: "crate::refresh",
+        members: &["policy", "store"],
+        why: "a store keeps the progress of a policy, clocks and all",
+    },
+];
+
+/// Which module uses which, below one parent: each pair with the places that make it so.
+type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+/// What the files of the crate use of each other, by the module in which their ways part: of two files
+/// `a::b::c` and `a::d`, `b` uses `d` below `a`. A module and what is inside it are one.
+fn uses(files: &[(String, String)]) -> BTreeMap<String, Uses> {
+    let modules: BTreeSet<_> = files.iter().map(|(file, _)| module_of(file)).collect();
+    let mut all = BTreeMap::<String, Uses>::new();
+    for (file, text) in files {
+        let own = module_of(file);
+        for path in Names::outside_tests(file, text).paths {
+            let ["crate", ..] = path.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let shown = path.join("::");
+            let path = &path[1..];
+            // What follows the module is an item in it.
+            let Some(used) = (1..=path.len())
+                .rev()
+                .map(|n| path[..n].to_vec())
+                .find(|path| modules.contains(path))
+            else {
+                continue;
+            };
+            let parted = own.iter().zip(&used).take_while(|(own, used)| own == used).count();
+            if let (Some(from), Some(to)) = (own.get(parted), used.get(parted)) {
+                let parent = [&["crate".to_owned()], &own[..parted]].concat().join("::");
+                let uses = all.entry(parent).or_default().entry(from.clone()).or_default();
+                uses.entry(to.clone()).or_default().insert(format!("{file}: {shown}"));
+            }
+        }
+    }
+    all
+}
+
+/// The modules that can be reached from one, in the order of their distance.
+fn reached(uses: &Uses, from: &str) -> Vec<String> {
+    let mut reached = Vec::new();
+    let mut next = VecDeque::from([from.to_owned()]);
+    while let Some(module) = next.pop_front() {
+        for used in uses.get(&module).into_iter().flat_map(BTreeMap::keys) {
+            if !reached.contains(used) {
+                reached.push(used.clone());
+                next.push_back(used.clone());
+            }
+        }
+    }
+    reached
+}
+
+/// The groups of modules that use each other, directly or not.
+fn circles(uses: &Uses) -> Vec<BTreeSet<String>> {
+    let of = |module: &String| {
+        let both = |other: &String| reached(uses, other).contains(module);
+        reached(uses, module).into_iter().filter(both).collect::<BTreeSet<_>>()
+    };
+    let all: BTreeSet<_> = uses.keys().map(of).filter(|circle| !circle.is_empty()).collect();
+    all.into_iter().collect()
+}
+
+/// The circles that are not known, and the known ones that are gone, as sentences.
+fn wrong_circles(files: &[(String, String)], known: &[Known]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut found = BTreeSet::new();
+    for (parent, uses) in uses(files) {
+        for circle in circles(&uses) {
+            let names = circle.iter().map(String::as_str).collect::<Vec<_>>();
+            if known.iter().any(|known| known.parent == parent && known.members == names) {
+                found.insert((parent.clone(), names.join(" ")));
+                continue;
+            }
+            wrong.push(format!("{parent}: these use each other in a circle: {}", names.join(", ")));
+            let inside = |to: &&String| circle.contains(*to);
+            for (from, used) in uses.iter().filter(|(from, _)| circle.contains(*from)) {
+                for to in used.keys().filter(inside) {
+                    wrong.extend(used[to].iter().map(|place| format!("  {from} > {to}: {place}")));
+                }
+            }
+        }
+    }
+    for Known { parent, members, why } in known {
+        if !found.contains(&((*parent).to_owned(), members.join(" "))) {
+            let members = members.join(", ");
+            wrong.push(format!(
+                "{parent}: {members}: no such circle (any more): take it off the list ({why})"
+            ));
         }
     }
     wrong
@@ -239,16 +434,29 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Each file of the crate and its text.
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    files.sort();
+    let source = |path: PathBuf| {
+        let file = path.strip_prefix(root()).unwrap().to_str().expect("a UTF-8 path").to_owned();
+        (file, fs::read_to_string(&path).unwrap())
+    };
+    files.into_iter().map(source).collect()
+}
+
 #[test]
 fn every_file_keeps_to_its_floor_and_its_crates() {
     let floors = floors(&fs::read_to_string(root().join("src/lib.rs")).unwrap());
-    let mut files = Vec::new();
-    rust_files(&root().join("src"), &mut files);
-    let mut wrong = Vec::new();
-    for path in files {
-        let file = path.strip_prefix(root()).unwrap().to_str().expect("a UTF-8 path");
-        wrong.extend(violations(&floors, file, &fs::read_to_string(&path).unwrap()));
-    }
+    let wrong: Vec<_> =
+        sources().iter().flat_map(|(file, text)| violations(&floors, file, text)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_modules_use_each_other_in_a_circle() {
+    let wrong = wrong_circles(&sources(), KNOWN_CIRCLES);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -278,7 +486,7 @@ fn files_that_may_hold_unsafe_code_exist() {
 
 fn house() -> Floors {
     floors(
-        "//! ```text\n//! 5 process   main cmd/\n//! 4 serve     connection/  fs/\n\
+        "//! ```text\n//! 5 process   main > cmd/ > config observe\n//! 4 serve     connection/ > fs/\n\
          //! 2 refresh   refresh/\n//! 1 sources   source/\n//! 0 domain    secret\n//! ```\n",
     )
 }
@@ -323,6 +531,78 @@ fn paths_down_and_sideways_comments_and_strings_are_no_violation() {
     assert_eq!(first_violation("src/main.rs", "use anyhow::Result; use crate::cmd;"), "");
 }
 
+fn files(files: &[(&str, &str)]) -> Vec<(String, String)> {
+    files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect()
+}
+
+#[test]
+fn a_circle_is_found_however_long_and_deep_it_is() {
+    for (circle, complaint) in [
+        (
+            vec![("src/a.rs", "use crate::b::B;"), ("src/b.rs", "fn f() { crate::a::f() }")],
+            "crate: these use each other in a circle: a, b",
+        ),
+        // Below a common parent, by way of a third, in the bodies of functions.
+        (
+            vec![
+                ("src/x.rs", "mod a; mod b; mod c;"),
+                ("src/x/a.rs", "use super::b;"),
+                ("src/x/b.rs", "fn f() { super::c::f() }"),
+                ("src/x/c.rs", "use crate::x::{a::{A, B}, c};"),
+            ],
+            "crate::x: these use each other in a circle: a, b, c",
+        ),
+        // No two files use each other, but their parents do.
+        (
+            vec![
+                ("src/a.rs", ""),
+                ("src/a/one.rs", "use crate::b::one;"),
+                ("src/b.rs", ""),
+                ("src/b/one.rs", ""),
+                ("src/b/two.rs", "use crate::a;"),
+            ],
+            "crate: these use each other in a circle: a, b",
+        ),
+    ] {
+        let wrong = wrong_circles(&files(&circle), &[]);
+        assert_eq!(wrong.first().map(String::as_str), Some(complaint), "{circle:?}");
+        assert!(wrong.len() > 2, "each use is told: {wrong:?}");
+    }
+}
+
+#[test]
+fn a_module_and_its_inside_are_no_circle_and_known_circles_are_let_be_while_they_last() {
+    let inside = [
+        ("src/a.rs", "mod b; use b::B; use crate::c;"),
+        ("src/a/b.rs", "use super::A; use crate::c;"),
+        ("src/c.rs", "mod tests { use crate::a; }"),
+        ("src/a/tests.rs", "use super::b;"),
+    ];
+    assert_eq!(wrong_circles(&files(&inside), &[]), [""; 0]);
+    let known = || [Known { parent: "crate", members: &["a", "b"], why: "…" }];
+    let circle = [("src/a.rs", "use crate::b;"), ("src/b.rs", "use crate::a;")];
+    assert_eq!(wrong_circles(&files(&circle), &known()), [""; 0]);
+    let [gone] = wrong_circles(&files(&circle[..1]), &known()).try_into().unwrap();
+    assert!(gone.contains("take it off the list"), "{gone}");
+}
+
+#[test]
+fn on_a_floor_a_lower_step_knows_nothing_of_a_higher_one() {
+    for (file, text, complaint) in [
+        ("src/config.rs", "use crate::cmd;", "cmd uses config, never the other way round"),
+        ("src/config/file.rs", "use crate::cmd::Advise;", "floor 5"),
+        ("src/cmd.rs", "fn f() { crate::main::run() }", "main uses cmd"),
+    ] {
+        assert!(first_violation(file, text).contains(complaint), "{file}: {text}");
+    }
+    for (file, text) in [
+        ("src/cmd.rs", "use crate::config; use crate::fs;"),
+        ("src/config.rs", "use crate::observe;"),
+    ] {
+        assert_eq!(first_violation(file, text), "", "{file}: {text}");
+    }
+}
+
 #[test]
 fn each_other_rule_finds_its_violation() {
     for (file, text, complaint) in [
@@ -335,10 +615,35 @@ fn each_other_rule_finds_its_violation() {
         ("src/cmd.rs", "use reqwest::Client;", "only sources"),
         ("src/fs.rs", "fn f() { unsafe { g() } }", "system calls"),
         ("src/attic.rs", "", "not on the map"),
+        ("src/fs.rs", "fn f() { g(\"default\") }", "only the configuration"),
+        ("src/fs.rs", "fn f() { static COUNT: AtomicU64 = AtomicU64::new(0); }", "static COUNT"),
+        (
+            "src/fs.rs",
+            "macro_rules! m { () => { pub static LIST: Vec<u8> = vec![]; } }",
+            "static LIST",
+        ),
+        ("src/fs.rs", "thread_local! { static A: u8 = 0; }", "a second mount"),
     ] {
         assert!(first_violation(file, text).contains(complaint), "{file}: {text}");
     }
-    assert_eq!(first_violation("src/source/http.rs", "use reqwest::Client;"), "");
+    for (file, text) in [
+        ("src/source/http.rs", "use reqwest::Client;"),
+        ("src/fs.rs", "fn f(_: &'static str) -> impl Fn() + 'static {}"),
+        ("src/fs.rs", "mod tests { fn f() { g(\"default\") } }"),
+        ("src/config.rs", "const NAME: &str = \"default\";"),
+        ("src/observe.rs", "static LOG: OnceLock<Log> = OnceLock::new();"),
+    ] {
+        assert_eq!(first_violation(file, text), "", "{file}: {text}");
+    }
+}
+
+#[test]
+fn each_static_that_is_let_be_is_there() {
+    let sources: BTreeMap<_, _> = sources().into_iter().collect();
+    for (file, name, why) in STATICS {
+        let statics = Names::of(file, &sources[*file]).statics;
+        assert!(statics.iter().any(|there| there == name), "{file}: {name} is gone ({why})");
+    }
 }
 
 #[test]

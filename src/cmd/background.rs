@@ -15,7 +15,7 @@ use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cmd::EXIT_FAILURE;
-use crate::cmd::serve::flag;
+use crate::cmd::served::flag;
 use crate::config::{self, Settings};
 use crate::observe::{self, Target};
 

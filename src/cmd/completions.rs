@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, Command, CommandFactory, ValueHint};
+use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::config::Key;
 use crate::config::kind::Offers;
 
@@ -26,13 +25,13 @@ pub struct ManArgs {
     pub directory: PathBuf,
 }
 
-/// Prints a completion script.
+/// Prints a completion script for `program`.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &CompletionsArgs, program: &Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    let mut command = completed(&Cli::command());
+    let mut command = completed(program);
     clap_complete::generate(args.shell, &mut command, "molecule-tokenfs", &mut script);
     if args.shell == Shell::Bash {
         // clap_complete 4.6 spells a program's name with a dash in two ways, and finds no command then.
@@ -86,10 +85,10 @@ fn with_values(argument: &Arg) -> Arg {
 ///
 /// # Errors
 /// When the directory or a page cannot be written.
-pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
+pub fn man(args: &ManArgs, program: Command) -> anyhow::Result<ExitCode> {
     let directory = &args.directory;
     std::fs::create_dir_all(directory)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+        .and_then(|()| clap_mangen::generate_to(program, directory))
         .with_context(|| format!("cannot write the manual pages to {}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use nix::unistd::{AccessFlags, Uid, access};
 
-use crate::cli::EXIT_CODES;
+use crate::cmd::EXIT_CODES;
 use crate::cmd::{self, Advise, EXIT_NO_TOKEN, EXIT_USAGE, live};
 use crate::config::file;
 use crate::config::tables::Tables;

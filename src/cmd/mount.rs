@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setsid};
 
 use crate::cmd::background;
-use crate::cmd::serve::{self, Executable, ServeArgs, forbid_core_dumps, serve};
+use crate::cmd::serve::{self, Executable, serve};
+use crate::cmd::served::{ServeArgs, forbid_core_dumps};
 use crate::config;
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::{UPGRADE, take_signals};

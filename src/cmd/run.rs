@@ -11,7 +11,8 @@ use anyhow::Context;
 use nix::sys::prctl;
 use nix::unistd::Uid;
 
-use crate::cmd::serve::{self, Executable, ServeArgs, serve};
+use crate::cmd::serve::{self, Executable, serve};
+use crate::cmd::served::ServeArgs;
 use crate::cmd::setup::git::{self, Asked};
 use crate::config::{self, Settings};
 use crate::connection::supervisor::{End, take_signals};

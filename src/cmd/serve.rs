@@ -1,6 +1,6 @@
 //! Serving the tokens: what `mount` and `run` have in common.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, Uid};
 
-use crate::cmd::{Advise, worker};
+use crate::cmd::served::{ServeArgs, become_opaque, flag, name_this_process};
+use crate::cmd::{Advise, allows_colours, worker};
 use crate::config::parse::BackendChoice;
-use crate::config::{self, Origin, Settings, SettingsArgs};
+use crate::config::{self, Origin, Settings};
 use crate::connection::companion::Companion;
 use crate::connection::mount::{Mount, MountError};
 use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
@@ -26,76 +25,9 @@ use crate::files::{self, Directory};
 use crate::foreign::Launcher;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
-use crate::observe::{self, LogLevel, Target};
+use crate::observe;
 use crate::program::Program;
 use crate::status::{Backend, Identity, Layout};
-
-mod testing;
-
-use testing::TestingArgs;
-
-/// What is served: the same for whoever serves it, `mount`, `run` and their worker.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct ServeArgs {
-    /// Who may read the tokens where no setting says so: the user whom `run` runs its command as
-    #[arg(long, hide = true, value_name = "UID")]
-    pub default_owner: Option<u32>,
-
-    /// Where the log goes where no setting says so
-    #[arg(long, hide = true, value_name = "PLACE")]
-    pub default_log: Option<OsString>,
-
-    /// What is logged where no setting says so
-    #[arg(long, hide = true, value_name = "LEVEL", value_parser = parse_level)]
-    pub default_log_level: Option<LogLevel>,
-
-    /// What only tests ask for.
-    #[command(flatten)]
-    pub testing: TestingArgs,
-
-    /// The settings.
-    #[command(flatten)]
-    pub settings: SettingsArgs,
-}
-
-fn parse_level(text: &str) -> Result<LogLevel, &'static str> {
-    text.parse().map_err(|()| "expected a level")
-}
-
-impl ServeArgs {
-    /// The settings as they are now.
-    ///
-    /// # Errors
-    /// See [`Settings::load`].
-    pub fn load(&self) -> anyhow::Result<Settings> {
-        let mut settings = Settings::load_for(&self.settings, self.default_owner)?;
-        // A file is read by nobody who works at the terminal.
-        let may_default =
-            settings.log_level.origin == Origin::Default && settings.log_file.value.is_none();
-        if let Some(level) = self.default_log_level.as_ref().filter(|_| may_default) {
-            settings.log_level.value = level.clone();
-        }
-        Ok(settings)
-    }
-
-    /// Where the log goes.
-    pub(super) fn log(&self, settings: &Settings) -> Target {
-        let file = settings.log_file.value.clone().map(Target::File);
-        let default = || self.default_log.clone().map_or(Target::Stderr, Target::from);
-        file.unwrap_or_else(default)
-    }
-
-    /// The same as arguments of a command line.
-    fn arguments(&self) -> Vec<OsString> {
-        let owner = self.default_owner.map(|uid| flag("default-owner", uid.to_string().as_ref()));
-        let log = self.default_log.as_deref().map(|place| flag("default-log", place));
-        let level = self.default_log_level.as_ref();
-        let level = level.map(|level| flag("default-log-level", level.to_string().as_ref()));
-        let settings = self.settings.each().map(|(name, value)| flag(name, value));
-        let own = [owner, log, level].into_iter().flatten();
-        own.chain(self.testing.arguments()).chain(settings).collect()
-    }
-}
 
 /// This program, as it was when we started.
 pub struct Executable {
@@ -165,12 +97,6 @@ impl Executable {
     }
 }
 
-pub(super) fn flag(name: &str, value: &OsStr) -> OsString {
-    let mut flag = OsString::from(format!("--{name}="));
-    flag.push(value);
-    flag
-}
-
 fn worker_words() -> [OsString; 3] {
     ["worker".into(), "--supervisor".into(), Pid::this().to_string().into()]
 }
@@ -189,19 +115,12 @@ pub(super) fn begin(args: &ServeArgs, settings: &Settings) -> anyhow::Result<Own
     name_this_process();
     keep_the_heap_small();
     let callers_stderr = observe::own_stderr().context("cannot keep standard error")?;
-    observe::init(&settings.log_level.value, &args.log(settings))
+    observe::init(&settings.log_level.value, &args.log(settings), allows_colours())
         .hint("name another file: --log-file FILE")?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
     Ok(callers_stderr)
-}
-
-/// Gives this process its name, by which `pgrep(1)` finds it. One that was started from a descriptor is
-/// called `exe`, or by the descriptor's number.
-pub(super) fn name_this_process() {
-    // It is cut to 15 characters, and cannot fail.
-    prctl::set_name(&CString::new(env!("CARGO_PKG_NAME")).unwrap_or_default()).ok();
 }
 
 /// Serves at `target` until the companion or an unmount ends it. The `signals` must have been taken
@@ -356,18 +275,4 @@ fn ended(end: End) -> End {
 pub(super) fn explained(error: MountError) -> anyhow::Error {
     let hint = error.hint();
     anyhow::Error::new(error).hint(hint)
-}
-
-/// This process's memory holds tokens: no core dumps, no debugger, no `/proc/PID/environ` for others.
-pub(super) fn become_opaque() {
-    if let Err(error) = prctl::set_dumpable(false) {
-        tracing::warn!("cannot keep others out of my memory, and it holds tokens: {error}");
-    }
-}
-
-/// No core dumps of this process and of what it starts, whatever becomes of their attributes.
-pub(super) fn forbid_core_dumps() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
-        tracing::warn!("cannot turn core dumps off, and they would hold tokens: {error}");
-    }
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 
-use crate::cli::EXIT_CODES_WITHOUT_TOKEN as EXIT_CODES;
+use crate::cmd::EXIT_CODES_WITHOUT_TOKEN as EXIT_CODES;
 use crate::config;
 use crate::foreign::plain::{self, PlainFile};
 

@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use zeroize::Zeroizing;
 
-use crate::cmd::serve::{ServeArgs, become_opaque, forbid_core_dumps, name_this_process};
+use crate::cmd::allows_colours;
+use crate::cmd::served::{ServeArgs, become_opaque, forbid_core_dumps, name_this_process};
 use crate::config::{Settings, tables};
 use crate::connection::handover::Channel;
 use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
@@ -97,9 +98,9 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 /// Starts the log. A file that cannot be opened any more is no reason not to serve.
 fn start_log(config: &WorkerConfig) {
     let level = config.log_level.parse().unwrap_or_default();
-    let opened = observe::init(&level, &config.log.clone().into());
+    let opened = observe::init(&level, &config.log.clone().into(), allows_colours());
     if let Err(error) = opened
-        && observe::init(&level, &Target::Stderr).is_ok()
+        && observe::init(&level, &Target::Stderr, allows_colours()).is_ok()
     {
         tracing::warn!("{error}; the worker logs to standard error");
     }

@@ -7,16 +7,14 @@ use anyhow::Context;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::cmd::{Advise, EXIT_USAGE};
+use crate::advice::{Advise, EXIT_USAGE};
+use crate::config::key::FILE_VARIABLE;
 use crate::config::kind::Shape;
-use crate::config::layers::{Origin, Raw};
 use crate::config::tables::Tables;
+use crate::config::written::{Origin, Raw, line};
 use crate::config::{Environment, Key, SettingsArgs, trust};
 use crate::foreign::plain::{self, PlainFile};
 use crate::source::table::TableError;
-
-/// The variable that names the file where no flag does.
-pub const VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
 
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT: &str = "/etc/molecule-tokenfs.toml";
@@ -43,9 +41,9 @@ impl ConfigFile {
         environment: &Environment,
         default: &Path,
     ) -> anyhow::Result<Option<Self>> {
-        let (path, by): (Arc<Path>, _) = match (flags.config(), environment.get(VARIABLE)) {
+        let (path, by): (Arc<Path>, _) = match (flags.config(), environment.get(FILE_VARIABLE)) {
             (Some(path), _) => (Arc::from(path.as_path()), "--config"),
-            (None, Some(path)) => (Arc::from(Path::new(&path)), VARIABLE),
+            (None, Some(path)) => (Arc::from(Path::new(&path)), FILE_VARIABLE),
             (None, None) if default.exists() => (Arc::from(default), "the default"),
             (None, None) => return Ok(None),
         };
@@ -178,11 +176,6 @@ fn described(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The line of an offset, counted from 1.
-pub(super) fn line(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,12 +262,12 @@ mod tests {
             ("idle = 86400", "idle = \"86400\""),
             ("backend = files", "backend = \"files\""),
         ] {
-            let (told, _) = crate::cmd::describe(&parse(text).unwrap_err());
+            let (told, _) = crate::advice::describe(&parse(text).unwrap_err());
             let hint = format!("\nhint: write the value in quotes: {right}\n");
             assert!(told.ends_with(&hint), "{told}");
         }
         for text in ["mode = ", "mode = '04", "prefetch = yes", "host = a.example", "x = 0440"] {
-            let (told, _) = crate::cmd::describe(&parse(text).unwrap_err());
+            let (told, _) = crate::advice::describe(&parse(text).unwrap_err());
             assert!(!told.contains("quotes:"), "{told}");
         }
     }

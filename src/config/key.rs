@@ -2,8 +2,13 @@
 
 use crate::config::kind::Shape;
 pub use crate::config::list::Key;
-use crate::config::{file, mountpoint};
 use crate::source::table::most_like;
+
+/// The variable that names the configuration file where no flag does.
+pub const FILE_VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
+
+/// The variable that names the mountpoint where no argument does.
+pub const MOUNTPOINT_VARIABLE: &str = "MOLECULE_TOKENFS_MOUNTPOINT";
 
 /// What the names of most variables begin with.
 pub(super) const PREFIX: &str = "MOLECULE_TOKENFS_";
@@ -49,7 +54,7 @@ impl Key {
     /// What to do instead of setting this variable, whose name begins like those of settings.
     #[must_use]
     pub fn instead_of_variable(name: &str) -> Option<String> {
-        let others = [file::VARIABLE, mountpoint::VARIABLE];
+        let others = [FILE_VARIABLE, MOUNTPOINT_VARIABLE];
         let known = Self::ALL.into_iter().map(Self::variable).chain(others);
         let ours: Vec<_> = known.filter_map(|name| name.strip_prefix(PREFIX)).collect();
         let rest = name.strip_prefix(PREFIX).filter(|rest| !ours.contains(rest))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueHint;
 use jiff::fmt::friendly::{Spacing, SpanPrinter};
 
-use crate::config::layers::{Invalid, Raw};
+use crate::config::written::{Invalid, Raw};
 use crate::config::parse::{self, BackendChoice, ServerUrl};
 use crate::fs::node::Root;
 use crate::observe::{LEVELS, LogLevel};

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
+use crate::advice::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::Environment;
+use crate::config::key::MOUNTPOINT_VARIABLE;
 use crate::place::{Served, Unserved};
-
-/// The variable that names the mountpoint where no argument does.
-pub const VARIABLE: &str = "MOLECULE_TOKENFS_MOUNTPOINT";
 
 /// Where root mounts.
 const SYSTEM: &str = "/run/molecule/token";
@@ -52,7 +50,7 @@ pub(super) fn flaw_of_runtime_directory(path: &Path) -> Option<String> {
 }
 
 fn default_in(environment: &Environment, root: bool) -> anyhow::Result<PathBuf> {
-    if let Some(path) = environment.get(VARIABLE) {
+    if let Some(path) = environment.get(MOUNTPOINT_VARIABLE) {
         return Ok(path.into());
     }
     if root {
@@ -91,7 +89,7 @@ fn find_in(
     environment: &Environment,
     system: &Path,
 ) -> anyhow::Result<PathBuf> {
-    let named = explicit.or_else(|| environment.get(VARIABLE).map(PathBuf::from));
+    let named = explicit.or_else(|| environment.get(MOUNTPOINT_VARIABLE).map(PathBuf::from));
     let is_named = named.is_some();
     let candidates = match named {
         Some(path) => vec![path],
@@ -162,7 +160,8 @@ mod tests {
         let user = Environment::from([("XDG_RUNTIME_DIR", "/run/user/7")]);
         assert_eq!(default_in(&user, true).unwrap(), Path::new("/run/molecule/token"));
         assert_eq!(default_in(&user, false).unwrap(), Path::new("/run/user/7/molecule/token"));
-        let named = Environment::from([(VARIABLE, "/t"), ("XDG_RUNTIME_DIR", "/run/user/7")]);
+        let named =
+            Environment::from([(MOUNTPOINT_VARIABLE, "/t"), ("XDG_RUNTIME_DIR", "/run/user/7")]);
         assert_eq!(default_in(&named, true).unwrap(), Path::new("/t"));
     }
 
@@ -201,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         serve(dir.path());
         let nowhere = dir.path().join("nowhere");
-        let environment = Environment::from([(VARIABLE, nowhere.to_str().unwrap())]);
+        let environment = Environment::from([(MOUNTPOINT_VARIABLE, nowhere.to_str().unwrap())]);
         let error = find_in(None, &environment, dir.path()).unwrap_err().to_string();
         assert!(error.ends_with("nowhere: it does not exist)"), "{error}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use nix::unistd::{Group, User};
 
-use crate::config::layers::{Invalid, Origin, Raw};
+use crate::config::written::{Invalid, Origin, Raw};
 use crate::observe::LogLevel;
 use crate::source::http;
 use crate::status::Layout;

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::config::file::line;
-use crate::config::layers::{Origin, Raw};
 use crate::config::parse;
+use crate::config::written::{Origin, Raw, line};
 use crate::source::table::{Located, Table, TableError, Value, most_like};
 use crate::source::{Scope, SourceConfig};
 use crate::source::{env, platform};
@@ -297,7 +296,7 @@ fn value_of(text: &str, value: &DeValue<'_>) -> Value {
 mod tests {
     use std::path::Path;
 
-    use crate::cmd::describe;
+    use crate::advice::describe;
     use crate::config::file::ConfigFile;
     use crate::source::SourceConfig;
 

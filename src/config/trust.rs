@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use crate::cmd::{Advise, EXIT_USAGE};
+use crate::advice::{Advise, EXIT_USAGE};
 use crate::trust::Trust;
 
 /// Refuses a file that others can change: `what` is its name in the sentence, and `also` a further

@@ -16,8 +16,8 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 
 use crate::demo::ledger::{Ledger, Verdict};
+use crate::demo::reply::{Body, json_body, plain, respond};
 use crate::demo::rest;
-use crate::demo::server::{Body, json_body, plain, respond};
 use crate::secret::Fingerprint;
 
 /// Where these paths begin.

@@ -20,9 +20,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::demo::faults::Service;
-use crate::demo::ledger::Verdict;
+use crate::demo::ledger::{Ledger, Verdict};
+use crate::demo::reply::{Body, plain};
 use crate::demo::rest;
-use crate::demo::server::{Body, Shared, plain};
 use crate::spawn;
 
 /// What paths of the git server begin with.
@@ -32,13 +32,17 @@ pub(super) const PREFIX: &str = "/git";
 const MAX_CGI_HEAD: u64 = 16 * 1024;
 
 /// Answers one request of a git client.
-pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
-    let Some(root) = shared.git_root.as_deref() else {
+pub(super) async fn answer(
+    ledger: &Ledger,
+    root: Option<&Path>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let Some(root) = root else {
         return plain(StatusCode::NOT_FOUND, "this demo has no repositories");
     };
     let password = rest::credential(request.headers());
     let repository = repository(request.uri().path());
-    match shared.ledger.check_for(Service::Git.name(), password.as_deref(), repository) {
+    match ledger.check_for(Service::Git.name(), password.as_deref(), repository) {
         Some(Verdict::Live) => {}
         Some(Verdict::OutOfScope) => {
             return plain(StatusCode::NOT_FOUND, "Repository not found.\n");

@@ -21,8 +21,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::demo::ledger::{Ledger, Scope};
+use crate::demo::reply::{Body, json_body, respond};
 use crate::demo::rest;
-use crate::demo::server::{Body, json_body, respond};
 
 /// How far ahead a claim may expire, in seconds.
 const MOST_AHEAD: i64 = 600;

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 
 use crate::demo::faults::Service;
 use crate::demo::git::{self, PREFIX, refusal};
-use crate::demo::ledger::Verdict;
+use crate::demo::ledger::{Ledger, Verdict};
+use crate::demo::reply::{Body, plain, respond};
 use crate::demo::rest;
-use crate::demo::server::{Body, Shared, plain, respond};
 
 /// What comes between the path of a repository and that of the interface.
 const INFIX: &str = "/info/lfs/";
@@ -35,10 +35,14 @@ pub(super) fn is_endpoint(path: &str) -> bool {
 }
 
 /// Answers one request of a git-lfs client.
-pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    ledger: &Ledger,
+    root: Option<&Path>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let token = rest::credential(request.headers());
     let repository = git::repository(request.uri().path());
-    match shared.ledger.check_for(Service::Lfs.name(), token.as_deref(), repository) {
+    match ledger.check_for(Service::Lfs.name(), token.as_deref(), repository) {
         Some(Verdict::Live) => {}
         Some(Verdict::OutOfScope) => {
             return plain(StatusCode::NOT_FOUND, "Repository not found.\n");
@@ -48,7 +52,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Respo
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let found = path.split_once(INFIX).and_then(|(repository, rest)| {
-        let store = Store::of(shared.git_root.as_deref()?, repository.strip_prefix(PREFIX)?)?;
+        let store = Store::of(root?, repository.strip_prefix(PREFIX)?)?;
         let host = parts.headers.get(HOST)?.to_str().ok()?;
         Some((store, rest, format!("http://{host}{repository}{INFIX}objects/")))
     });

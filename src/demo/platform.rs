@@ -13,8 +13,8 @@ use rand::distr::Alphanumeric;
 use serde_json::json;
 
 use crate::demo::faults::Fault;
-use crate::demo::ledger::Issued;
-use crate::demo::server::{Body, DateHeader, Shared, cut, json_body, plain, respond, unannounced};
+use crate::demo::ledger::{Issued, Ledger};
+use crate::demo::reply::{Body, DateHeader, cut, json_body, plain, respond, unannounced};
 
 /// Before a path: the target of [`Fault::RedirectSame`].
 pub(super) const MOVED: &str = "/moved";
@@ -92,26 +92,35 @@ pub(super) fn is_endpoint(path: &str) -> bool {
     path.strip_prefix(MOVED).unwrap_or(path).ends_with("/github-installation-token")
 }
 
+/// What the platform knows.
+pub(super) struct Platform<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) bearer: &'a Bearer,
+    pub(super) workspace_id: &'a str,
+    /// The other origin that a redirect may point to.
+    pub(super) elsewhere: &'a str,
+}
+
 /// Answers a request for a token.
 pub(super) async fn answer(
-    shared: &Shared,
+    platform: &Platform<'_>,
     path: &str,
     headers: &HeaderMap,
     fault: Option<Fault>,
 ) -> Response<Body> {
-    if !shared.bearer.accepts(headers) {
-        shared.ledger.count(|counts| counts.unauthorized += 1);
+    if !platform.bearer.accepts(headers) {
+        platform.ledger.count(|counts| counts.unauthorized += 1);
         return json_body(StatusCode::UNAUTHORIZED, &json!({ "error": "invalid token" }));
     }
     let endpoint = path.strip_prefix(MOVED).unwrap_or(path);
-    let scoped = format!("/workspaces/{}/github-installation-token", shared.workspace_id);
+    let scoped = format!("/workspaces/{}/github-installation-token", platform.workspace_id);
     if endpoint != "/admin/github-installation-token" && endpoint != scoped {
         return json_body(StatusCode::NOT_FOUND, &json!({ "error": "unknown workspace" }));
     }
     match fault {
-        None => token(&shared.ledger.issue()),
-        Some(Fault::Cut) => cut(token(&shared.ledger.issue())).await,
-        Some(fault) => misbehave(shared, path, fault),
+        None => token(&platform.ledger.issue()),
+        Some(Fault::Cut) => cut(token(&platform.ledger.issue())).await,
+        Some(fault) => misbehave(platform, path, fault),
     }
 }
 
@@ -124,8 +133,8 @@ fn with_token(issued: &Issued, key: &str, token: &str) -> Response<Body> {
     json_body(StatusCode::OK, &json!({ key: token, "expires_at": expires_at }))
 }
 
-fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
-    let ledger = &shared.ledger;
+fn misbehave(platform: &Platform<'_>, path: &str, fault: Fault) -> Response<Body> {
+    let ledger = platform.ledger;
     match fault {
         Fault::Html => {
             let page = "<!doctype html><title>Sign in</title><form>Please sign in</form>";
@@ -146,7 +155,7 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
             with_token(&issued, "token", &format!("{}\0x", issued.secret.expose_str()))
         }
         Fault::BornExpired => token(&ledger.issue_dead()),
-        Fault::HugeStream => unannounced(misbehave(shared, path, Fault::Huge)),
+        Fault::HugeStream => unannounced(misbehave(platform, path, Fault::Huge)),
         Fault::Huge => {
             let issued = ledger.issue();
             // By hand: serde_json takes its time for 10 MB where it is not optimized.
@@ -156,7 +165,7 @@ fn misbehave(shared: &Shared, path: &str, fault: Fault) -> Response<Body> {
                 format!(r#"{{"filler":"{filler}","token":"{token}","expires_at":"{expires_at}"}}"#);
             respond(StatusCode::OK, "application/json", body.into())
         }
-        Fault::RedirectElsewhere => redirect(&format!("{}{path}", shared.elsewhere)),
+        Fault::RedirectElsewhere => redirect(&format!("{}{path}", platform.elsewhere)),
         Fault::RedirectLoop => redirect(path),
         Fault::RedirectSame => redirect(&format!("{MOVED}{path}")),
         Fault::NoDate => with_date(token(&ledger.issue()), DateHeader::Missing),

@@ -7,8 +7,8 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::demo::faults::Service;
-use crate::demo::ledger::Verdict;
-use crate::demo::server::{Body, Shared, json_body};
+use crate::demo::ledger::{Ledger, Verdict};
+use crate::demo::reply::{Body, json_body};
 
 /// The token in an `Authorization` header: `Bearer`, `token` (as gh sends it), or the password of
 /// `Basic` (as git and netrc readers send it).
@@ -29,7 +29,7 @@ pub(super) fn credential(headers: &HeaderMap) -> Option<Vec<u8>> {
 
 /// Answers as `api.github.com` does, also under the prefix of an Enterprise Server.
 pub(super) fn answer(
-    shared: &Shared,
+    ledger: &Ledger,
     method: &Method,
     path: &str,
     headers: &HeaderMap,
@@ -41,7 +41,7 @@ pub(super) fn answer(
         let mut parts = path.split('/');
         Some((parts.next()?, parts.next()?))
     });
-    match shared.ledger.check_for(Service::Rest.name(), token.as_deref(), repository) {
+    match ledger.check_for(Service::Rest.name(), token.as_deref(), repository) {
         Some(Verdict::Live) => {}
         Some(Verdict::OutOfScope) => {
             return json_body(StatusCode::NOT_FOUND, &json!({ "message": "Not Found" }));

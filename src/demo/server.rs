@@ -1,23 +1,19 @@
 //! The HTTP server behind every part of the demo platform: listeners, routes, general faults.
 
-use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{DATE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -32,12 +28,10 @@ use crate::demo::consumers::{self, Consumers};
 use crate::demo::faults::{Fault, Faults, Order, Service};
 use crate::demo::github::{self, Github};
 use crate::demo::ledger::Ledger;
-use crate::demo::platform::{self, Bearer, Strays};
+use crate::demo::platform::{self, Bearer, Platform, Strays};
+use crate::demo::reply::{Body, DateHeader, json_body, plain};
 use crate::demo::{git, lfs, rest};
 use crate::secret::Fingerprint;
-
-/// The body of an answer; an error in it cuts the connection.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +51,6 @@ pub(super) struct Shared {
     pub(super) git_root: Option<PathBuf>,
     /// The other origin that a redirect may point to.
     pub(super) elsewhere: String,
-}
-
-/// An order about the `Date` header, as an extension of a response.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum DateHeader {
-    Missing,
-    /// Seconds ahead of the platform's clock.
-    Off(i64),
-    /// One that is right, and one that is off.
-    Two(i64),
 }
 
 /// The sockets, bound but not served yet.
@@ -173,6 +157,11 @@ where
 }
 
 impl Shared {
+    fn platform(&self) -> Platform<'_> {
+        let Self { ledger, bearer, workspace_id, elsewhere, .. } = self;
+        Platform { ledger, bearer, workspace_id, elsewhere }
+    }
+
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -274,10 +263,13 @@ impl Shared {
         fault: Option<Fault>,
     ) -> Response<Body> {
         match service {
-            Service::Platform => platform::answer(self, path, request.headers(), fault).await,
-            Service::Git => git::answer(self, request).await,
-            Service::Lfs => lfs::answer(self, request).await,
-            Service::Rest => rest::answer(self, request.method(), path, request.headers()),
+            Service::Platform => {
+                let platform = self.platform();
+                platform::answer(&platform, path, request.headers(), fault).await
+            }
+            Service::Git => git::answer(&self.ledger, self.git_root.as_deref(), request).await,
+            Service::Lfs => lfs::answer(&self.ledger, self.git_root.as_deref(), request).await,
+            Service::Rest => rest::answer(&self.ledger, request.method(), path, request.headers()),
         }
     }
 
@@ -361,70 +353,4 @@ fn http_date(time: Timestamp) -> Option<HeaderValue> {
     let text =
         jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
     HeaderValue::from_str(&text).ok()
-}
-
-/// An answer with a body that is known as a whole.
-pub(super) fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-) -> Response<Body> {
-    let never = |impossible: Infallible| match impossible {};
-    let mut response = Response::new(Full::new(body).map_err(never).boxed_unsync());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// An answer in one line of text.
-pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    respond(status, "text/plain", Bytes::from_static(text.as_bytes()))
-}
-
-/// An answer in JSON.
-pub(super) fn json_body(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    respond(status, "application/json", body.to_string().into())
-}
-
-/// The same answer in chunks, its length untold.
-pub(super) fn unannounced(response: Response<Body>) -> Response<Body> {
-    response.map(|body| body.map_frame(|frame| frame).boxed_unsync())
-}
-
-/// The same answer, except that the connection is cut in the middle of its body.
-pub(super) async fn cut(response: Response<Body>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-    let half = whole.slice(..whole.len() / 2);
-    Response::from_parts(parts, Cut::Half(half).boxed_unsync())
-}
-
-/// A body that fails after its first piece, which is let out first.
-enum Cut {
-    Half(Bytes),
-    Flushing,
-    Over,
-}
-
-impl hyper::body::Body for Cut {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match std::mem::replace(&mut *self, Self::Over) {
-            Self::Half(half) => {
-                *self = Self::Flushing;
-                Poll::Ready(Some(Ok(Frame::data(half))))
-            }
-            Self::Flushing => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Self::Over => Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
-        }
-    }
 }

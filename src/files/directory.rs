@@ -19,12 +19,11 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use crate::connection::mount::MountError;
 use crate::files::found::{self, Found};
 use crate::fs::access::Access;
+pub use crate::place::MARKER;
 use crate::place::{self, Made, Place};
 use crate::status::{self, Layout};
 use crate::view;
 
-/// The file that says whose the directory is.
-pub const MARKER: &str = ".molecule-tokenfs";
 /// Before the name of a file that is not complete yet.
 pub(super) const NEW: &str = ".new-";
 /// Before the name of a directory that a mountpoint links to.

@@ -9,8 +9,10 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 
 use crate::connection::mountinfo;
-use crate::files::MARKER;
 use crate::trust::{Flaw, Trust};
+
+/// The file of a directory without a mount that says whose the directory is.
+pub const MARKER: &str = ".molecule-tokenfs";
 
 /// Something that root or this user serves, held by a descriptor: what is read through
 /// [`Served::path`] is what was judged, whatever becomes of the names that led there.

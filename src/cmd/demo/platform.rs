@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::cmd::demo::Signals;
-use crate::cmd::print;
+use crate::cmd::{allows_colours, print};
 use crate::config::parse::span_argument;
 use crate::demo::github::Installation;
 use crate::demo::{Address, Demo, Setup};
@@ -72,7 +72,7 @@ struct Announcement<'a> {
 /// # Errors
 /// The platform cannot start, or a repository or the bearer file cannot be made.
 pub fn run(args: &PlatformArgs) -> anyhow::Result<ExitCode> {
-    observe::init(&observe::LogLevel::default(), &observe::Target::Stderr)?;
+    observe::init(&observe::LogLevel::default(), &observe::Target::Stderr, allows_colours())?;
     observe::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

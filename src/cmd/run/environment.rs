@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 
-use crate::config::{DEFAULT_HOST, Key, mountpoint};
+use crate::config::key::MOUNTPOINT_VARIABLE;
+use crate::config::{DEFAULT_HOST, Key};
 use crate::spawn::GH_VARIABLES;
 
 /// How GitHub marks an installation token. One in the environment is dead after an hour at most, and
@@ -86,7 +87,7 @@ impl Variables {
 
     /// Tells tools where the tokens are, and keeps them from asking people.
     pub fn name_the_mount(&mut self, target: &Path, hosts: &[String]) {
-        self.set(mountpoint::VARIABLE, target);
+        self.set(MOUNTPOINT_VARIABLE, target);
         // A mounted file cannot tell its readers which hosts its token is for.
         if hosts != [DEFAULT_HOST] {
             self.set(Key::Host.variable(), hosts.join(","));

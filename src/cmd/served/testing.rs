@@ -14,7 +14,7 @@ mod with {
     use std::time::Duration;
 
     use super::{OsString, SourceConfig};
-    use crate::cmd::serve::flag;
+    use crate::cmd::served::flag;
     use crate::config;
     use crate::config::settings::shown_span;
     use crate::fs::fault::Fault;
