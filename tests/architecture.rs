@@ -1,7 +1,7 @@
 //! The house rules that a compiler does not know: which module may use which, and which crates and
 //! keywords belong to which files. The floors and their steps are read from the map in `src/lib.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -160,7 +160,7 @@ impl Names {
                 TokenTree::Group(group) => {
                     self.walk(&group.stream().into_iter().collect::<Vec<_>>(), module);
                 }
-                _ => {}
+                TokenTree::Punct(_) => {}
             }
             at += 1;
         }
@@ -350,8 +350,8 @@ fn uses(files: &[(String, String)]) -> BTreeMap<String, Uses> {
             let parted = own.iter().zip(&used).take_while(|(own, used)| own == used).count();
             if let (Some(from), Some(to)) = (own.get(parted), used.get(parted)) {
                 let parent = [&["crate".to_owned()], &own[..parted]].concat().join("::");
-                let uses = all.entry(parent).or_default().entry(from.clone()).or_default();
-                uses.entry(to.clone()).or_default().insert(format!("{file}: {shown}"));
+                let by_file = all.entry(parent).or_default().entry(from.clone()).or_default();
+                by_file.entry(to.clone()).or_default().insert(format!("{file}: {shown}"));
             }
         }
     }
@@ -440,7 +440,7 @@ fn sources() -> Vec<(String, String)> {
     rust_files(&root().join("src"), &mut files);
     files.sort();
     let source = |path: PathBuf| {
-        let file = path.strip_prefix(root()).unwrap().to_str().expect("a UTF-8 path").to_owned();
+        let file = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
         (file, fs::read_to_string(&path).unwrap())
     };
     files.into_iter().map(source).collect()

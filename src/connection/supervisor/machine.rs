@@ -78,6 +78,7 @@ struct Crash {
 
 /// The state machine. See the module.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true or false whatever the others are")]
 pub(super) struct Machine {
     open_timeout: Duration,
     started: u64,
@@ -301,7 +302,7 @@ impl Machine {
         if self.has_room() {
             self.worker = Some(self.start(Role::Worker, now));
         } else {
-            self.unserved.why = "workers that were killed have not ended".to_owned();
+            self.unserved.why = String::from("workers that were killed have not ended");
         }
     }
 

@@ -186,7 +186,7 @@ mod tests {
         watchdog.worker_started(&Signs::default(), SECOND);
         for n in 2..=7 {
             signs.taken += 1;
-            signs.is_overdue = watchdog.overdue().contains(&(at(n) - SECOND));
+            signs.is_overdue = watchdog.overdue().contains(&at(n - 1));
             assert_ne!(watchdog.look(&signs, at(n)), Health::Stuck, "after {n} s");
         }
         assert!(signs.is_overdue);

@@ -22,11 +22,12 @@ fn a_newer_worker_that_is_ready_takes_over() {
     assert!(world.serves());
 }
 
+type Failure = Box<dyn FnOnce(&mut World)>;
+
 #[test]
 fn one_that_cannot_take_over_leaves_the_old_worker_in_its_place() {
     let ready = |init| move |world: &mut World| world.ready(init);
     let other = "it answers the kernel in another way, so only a restart can bring it";
-    type Failure = Box<dyn FnOnce(&mut World)>;
     let cases: [(Failure, &str, bool); 5] = [
         (Box::new(ready(Init::Other)), other, true),
         (Box::new(ready(Init::First)), other, true),
