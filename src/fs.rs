@@ -30,6 +30,7 @@ use journal::Call;
 use node::{Node, Root, Tree};
 use pages::Pages;
 use recent::Recent;
+use tables::Mark;
 
 pub mod access;
 pub mod attribute;
@@ -486,6 +487,15 @@ impl Fs {
 
     fn marked(&self, request: &Request) -> bool {
         self.connection.shared().marks.get(request.caller.thread).is_some()
+    }
+
+    /// A path of this thread led to a token that is gone, and is looked up again. The kernel does so once, so
+    /// what it then opens is served whatever it is.
+    pub(in crate::fs) fn sends_away(&self, request: &Request) {
+        let (marks, mark) =
+            (&self.connection.shared().marks, Mark { view: u8::MAX, generation: 0 });
+        // Where there is no room, the reader may hear of it.
+        marks.set(&self.connection.writers, request.caller.thread, mark, self.now());
     }
 
     /// What a thread was last handed of a live view.

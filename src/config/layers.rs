@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::config::file::ConfigFile;
 use crate::config::kind::{Kind, Shape};
-use crate::config::written::{Invalid, Origin, Raw, Setting};
+use crate::config::written::{Origin, Raw, Setting};
 use crate::config::{Environment, Key, SettingsArgs};
 
 /// The layers: flags over the environment over the file.

@@ -129,6 +129,19 @@ impl Places {
         Ok(At::Inside(Answering::Own(&named.fs), Numbers::Named(number), ino))
     }
 
+    /// The same on a path.
+    fn at_of(&self, request: &Request, ino: u64) -> Result<At<'_>, Errno> {
+        self.at(ino).inspect_err(|errno| self.note_end(request, ino, *errno))
+    }
+
+    /// Notes that a path is walked again, where it led to a named token that is gone. Views on demand are
+    /// served at the first open, whatever came before.
+    fn note_end(&self, request: &Request, ino: u64, errno: Errno) {
+        if errno == Errno::ESTALE && !Demand::owns(ino) {
+            self.root.sends_away(request);
+        }
+    }
+
     /// The file system that has an inode that is no directory of names.
     fn file(&self, ino: u64) -> Result<(Answering<'_>, Numbers, u64), Errno> {
         match self.at(ino)? {
@@ -183,7 +196,7 @@ impl Places {
     /// # Errors
     /// Those.
     pub fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
-        let (fs, numbers, ino) = match self.at(parent)? {
+        let (fs, numbers, ino) = match self.at_of(request, parent)? {
             At::Names(demand) => return demand.lookup(request, parent, name),
             At::Inside(fs, numbers, ino) => (fs, numbers, ino),
         };
@@ -215,7 +228,7 @@ impl Places {
         ino: u64,
         handle: Option<u64>,
     ) -> Result<(Attributes, Duration), Errno> {
-        match self.at(ino)? {
+        match self.at_of(request, ino)? {
             At::Names(demand) => Ok((demand.directory(request, ino)?, NAME_TTL)),
             At::Inside(fs, numbers, ino) => {
                 let (attributes, ttl) = fs.getattr(request, ino, handle)?;
@@ -266,7 +279,10 @@ impl Places {
                 Some(demand) => demand.open(request, call, writing),
                 None => Open::Now(Err(Errno::ENOENT)),
             },
-            Err(errno) => Open::Now(Err(errno)),
+            Err(errno) => {
+                self.note_end(request, call.ino, errno);
+                Open::Now(Err(errno))
+            }
         }
     }
 

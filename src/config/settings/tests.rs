@@ -151,7 +151,7 @@ fn each_setting_that_is_wrong_is_told_where_it_stands() {
 
         let with_file = |text: String| {
             std::fs::write(file.path(), text).unwrap();
-            crate::cmd::describe(&resolve(&["--config", path], []).unwrap_err()).0
+            crate::advice::describe(&resolve(&["--config", path], []).unwrap_err()).0
         };
         let empty = if key.shape() == Shape::List { "['']" } else { "''" };
         let error = with_file(format!("\n{name} = {empty}\n"));

@@ -68,8 +68,7 @@ impl Slot {
     /// is room. `source` is the number of its source.
     pub(super) fn write(
         &self,
-        bytes: &Bytes,
-        at: usize,
+        (bytes, at): (&Bytes, usize),
         token: &Token,
         published: &Published,
         source: Option<usize>,

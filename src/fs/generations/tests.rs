@@ -232,8 +232,8 @@ fn each_token_is_found_by_kind_name_and_configuration() {
     assert_eq!((other.load().token, other.place()), (None, 3), "another token of the same name");
     let mut shown = Vec::new();
     next.shown(&mut shown).unwrap();
-    let names: Vec<_> = shown.iter().map(|(_, shown)| (&*shown.name, shown.prepared())).collect();
-    assert_eq!(names, [("", 1), ("acme", 2), ("globex", 3), ("acme", 0)]);
+    let all: Vec<_> = shown.iter().map(|(_, shown)| (&*shown.name, shown.prepared())).collect();
+    assert_eq!(all, [("", 1), ("acme", 2), ("globex", 3), ("acme", 0)]);
     assert_eq!(next.on_demand().unwrap(), ["acme"]);
 }
 

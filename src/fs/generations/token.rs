@@ -118,18 +118,17 @@ impl TokenState {
         let published = token.publish(now);
         let token = token.token();
         let (bytes, slots) = (&self.region.bytes, &self.region.slots);
-        let last = self.region.newest.load(Ordering::Relaxed);
         // What was being written when a worker died is written over.
-        let next = if self.prepared() == 0 { last } else { last + 1 } % SLOTS as u64;
-        let Some(slot) = slots.get(next as usize) else { return };
+        let next = if self.prepared() == 0 { 0 } else { (self.newest() + 1) % SLOTS };
+        let Some(slot) = slots.get(next) else { return };
         slot.clear(bytes);
         let length = token.secret.expose().len();
         let at = slot::make_room(slots, bytes, self.prepared(), length);
         self.lock(at * slot::WORD + length);
         let source = self.sources.iter().position(|&name| name == token.source);
         let in_the_middle = || self.connection.pass(fault::SLOT);
-        slot.write(bytes, at, token, &published, source, now, in_the_middle);
-        self.region.newest.store(next, Ordering::Release);
+        slot.write((bytes, at), token, &published, source, now, in_the_middle);
+        self.region.newest.store(next as u64, Ordering::Release);
         self.region.prepared.store(token.generation, Ordering::Release);
         self.connection.published();
     }
@@ -245,11 +244,17 @@ impl TokenState {
         }
     }
 
+    /// The number of the slot that was written last.
+    fn newest(&self) -> usize {
+        let newest = self.region.newest.load(Ordering::Acquire);
+        usize::try_from(newest).unwrap_or_default() % SLOTS
+    }
+
     /// The slots, the one that was written last first. They are written in turn, so this is the order of
     /// their generations.
     fn newest_first(&self) -> impl Iterator<Item = &Slot> {
-        let after = self.region.newest.load(Ordering::Acquire) as usize % SLOTS + 1;
-        let (newer, older) = self.region.slots.split_at_checked(after).unwrap_or_default();
+        let (newer, older) =
+            self.region.slots.split_at_checked(self.newest() + 1).unwrap_or_default();
         newer.iter().rev().chain(older.iter().rev())
     }
 
