@@ -364,6 +364,23 @@ fn the_figures_of_the_attacks_in_freshness_are_those_of_their_evidence() {
 }
 
 #[test]
+fn the_figures_of_the_owners_are_those_of_their_evidence() {
+    let figures = evidence("owners.json");
+    let cells = [
+        grouped(&figures["seconds"]),
+        rounded(&figures["token_life_seconds"], 0, " s"),
+        grouped(&figures["operations"]),
+        grouped(&figures["failed_operations"]),
+        grouped(&figures["live_tokens_at_the_server"]),
+        grouped(&figures["dead_tokens_at_the_server"]),
+        grouped(&figures["tokens_of_another_owner_or_repository_at_the_server"]),
+    ];
+    let row = format!("| {} |", cells.join(" | "));
+    let text = fs::read_to_string(root().join("docs/GITHUB_APP.md")).unwrap();
+    assert!(text.contains(&row), "not in GITHUB_APP.md: {row}");
+}
+
+#[test]
 fn the_figures_of_the_simulation_in_freshness_are_those_of_its_evidence() {
     let (figures, mutations) = (evidence("simulation.json"), evidence("mutations.json"));
     let names = ["histories", "opens", "served", "judged_by_the_issuers_clock", "violations"];

@@ -85,7 +85,7 @@ fn document(method: &Method, path: &str) -> Option<Value> {
             (&Method::GET, ["repos", owner, name]) => of_repository(owner, name),
             (&Method::GET, ["repos", _, _, "actions", "workflows"]) => json!({
                 "total_count": 1, "workflows": [{ "id": 1, "name": "Test", "state": "active",
-                    "path": ".github/workflows/test.yml" }],
+                    "path": ".github/workflows/ci.yml" }],
             }),
             _ => return None,
         },

@@ -91,11 +91,7 @@ impl World {
     /// What the proxy saw so far.
     fn exchanges(&self) -> Vec<Exchange> {
         let output = self.proxy.stdout();
-        output
-            .lines()
-            .skip(1)
-            .map(|line| serde_json::from_str(line).expect("an exchange"))
-            .collect()
+        output.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Asks in this way: all that was exchanged must be as GitHub describes it, and there must be so much.
@@ -194,7 +190,8 @@ fn asked(seen: &[Seen]) -> Vec<(String, String, Value, Value, u16)> {
     let asked = seen.iter().map(|seen| {
         let body = Some(&seen.body).filter(|body| **body != serde_json::json!({}));
         let (method, path) = (seen.method.clone(), seen.path.clone());
-        (method, path, body.cloned().unwrap_or_default(), seen.claims["iss"].clone(), seen.status)
+        let issuer = seen.claims.get("iss").cloned().unwrap_or_default();
+        (method, path, body.cloned().unwrap_or_default(), issuer, seen.status)
     });
     asked.collect()
 }

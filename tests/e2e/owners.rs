@@ -75,6 +75,14 @@ fn wire(world: &World, home: &Path, helper: Helper) {
     git(world, home, Path::new("git"), &["lfs", "install", "--skip-repo"]).ok();
 }
 
+/// What a round takes: each of these in turn.
+fn turn<T>(of: &[T], round: usize) -> &T {
+    of.iter().cycle().nth(round).unwrap()
+}
+
+/// What goes on at once: its name, what became of it, and how many blobs were fetched after a life.
+type Task<'a> = Box<dyn FnOnce() -> (String, Done, usize) + Send + 'a>;
+
 /// The scene: a home for each helper, and what is done in it.
 struct Scene {
     world: World,
@@ -163,7 +171,7 @@ impl Scene {
         let programs = programs("git");
         over_and_over(&self.world, length(), &programs, |program, round| {
             let round = round / programs.len();
-            let home = &self.homes[round % self.homes.len()];
+            let home = turn(&self.homes, round);
             operation(home, program, round)
                 .map_err(|said| format!("{}: {said}", home.file_name().unwrap().display()))
         })
@@ -173,7 +181,7 @@ impl Scene {
     fn clone_commit_and_push(&self, home: &Path) -> Done {
         let branch = format!("refs/heads/{}", home.file_name().unwrap().display());
         over_and_over(&self.world, length(), &programs("git"), |program, round| {
-            let repository = REPOSITORIES[round % 3];
+            let repository = *turn(&REPOSITORIES, round);
             let clone = self.clone(home, program, repository, "push", &[])?;
             let message = format!("round {round}");
             clone.git(&["commit", "-q", "--allow-empty", "-m", &message])?;
@@ -188,7 +196,7 @@ impl Scene {
     /// Pushes a large file to each owner in turn, forgets it, and gets it again.
     fn large_files(&self) -> Done {
         self.gits(|home, program, round| {
-            let repository = ["globex/docs", "acme/api"][round % 2];
+            let repository = *turn(&["globex/docs", "acme/api"], round);
             let clone = self.clone(home, program, repository, "lfs", &[])?;
             let branch = format!("HEAD:refs/heads/lfs-{}", home.file_name().unwrap().display());
             let content = format!("{repository}, round {round} with {}\n", program.display());
@@ -223,7 +231,7 @@ impl Scene {
         let mut waiting: VecDeque<(Instant, &str, Clone<'_>)> = VecDeque::new();
         let mut later = 0;
         let done = self.gits(|home, program, round| {
-            let repository = REPOSITORIES[round % 3];
+            let repository = *turn(&REPOSITORIES, round);
             let name = format!("partial-{round}-{}", waiting.len());
             let options = ["--filter=blob:none", "--no-checkout"];
             let clone = self.clone(home, program, repository, &name, &options)?;
@@ -259,7 +267,7 @@ impl Scene {
         // It goes first.
         remote("upstream", "acme/api");
         over_and_over(world, length(), &ghs, |program, round| {
-            let repository = REPOSITORIES[(round / ghs.len()) % 3];
+            let repository = *turn(&REPOSITORIES, round / ghs.len());
             let full_name = |told: String, repository: &str| {
                 assert!(told.trim() == repository, "{told}, not {repository}");
             };
@@ -290,7 +298,7 @@ fn gh(world: &World, program: &Path, repository: &str) -> Command {
 }
 
 /// Runs all of these at once.
-fn at_once<T: Send>(tasks: Vec<Box<dyn FnOnce() -> T + Send + '_>>) -> Vec<T> {
+fn at_once(tasks: Vec<Task<'_>>) -> Vec<(String, Done, usize)> {
     let adopt = Adopt::here();
     thread::scope(|scope| {
         let threads = tasks.into_iter().map(|task| {
@@ -310,7 +318,7 @@ fn two_owners_never_fail_and_no_dead_or_foreign_token_is_sent() {
     sandboxed(length() + secs(90), || {
         let scene = Scene::new();
         let before = scene.world.demo.ledger().counts();
-        let mut tasks: Vec<Box<dyn FnOnce() -> (String, Done, usize) + Send + '_>> = Vec::new();
+        let mut tasks: Vec<Task<'_>> = Vec::new();
         for (helper, home) in Helper::ALL.into_iter().zip(&scene.homes) {
             let scene = &scene;
             let name = format!("git, {}", helper.name());

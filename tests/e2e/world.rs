@@ -1,5 +1,6 @@
 //! A platform with short-lived tokens, a mount of them, and a network where both are at home.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -124,13 +125,15 @@ pub fn two_owners(dir: &TestDir, demo: &Demo) -> PathBuf {
         demo.host()
     );
     for owner in ["acme", "globex"] {
-        text += &format!(
+        write!(
+            text,
             "[tokens.{owner}]\nsources = ['{owner}-app']\non-demand = true\n\
              [sources.{owner}-app]\ntype = 'github-app'\nclient-id = '{client_id}'\n\
              private-key = {{ file = '{}' }}\napi-url = '{}'\nowner = '{owner}'\n",
             key.display(),
             demo.url()
-        );
+        )
+        .unwrap();
     }
     let config = dir.join("tokenfs.toml");
     fs::write(&config, text).unwrap();
