@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::ValueHint;
 use jiff::fmt::friendly::{Spacing, SpanPrinter};
 
-use crate::config::written::{Invalid, Raw};
 use crate::config::parse::{self, BackendChoice, ServerUrl};
+use crate::config::written::{Invalid, Raw};
 use crate::fs::node::Root;
 use crate::observe::{LEVELS, LogLevel};
 use crate::status::Layout;

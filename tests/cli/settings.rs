@@ -16,9 +16,9 @@ use crate::support::secs;
 fn sample(key: Key) -> String {
     let form = key.declared().form;
     if let Offers::Values(values) = form.offers {
-        let others =
+        let mut others =
             values().into_iter().filter(|&value| key.declared().default.value != Some(value));
-        return others.last().expect("a value that is no default").to_owned();
+        return others.next_back().unwrap().to_owned();
     }
     match form.value_name {
         "SPAN" => "7m",

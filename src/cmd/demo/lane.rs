@@ -315,25 +315,21 @@ impl<'a> Bench<'a> {
             ("NO_COLOR", "1".into()),
         ];
         let views = kind.views(place);
-        let helper = match &views {
-            Some(views) => {
-                let mut path = place.bin().into_os_string();
-                path.push(":");
-                path.push(&tools.path);
-                environment.push(("PATH", path));
-                environment.push(("GH_TOKEN_FILE", views.join("token").into()));
-                format!("!cat {} #", quoted(&views.join("git-credential")))
+        let helper = if let Some(views) = &views {
+            let mut path = place.bin().into_os_string();
+            path.push(":");
+            path.push(&tools.path);
+            environment.push(("PATH", path));
+            environment.push(("GH_TOKEN_FILE", views.join("token").into()));
+            format!("!cat {} #", quoted(&views.join("git-credential")))
+        } else {
+            let token = demo.ledger().issue().secret;
+            environment.push(("PATH", tools.path.clone()));
+            for name in ["GH_TOKEN", "GITHUB_TOKEN"] {
+                environment.push((name, token.expose_str().into()));
             }
-            None => {
-                let token = demo.ledger().issue().secret;
-                environment.push(("PATH", tools.path.clone()));
-                for name in ["GH_TOKEN", "GITHUB_TOKEN"] {
-                    environment.push((name, token.expose_str().into()));
-                }
-                lane.lock().token = Some(token);
-                "!f() { echo username=x-access-token; echo \"password=$GITHUB_TOKEN\"; }; f"
-                    .to_owned()
-            }
+            lane.lock().token = Some(token);
+            "!f() { echo username=x-access-token; echo \"password=$GITHUB_TOKEN\"; }; f".to_owned()
         };
         let bench = Self {
             tools,
@@ -411,17 +407,14 @@ impl<'a> Bench<'a> {
     }
 
     fn read(&self) -> Command {
-        match &self.views {
-            Some(views) => {
-                let mut command = self.command("cat");
-                command.arg(views.join("token"));
-                command
-            }
-            None => {
-                let mut command = self.command("sh");
-                command.args(["-c", "printf %s \"$GH_TOKEN\""]);
-                command
-            }
+        if let Some(views) = &self.views {
+            let mut command = self.command("cat");
+            command.arg(views.join("token"));
+            command
+        } else {
+            let mut command = self.command("sh");
+            command.args(["-c", "printf %s \"$GH_TOKEN\""]);
+            command
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where the demo shows itself: a screen that is drawn anew five times a second, or plain lines.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -39,9 +40,10 @@ impl Output {
                 progress.end.as_secs(),
             );
             if progress.lanes.iter().any(|lane| lane.kind() == Kind::Repository) {
-                text += &format!(
+                let _ = writeln!(
+                    text,
                     "repository: the token is for {} alone, minted when its file is opened, and is \
-                     tried on {} too\n",
+                     tried on {} too",
                     app::REPOSITORY,
                     app::OTHER
                 );
