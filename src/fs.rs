@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ReadErrorKind;
 use crate::refresh::{Handle, TooSoon, Wish};
-use crate::secret::Rendered;
+use crate::secret::{Fingerprint, Rendered};
 use crate::source::BoxFuture;
 use crate::status::counters::Counters;
 use crate::time::Clock;
@@ -417,6 +417,11 @@ impl Fs {
     fn control(&self, request: &Request, data: &[u8]) -> Result<(), Errno> {
         let wish = Wish::parse(data).ok_or(Errno::EINVAL)?;
         self.token.fulfil(wish, Some(request.caller.uid)).map_err(|TooSoon| Errno::EAGAIN)
+    }
+
+    /// The token with this fingerprint was refused, if it is this one.
+    fn reject(&self, request: &Request, fingerprint: Fingerprint) {
+        self.token.reject(fingerprint, Some(request.caller.uid));
     }
 
     /// Cuts a file, as `open` with `O_TRUNC` does: `refresh` has no bytes to lose.

@@ -345,6 +345,13 @@ impl Demand {
         known.made.as_ref().map(|made| Arc::clone(&made.fs)).ok_or(Errno::EIO)
     }
 
+    /// The tokens that are kept.
+    pub(super) fn kept(&self) -> Vec<Arc<Fs>> {
+        let table = self.table();
+        let made = table.known.values().filter_map(|known| known.made.as_ref());
+        made.map(|made| Arc::clone(&made.fs)).collect()
+    }
+
     /// A file of a place was closed, or not opened after all.
     pub(super) fn release(&self, ino: u64) {
         if let Some(known) = self.table().known.get_mut(&(ino & !LOCAL)) {

@@ -18,6 +18,7 @@ use super::journal::Call;
 use super::node::ROOT;
 use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Request};
 use crate::error::ReadErrorKind;
+use crate::refresh::Wish;
 
 /// Where the number of a place begins in an inode number. Below it is room for 2³⁶ generations.
 const PLACE_BITS: u32 = 48;
@@ -310,7 +311,22 @@ impl Places {
     /// Those.
     pub fn write(&self, request: &Request, ino: u64, data: &[u8]) -> Result<(), Errno> {
         let (fs, _, ino) = self.file(ino)?;
-        fs.write(request, ino, data)
+        fs.write(request, ino, data)?;
+        self.tell_others(&fs, request, data);
+        Ok(())
+    }
+
+    /// Lets a fingerprint that was written to `refresh` find its token, wherever in the mount that is. The
+    /// place that it was written to knows already.
+    fn tell_others(&self, told: &Arc<Fs>, request: &Request, data: &[u8]) {
+        let Some(Wish::Another(fingerprint)) = Wish::parse(data) else { return };
+        let named = self.named.iter().map(|named| Arc::clone(&named.fs));
+        let on_demand = self.demand.iter().flat_map(|demand| demand.kept());
+        for fs in [Arc::clone(&self.root)].into_iter().chain(named).chain(on_demand) {
+            if !Arc::ptr_eq(&fs, told) {
+                fs.reject(request, fingerprint);
+            }
+        }
     }
 
     /// See [`Fs::truncate`].

@@ -21,6 +21,7 @@ use crate::error::FetchErrorKind;
 use crate::refresh::simulated::{Scripted, ScriptedSource, SimulatedTime};
 use crate::refresh::store::Store;
 use crate::refresh::{Engine, Windows};
+use crate::secret::Fingerprint;
 use crate::status::{Backend, Identity, Layout};
 use crate::view::token::TokenView;
 use crate::view::{View, ViewContext};
@@ -246,6 +247,24 @@ async fn the_directory_of_a_place_is_one_of_the_mount() {
     assert_eq!(renamed, Err(Errno::EROFS));
     let gone = places.getattr(&by(2), 7 << 48 | ROOT, None);
     assert_eq!(gone, Err(Errno::ESTALE), "no such place: the kernel looks the path up anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fingerprint_finds_its_token_whatever_refresh_it_is_written_to() {
+    let (places, sources) = two_places();
+    let acme = places.lookup(&by(2), ROOT, OsStr::new("acme")).unwrap().attributes.ino;
+    let (_, _, root_token) = read_in(&places, ROOT, "token").await;
+    let (_, _, acme_token) = read_in(&places, acme, "token").await;
+    let control =
+        |directory| places.lookup(&by(2), directory, OsStr::new("refresh")).unwrap().attributes.ino;
+    let print = |token: &str| Fingerprint::of(token.as_bytes()).to_string();
+    places.write(&by(4), control(ROOT), print(&acme_token).as_bytes()).unwrap();
+    assert_eq!(read_in(&places, acme, "token").await.2, "ghs_acme_1");
+    assert_eq!(read_in(&places, ROOT, "token").await.2, root_token, "the other is not concerned");
+    places.write(&by(4), control(acme), print(&root_token).as_bytes()).unwrap();
+    assert_eq!(read_in(&places, ROOT, "token").await.2, "ghs_root_1");
+    places.write(&by(4), control(acme), b"01234567").unwrap();
+    assert_eq!(sources.map(|source| source.requests().len()), [2, 2], "nobody's is nobody's");
 }
 
 /// Opens a file of a place by path, as the kernel does, and what is in it.
