@@ -444,6 +444,40 @@ fn the_figures_of_the_fleet_in_freshness_are_those_of_its_evidence() {
     assert!(!claims.is_empty() && claims.iter().all(|claim| claim["holds"] == true));
 }
 
+#[test]
+fn the_figures_of_one_app_are_those_of_its_evidence() {
+    let figures = evidence("fleet.json");
+    let app = &figures["one_app"];
+    let count = |key: &str| grouped(&app[key]);
+    let (calm, safe) = (count("in_its_stride"), count("through_anything"));
+    let text = freshness();
+    for sentence in [
+        format!("With {} mints a minute it carries **{calm}**", count("mints_a_minute")),
+        format!("({} were too many)", count("too_many_in_its_stride")),
+        format!("**{safe}** all have a token again"),
+    ] {
+        assert!(text.contains(&sentence), "not in FRESHNESS.md: {sentence}");
+    }
+    for life in figures["lives_of_one_app"].as_array().unwrap() {
+        let cells = [
+            grouped(&life["identities"]),
+            word(&life["what"]).to_owned(),
+            grouped(&life["most_mints_in_60_s"]),
+            grouped(&life["opens"]),
+            grouped(&life["opens_refused"]),
+            rounded(&(life["longest_wait_ms"].as_f64().unwrap() / 1000.0).into(), 1, " s"),
+            rounded(&life["seconds_until_all_have_one"], 0, " s"),
+        ];
+        let row = format!("| {} |", cells.join(" | "));
+        assert!(text.contains(&row), "not in FRESHNESS.md: {row}");
+    }
+    let page = fs::read_to_string(root().join("docs/GITHUB_APP.md")).unwrap();
+    let sentence = format!("carry {calm} tokens that are read all day, and {safe}");
+    assert!(page.contains(&sentence), "not in GITHUB_APP.md: {sentence}");
+    let claims = figures["claims_of_one_app"].as_array().unwrap();
+    assert!(!claims.is_empty() && claims.iter().all(|claim| claim["holds"] == true));
+}
+
 /// The rows that the figures of `scripts/evidence bench` and `scripts/evidence idle` make.
 fn rows_of_the_cost(bench: &Value, idle: &Value) -> Vec<String> {
     let in_bench = |key: &str| bench[key].as_array().unwrap().iter();

@@ -31,7 +31,7 @@ mod revoke;
 mod said;
 mod shared;
 
-use budget::{Awaited, NotNow};
+pub use budget::{Awaited, MintQueue, NotNow};
 pub use config::{GITHUB, GithubAppConfig, Installation, PrivateKey};
 use explain::explain;
 use key::Key;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod app;
 #[path = "../support/claim.rs"]
 mod claim;
 #[path = "../support/picture.rs"]
@@ -52,6 +53,58 @@ fn a_day_costs_few_requests_and_a_day_without_readers_none() {
     }
     let requests = report::requests_when_nobody_reads(fleet);
     assert_all(&[report::claim_of_the_idle(fleet, requests)]);
+}
+
+/// `mints-per-minute` where nobody sets it.
+const BUDGET: usize = 120;
+
+/// A budget that a short simulation can exhaust.
+const SMALL_BUDGET: usize = 12;
+
+#[test]
+fn the_identities_of_one_app_share_its_budget_and_none_waits_beyond_its_deadline() {
+    let carried = 25 * 12;
+    let calm = app::live(&app::in_its_stride(carried, SMALL_BUDGET, 6), false);
+    let lives = app::disturbed(carried, SMALL_BUDGET).map(|plan| app::live(&plan, false));
+    // More than one token an hour for each.
+    let overloaded = app::live(&app::in_its_stride(61 * 12, SMALL_BUDGET, 3), false);
+    for figures in lives.iter().chain([&calm, &overloaded]) {
+        println!("{figures:?}");
+        assert_all(&app::claims_of(figures));
+    }
+    assert_all(&[app::claim_of_the_carried(&calm)]);
+    assert_all(&lives.iter().map(app::claim_of_the_recovery).collect::<Vec<_>>());
+    assert!(overloaded.opens_refused > 0 && overloaded.mints_a_minute > 11.5, "{overloaded:?}");
+    let told = lives.iter().find(|life| life.asked_although_told.is_some());
+    assert!(told.is_some(), "GitHub asked to be left alone: {lives:#?}");
+}
+
+#[test]
+fn the_evidence_of_one_app_where_it_is_asked_for() {
+    let is_whole = evidence().is_some();
+    let (budget, hours, fleet) = if is_whole { (BUDGET, 12, FLEET) } else { (4, 1, 320) };
+    let carries = app::Carries::find(budget, hours);
+    let calm = app::live(&app::in_its_stride(carries.in_its_stride, budget, hours), false);
+    let mut claims = vec![app::claim_of_the_carried(&calm)];
+    let mut lives = vec![calm];
+    for plan in app::disturbed(carries.through_anything, budget) {
+        let life = app::live(&plan, false);
+        claims.push(app::claim_of_the_recovery(&life));
+        lives.push(life);
+    }
+    // As many as the other scenes have, which is more than an App can carry.
+    lives.push(app::live(&app::in_its_stride(fleet, budget, 1), false));
+    claims.extend(lives.iter().flat_map(app::claims_of));
+    println!("{}", json!(carries));
+    for figures in &lives {
+        println!("{}", json!(figures));
+    }
+    if let Some(directory) = evidence() {
+        let figures =
+            json!({ "one_app": carries, "lives_of_one_app": lives, "claims_of_one_app": claims });
+        fs::write(directory.join("app.json"), format!("{figures}\n")).expect("written");
+    }
+    assert_all(&claims);
 }
 
 /// The scenario of the picture.

@@ -87,6 +87,41 @@ const START: Now = Now { boot: Duration::from_hours(1), wall: Duration::from_sec
 /// What the platform's source takes off a life, because `Date` is cut to seconds.
 const DATE_IS_CUT: Duration = Duration::from_secs(1);
 
+/// How long an open waits.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Tokenfs {
+    /// Somebody opens. As `Handle` does it: an open that changes nothing is only noted.
+    pub fn opened(&mut self, at: Duration, rng: &mut StdRng) -> bool {
+        let now = START.plus(at);
+        let left = self.0.held().map(|held| held.left(&now));
+        let is_told =
+            !self.0.usable(&now) || self.0.call_at(&now).is_some_and(|least| left <= Some(least));
+        if !is_told {
+            self.0.note_open(now.boot);
+            return false;
+        }
+        self.0.step(Event::Opened, &now, rng).fetch.is_some()
+    }
+
+    /// What an open that waits until this deadline gets now.
+    pub fn verdict(&self, at: Duration, deadline: Duration) -> Verdict {
+        self.0.verdict(None, &START.plus(at), START.plus(deadline).boot)
+    }
+
+    /// The request failed, and the source may have said for how long it wants no other.
+    pub fn failed(
+        &mut self,
+        kind: FetchErrorKind,
+        retry_after: Option<Duration>,
+        at: Duration,
+        rng: &mut StdRng,
+    ) -> bool {
+        let event = Event::Answered { source: 0, answer: Answer::Failed { kind, retry_after } };
+        self.0.step(event, &START.plus(at), rng).fetch.is_some()
+    }
+}
+
 impl Rule for Tokenfs {
     const NAME: &'static str = "molecule-tokenfs";
     const IS_LAZY: bool = true;
@@ -96,18 +131,8 @@ impl Rule for Tokenfs {
     }
 
     fn open(&mut self, at: Duration, is_up: bool, rng: &mut StdRng) -> (Read, bool) {
-        let now = START.plus(at);
-        // As `Handle` does it: an open that changes nothing is only noted.
-        let left = self.0.held().map(|held| held.left(&now));
-        let is_told =
-            !self.0.usable(&now) || self.0.call_at(&now).is_some_and(|least| left <= Some(least));
-        if !is_told {
-            self.0.note_open(now.boot);
-            return (Read::Live, false);
-        }
-        let sends = self.0.step(Event::Opened, &now, rng).fetch.is_some();
-        let deadline = now.boot + RULES.windows.open_timeout;
-        let read = match self.0.verdict(None, &now, deadline) {
+        let sends = self.opened(at, rng);
+        let read = match self.verdict(at, at + OPEN_TIMEOUT) {
             Verdict::Serve => Read::Live,
             Verdict::Wait if is_up => Read::Live,
             Verdict::Wait | Verdict::Fail(_) => Read::Refused,
@@ -126,13 +151,13 @@ impl Rule for Tokenfs {
         at: Duration,
         rng: &mut StdRng,
     ) -> bool {
-        let answer = match token {
-            Some(Minted { number, expires }) => Answer::Token {
-                fingerprint: Fingerprint::from_u32(number),
-                issued: START.plus(sent),
-                term: Term::For(expires.saturating_sub(sent).saturating_sub(DATE_IS_CUT)),
-            },
-            None => Answer::Failed { kind: FetchErrorKind::Unreachable, retry_after: None },
+        let Some(Minted { number, expires }) = token else {
+            return self.failed(FetchErrorKind::Unreachable, None, at, rng);
+        };
+        let answer = Answer::Token {
+            fingerprint: Fingerprint::from_u32(number),
+            issued: START.plus(sent),
+            term: Term::For(expires.saturating_sub(sent).saturating_sub(DATE_IS_CUT)),
         };
         let event = Event::Answered { source: 0, answer };
         self.0.step(event, &START.plus(at), rng).fetch.is_some()

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::rules::{Minted, PLATFORM_CACHE, Read, Rule, uniform};
 
-const LIFE: Duration = Duration::from_hours(1);
+pub const LIFE: Duration = Duration::from_hours(1);
 
 /// All containers start within this time.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -297,7 +297,7 @@ impl<'a, R: Rule> Seat<'a, R> {
 }
 
 /// The time to the next read: the inverse of the exponential distribution; `random` is below one.
-fn pause(rng: &mut StdRng) -> Duration {
+pub fn pause(rng: &mut StdRng) -> Duration {
     READ_EVERY.mul_f64(-(1.0 - rng.random::<f64>()).ln())
 }
 

@@ -15,14 +15,15 @@ const WINDOW: Duration = Duration::from_mins(1);
 
 /// What one App may still ask for.
 #[derive(Debug, Default)]
-pub struct Budget {
-    spent: Mutex<Spent>,
+pub(super) struct Budget {
+    queue: Mutex<MintQueue>,
     /// The order of those that wait may be another one.
     changed: Notify,
 }
 
+/// Whose turn it is to mint, as rules without a clock.
 #[derive(Debug, Default)]
-struct Spent {
+pub struct MintQueue {
     /// When tokens were minted in the last minute (boot clock).
     mints: VecDeque<Duration>,
     /// GitHub wants to be left alone until then (boot clock).
@@ -34,11 +35,11 @@ struct Spent {
 }
 
 /// Whether a reader waits for the token that is to be minted.
-pub(super) type Awaited = Arc<AtomicBool>;
+pub type Awaited = Arc<AtomicBool>;
 
 /// Why a token cannot be minted now, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotNow {
+pub enum NotNow {
     /// GitHub asked the App to wait.
     Asked(Duration),
     /// The budget is used up.
@@ -53,14 +54,14 @@ struct Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.budget.spent().waiting.retain(|(number, _)| *number != self.number);
+        self.budget.queue().leave(self.number);
         self.budget.changed.notify_waiters();
     }
 }
 
 impl Budget {
-    fn spent(&self) -> MutexGuard<'_, Spent> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, MintQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the turn to mint one more, of `most` a minute.
@@ -74,13 +75,14 @@ impl Budget {
         patience: Duration,
         clock: &dyn Clock,
     ) -> Result<(), NotNow> {
-        let ticket = self.queue(awaited);
+        let number = self.queue().enter(awaited);
+        let ticket = Ticket { budget: self, number };
         let deadline = clock.now().boot.saturating_add(patience);
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let now = clock.now().boot;
-            let outcome = self.spent().take(ticket.number, most.max(1), now);
+            let outcome = self.queue().take(ticket.number, most, now);
             match outcome {
                 Err(NotNow::UsedUp(wait)) if now.saturating_add(wait) <= deadline => {
                     tokio::select! {
@@ -88,18 +90,11 @@ impl Budget {
                         () = changed => {}
                     }
                 }
+                // Those that go before it may give up.
                 Err(NotNow::UsedUp(wait)) => return Err(NotNow::UsedUp(wait.min(WINDOW))),
                 outcome => return outcome,
             }
         }
-    }
-
-    fn queue(&self, awaited: &Awaited) -> Ticket<'_> {
-        let mut spent = self.spent();
-        spent.tickets += 1;
-        let number = spent.tickets;
-        spent.waiting.push((number, Arc::clone(awaited)));
-        Ticket { budget: self, number }
     }
 
     /// A reader waits from now on for one that is in the queue.
@@ -111,9 +106,7 @@ impl Budget {
 
     /// GitHub asked one of the App's tokens to wait; that holds for all.
     pub(super) fn leave_alone(&self, until: Duration) {
-        let mut spent = self.spent();
-        spent.not_before = spent.not_before.max(until);
-        drop(spent);
+        self.queue().leave_alone(until);
         self.changed.notify_waiters();
     }
 
@@ -122,11 +115,28 @@ impl Budget {
     /// # Errors
     /// [`NotNow::Asked`].
     pub(super) fn may_ask(&self, now: Duration) -> Result<(), NotNow> {
-        self.spent().may_ask(now)
+        self.queue().may_ask(now)
     }
 }
 
-impl Spent {
+impl MintQueue {
+    /// A place at the end of the queue, to be given up with [`MintQueue::leave`].
+    pub fn enter(&mut self, awaited: &Awaited) -> u64 {
+        self.tickets += 1;
+        self.waiting.push((self.tickets, Arc::clone(awaited)));
+        self.tickets
+    }
+
+    /// Gives a place up, with or without a turn.
+    pub fn leave(&mut self, ticket: u64) {
+        self.waiting.retain(|(number, _)| *number != ticket);
+    }
+
+    /// GitHub wants the App to ask for nothing until then (boot clock).
+    pub fn leave_alone(&mut self, until: Duration) {
+        self.not_before = self.not_before.max(until);
+    }
+
     fn may_ask(&self, now: Duration) -> Result<(), NotNow> {
         match self.not_before.saturating_sub(now) {
             Duration::ZERO => Ok(()),
@@ -134,9 +144,13 @@ impl Spent {
         }
     }
 
-    /// Takes the turn of a ticket, if it is its.
-    fn take(&mut self, ticket: u64, most: usize, now: Duration) -> Result<(), NotNow> {
+    /// Takes the turn of a ticket, of `most` a minute, if it has come.
+    ///
+    /// # Errors
+    /// [`NotNow`], and when it would come.
+    pub fn take(&mut self, ticket: u64, most: usize, now: Duration) -> Result<(), NotNow> {
         self.may_ask(now)?;
+        let most = most.max(1);
         while self.mints.front().is_some_and(|at| now.saturating_sub(*at) >= WINDOW) {
             self.mints.pop_front();
         }
