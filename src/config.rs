@@ -29,6 +29,12 @@ pub use mountpoint::{default_mountpoint, find_mountpoint, find_served};
 pub use settings::TOKEN_VARIABLES;
 pub use written::{Origin, Setting};
 
+/// The variable that names the configuration file where no flag does.
+pub const FILE_VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
+
+/// The variable that names the mountpoint where no argument does.
+pub const MOUNTPOINT_VARIABLE: &str = "MOLECULE_TOKENFS_MOUNTPOINT";
+
 /// A variable of this process's environment; an empty one counts as unset.
 #[must_use]
 pub fn env(name: &str) -> Option<OsString> {

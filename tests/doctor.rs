@@ -446,7 +446,7 @@ fn a_clock_that_is_wrong() {
         site.wire();
         site.demo.faults().stick(Service::Platform, Some(Fault::DateOff(600)));
         let daemon = site.mount();
-        let told = "clock is 10m behind the platform's";
+        let told = "clock is 10m behind the source's";
         let remedy = site.doctor().told("warn", "clock", told);
         assert!(remedy.ends_with("timedatectl set-ntp true"), "{remedy}");
         site.demo.faults().stick(Service::Platform, None);

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::advice::{Advise, EXIT_USAGE};
-use crate::config::key::FILE_VARIABLE;
+use crate::config::FILE_VARIABLE;
 use crate::config::kind::Shape;
 use crate::config::tables::Tables;
 use crate::config::written::{Origin, Raw, line};

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::declare::Declared;
 use crate::config::kind::Shape;
-use crate::config::{Key, file, key};
+use crate::config::{FILE_VARIABLE, Key, file};
 
 /// The heading that all of them stand under.
 const HEADING: &str = "Settings";
@@ -74,7 +74,7 @@ fn config() -> Arg {
     let help = format!(
         "Read settings from this TOML file: each flag is a key of the same name [env: {}] \
          [default: {}, if it is there]",
-        key::FILE_VARIABLE,
+        FILE_VARIABLE,
         file::DEFAULT
     );
     let flag = Arg::new(CONFIG).long(CONFIG).value_name("FILE").help_heading(HEADING);

@@ -2,13 +2,8 @@
 
 use crate::config::kind::Shape;
 pub use crate::config::list::Key;
+use crate::config::{FILE_VARIABLE, MOUNTPOINT_VARIABLE};
 use crate::source::table::most_like;
-
-/// The variable that names the configuration file where no flag does.
-pub const FILE_VARIABLE: &str = "MOLECULE_TOKENFS_CONFIG";
-
-/// The variable that names the mountpoint where no argument does.
-pub const MOUNTPOINT_VARIABLE: &str = "MOLECULE_TOKENFS_MOUNTPOINT";
 
 /// What the names of most variables begin with.
 pub(super) const PREFIX: &str = "MOLECULE_TOKENFS_";

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::advice::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::Environment;
-use crate::config::key::MOUNTPOINT_VARIABLE;
+use crate::config::MOUNTPOINT_VARIABLE;
 use crate::place::{Served, Unserved};
 
 /// Where root mounts.

@@ -7,6 +7,7 @@
 //! leaves no torn token, and a reader never sees one. What holds tokens is locked in memory and kept out
 //! of core dumps; the file is sealed against a change of its size.
 
+mod layout;
 mod mapping;
 pub mod regions;
 mod requests;
@@ -116,7 +117,7 @@ pub struct State {
 }
 
 /// Where the tokens begin in the file.
-const TOKENS: usize = size_of::<Shared>().next_multiple_of(regions::PAGE);
+const TOKENS: usize = size_of::<Shared>().next_multiple_of(layout::PAGE);
 
 impl State {
     /// Makes an empty state.
@@ -124,7 +125,7 @@ impl State {
     /// # Errors
     /// Where the system refuses the memory; without it nothing can be served.
     pub fn create() -> std::io::Result<Self> {
-        let memory = sealed(TOKENS + regions::LENGTH)?;
+        let memory = sealed(TOKENS + layout::LENGTH)?;
         let state = Self::map(memory, None)?;
         state.shared().layout.store(LAYOUT, Ordering::Relaxed);
         state.shared().magic.store(MAGIC, Ordering::Release);
@@ -144,8 +145,8 @@ impl State {
         if size < size_of::<Shared>() {
             return Err(invalid());
         }
-        let has_tokens = size == TOKENS + regions::LENGTH;
-        let own_memory = (!has_tokens).then(|| sealed(regions::LENGTH)).transpose()?;
+        let has_tokens = size == TOKENS + layout::LENGTH;
+        let own_memory = (!has_tokens).then(|| sealed(layout::LENGTH)).transpose()?;
         let state = Self::map(memory, own_memory)?;
         let layout = if has_tokens { LAYOUT } else { LAYOUT_BEFORE };
         let shared = state.shared();

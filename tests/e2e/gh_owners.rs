@@ -92,13 +92,14 @@ impl Site {
         run(gh, &self.dir, secs(30))
     }
 
-    /// How often the server has seen each token, by its place in the mount.
-    fn seen(&self) -> BTreeMap<&'static str, u64> {
+    /// Each token by its place in the mount, and how often the server has seen it. Two places may show the
+    /// same one.
+    fn seen(&self) -> BTreeMap<&'static str, (Vec<u8>, u64)> {
         let places = ["", "globex/", "repos/acme/web/", "repos/acme/api/", "orgs/acme/"];
         let seen = places.map(|place| {
             let token = fs::read(self.daemon.path(&format!("{place}token"))).unwrap();
             let entry = self.demo.ledger().entry(&token).unwrap();
-            (place, entry.accepted + entry.refused)
+            (place, (token, entry.accepted + entry.refused))
         });
         seen.into()
     }
@@ -152,9 +153,10 @@ fn gh_sends_the_token_of_the_repository_that_it_is_about() {
                     let before = site.seen();
                     // Whether it likes what the mock answers is its own business.
                     let said = site.gh(&real, place, words);
-                    for (place, seen) in site.seen() {
-                        let rose = seen > before[place];
-                        let is_it = place == *expected;
+                    let after = site.seen();
+                    for (place, (token, seen)) in &after {
+                        let rose = *seen > before[place].1;
+                        let is_it = *token == after[expected].0;
                         assert_eq!(rose, is_it, "{} {words:?}: {place}: {said:?}", real.display());
                     }
                 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 
-use crate::config::key::MOUNTPOINT_VARIABLE;
+use crate::config::MOUNTPOINT_VARIABLE;
 use crate::config::{DEFAULT_HOST, Key};
 use crate::spawn::GH_VARIABLES;
 

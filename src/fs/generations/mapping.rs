@@ -12,7 +12,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use rustix::mm::{MlockFlags, mlock_with};
 
 use super::Shared;
-use super::regions::{Directory, Region};
+use super::layout::{Directory, Region};
 
 /// What can be mapped: it consists of atomics alone, so that every bit pattern is valid, and other
 /// processes may write to it.

@@ -9,40 +9,21 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::State;
+pub use super::layout::Kind;
+use super::layout::{BUSY, Directory, Entry, FIRST, FREE, REGION, Region, at};
 use super::mapping::Mapping;
-use super::saved::{SavedProgress, read_text, write_text};
-use super::slot::{Bytes, Slot};
+use super::saved::{read_text, write_text};
 use super::token::TokenState;
-use super::{SLOTS, State, VIEWS};
 
-/// The most tokens at a time, those included that an upgrade is about to replace.
-pub const REGIONS: usize = 1024;
 /// The numbers of named tokens end here: inode numbers have 16 bits for them.
 pub const PLACES: u64 = 0xffff;
-
-/// The states of an entry besides those of [`Kind`]: nobody's, and one that is being filled or freed.
-const FREE: u64 = 0;
-const BUSY: u64 = u64::MAX;
-
-/// What kind of token a region is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Kind {
-    /// That at the root of the mount.
-    Root = 1,
-    /// One with a directory of its own.
-    Named = 2,
-    /// One that was made when somebody opened it.
-    OnDemand = 3,
-    /// None that outlives its process.
-    Passing = 4,
-}
 
 /// Whose region it is. A token of another configuration is another one, whatever its name.
 #[derive(Debug, Clone, Copy)]
@@ -69,101 +50,6 @@ impl Whose<'_> {
         [word(0), word(1)]
     }
 }
-
-/// Which regions are whose.
-#[repr(C)]
-pub(super) struct Directory {
-    /// The entries from here on were never taken.
-    end: AtomicU64,
-    /// The last number that was given to a named token. None is given twice: the kernel keeps inodes.
-    last_place: AtomicU64,
-    /// It was said that memory cannot be locked.
-    told_unlocked: AtomicU64,
-    entries: [Entry; REGIONS],
-}
-
-#[repr(C)]
-struct Entry {
-    state: AtomicU64,
-    key: [AtomicU64; 2],
-    /// The number of a named token.
-    place: AtomicU64,
-}
-
-impl Entry {
-    fn is(&self, kind: Kind) -> bool {
-        self.state.load(Ordering::Acquire) == kind as u64
-    }
-
-    fn has(&self, kind: Kind, key: [u64; 2]) -> bool {
-        self.is(kind) && self.key.iter().zip(key).all(|(a, b)| a.load(Ordering::Relaxed) == b)
-    }
-
-    fn take(&self, from: u64) -> bool {
-        self.state.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-}
-
-impl Directory {
-    fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
-        // What was never taken is not looked at: it has no memory yet.
-        let end = usize::try_from(self.end.load(Ordering::Acquire)).unwrap_or(REGIONS);
-        self.entries.iter().enumerate().take(end)
-    }
-
-    fn entry(&self, index: usize) -> Option<&Entry> {
-        self.entries.get(index)
-    }
-
-    /// Takes a free entry.
-    fn claim(&self) -> io::Result<(usize, &Entry)> {
-        loop {
-            if let Some(free) = self.entries().find(|(_, entry)| entry.take(FREE)) {
-                return Ok(free);
-            }
-            let end = self.end.load(Ordering::Acquire);
-            if end >= REGIONS as u64 {
-                let why = format!("a mount has room for {REGIONS} tokens, and for no other");
-                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
-            }
-            // Where another process was faster, there is one more entry all the same.
-            self.end.compare_exchange(end, end + 1, Ordering::AcqRel, Ordering::Relaxed).ok();
-        }
-    }
-}
-
-/// What there is of a token. Its bytes are valid for every bit pattern, also all zeros.
-#[repr(C)]
-pub(super) struct Region {
-    /// The newest generation whose slot is complete.
-    pub(super) prepared: AtomicU64,
-    /// The number of its slot. They are written in turn.
-    pub(super) newest: AtomicU64,
-    /// The generation that each view shows.
-    pub(super) current: [AtomicU64; VIEWS],
-    /// The generation of each view whose arrival its live inode has told watchers of.
-    pub(super) touched: [AtomicU64; VIEWS],
-    /// The kernel has asked for its directory: somebody may watch what is in it.
-    pub(super) seen: AtomicU64,
-    /// How many files of a token on demand are open, and when one was opened last (boot clock).
-    pub(super) opens: AtomicU64,
-    pub(super) used_at: AtomicU64,
-    name_length: AtomicU64,
-    name: [AtomicU64; NAME / 8],
-    pub(super) progress: SavedProgress,
-    pub(super) slots: [Slot; SLOTS],
-    pub(super) bytes: Bytes,
-}
-
-/// Room for a name, in bytes: an owner's and a repository's.
-const NAME: usize = 192;
-/// The largest page of any system that this runs on; regions begin at one.
-pub(super) const PAGE: usize = 64 * 1024;
-const REGION: usize = size_of::<Region>().next_multiple_of(PAGE);
-/// Where the regions begin, after the directory.
-const FIRST: usize = size_of::<Directory>().next_multiple_of(PAGE);
-/// What directory and regions take of a file.
-pub(super) const LENGTH: usize = FIRST + REGIONS * REGION;
 
 /// A region, for whoever makes rotations visible.
 #[derive(Clone)]
@@ -197,10 +83,6 @@ impl Shown {
     pub fn is_seen(&self) -> bool {
         self.region.seen.load(Ordering::Acquire) != 0
     }
-}
-
-pub(super) fn at(views: &[AtomicU64; VIEWS], view: u8) -> u64 {
-    views.get(usize::from(view)).map_or(0, |word| word.load(Ordering::Acquire))
 }
 
 /// Where the directory and the regions are.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use super::regions::{Kind, REGIONS, Whose};
+use super::layout::REGIONS;
+use super::regions::{Kind, Whose};
 use super::*;
 use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::layout::{Region, at};
 use super::mapping::Mapping;
-use super::regions::{Region, at};
 use super::slot::{self, Generation, Slot};
 use super::{SLOTS, State, TOLD_WITHIN, nanos};
 use crate::fs::fault;

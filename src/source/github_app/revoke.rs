@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::shared::Apps;
 use super::{HEADERS, MEDIA_TYPE, READS};
 use crate::secret::Secret;
 use crate::source::http::{Http, Method, Question, StatusCode, Turns, Url};
@@ -40,58 +39,44 @@ impl AllGiven {
         all.push(given);
     }
 
-    fn take(&self) -> Vec<Given> {
+    pub(super) fn take(&self) -> Vec<Given> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
-impl Apps {
-    /// Whether there is anything to revoke.
-    #[must_use]
-    pub fn have_to_revoke(&self) -> bool {
-        self.all().iter().any(|app| !app.given.is_empty())
+/// Revokes these, in no longer than two seconds; a token that is not revoked then, or cannot be, is told in
+/// the log, and lives until it expires.
+pub(super) async fn revoke_all(mut given: Vec<Given>, clock: &dyn Clock) {
+    let now = clock.now().boot;
+    given.retain(|given| given.dies > now);
+    if given.is_empty() {
+        return;
     }
-
-    /// Revokes what was minted by sources with `revoke-on-exit`, and mints nothing any more. It takes no
-    /// longer than two seconds; a token that is not revoked then, or cannot be, is told in the log, and lives
-    /// until it expires.
-    pub async fn revoke(&self, clock: &dyn Clock) {
-        let mut given = Vec::new();
-        for app in self.all() {
-            app.budget.leave_alone(Duration::MAX);
-            given.append(&mut app.given.take());
+    let (number, turns) = (given.len(), Arc::new(Semaphore::new(AT_ONCE)));
+    let mut tasks = JoinSet::new();
+    for given in given {
+        let turns = Arc::clone(&turns);
+        tasks.spawn(async move {
+            let _turn = turns.acquire().await;
+            revoke(given).await
+        });
+    }
+    let mut revoked = 0;
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            revoked += usize::from(ended.unwrap_or_default());
         }
-        let now = clock.now().boot;
-        given.retain(|given| given.dies > now);
-        if given.is_empty() {
-            return;
-        }
-        let (number, turns) = (given.len(), Arc::new(Semaphore::new(AT_ONCE)));
-        let mut tasks = JoinSet::new();
-        for given in given {
-            let turns = Arc::clone(&turns);
-            tasks.spawn(async move {
-                let _turn = turns.acquire().await;
-                revoke(given).await
-            });
-        }
-        let mut revoked = 0;
-        let all = async {
-            while let Some(ended) = tasks.join_next().await {
-                revoked += usize::from(ended.unwrap_or_default());
-            }
-        };
-        let is_late = tokio::time::timeout(LIMIT, all).await.is_err();
-        if revoked == number {
-            tracing::info!(revoked, "the tokens were revoked");
-        } else {
-            let left = number - revoked;
-            tracing::warn!(revoked, left, is_late, "not all tokens were revoked: they live on");
-        }
+    };
+    let is_late = tokio::time::timeout(LIMIT, all).await.is_err();
+    if revoked == number {
+        tracing::info!(revoked, "the tokens were revoked");
+    } else {
+        let left = number - revoked;
+        tracing::warn!(revoked, left, is_late, "not all tokens were revoked: they live on");
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::budget::{Awaited, Budget};
 use super::config::GithubAppConfig;
-use super::revoke::AllGiven;
+use super::revoke::{AllGiven, revoke_all};
 use crate::error::FetchError;
 use crate::source::Fetched;
-use crate::time::Now;
+use crate::time::{Clock, Now};
 use crate::token::Term;
 
 /// The GitHub Apps that a process mints for.
@@ -29,8 +29,25 @@ impl Apps {
         Arc::clone(apps.entry(name).or_default())
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<App>> {
+    fn all(&self) -> Vec<Arc<App>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Whether there is anything to revoke.
+    #[must_use]
+    pub fn have_to_revoke(&self) -> bool {
+        self.all().iter().any(|app| !app.given.is_empty())
+    }
+
+    /// Revokes what was minted by sources with `revoke-on-exit`, and mints nothing any more. It takes no
+    /// longer than two seconds.
+    pub async fn revoke(&self, clock: &dyn Clock) {
+        let mut given = Vec::new();
+        for app in self.all() {
+            app.budget.leave_alone(Duration::MAX);
+            given.append(&mut app.given.take());
+        }
+        revoke_all(given, clock).await;
     }
 }
 

@@ -1,0 +1,130 @@
+//! How the regions lie in the shared memory: a directory that says whose they are, and then they
+//! themselves.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::saved::SavedProgress;
+use super::slot::{Bytes, Slot};
+use super::{SLOTS, VIEWS};
+
+/// The most tokens at a time, those included that an upgrade is about to replace.
+pub const REGIONS: usize = 1024;
+
+/// The states of an entry besides those of [`Kind`]: nobody's, and one that is being filled or freed.
+pub(super) const FREE: u64 = 0;
+pub(super) const BUSY: u64 = u64::MAX;
+
+/// What kind of token a region is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// That at the root of the mount.
+    Root = 1,
+    /// One with a directory of its own.
+    Named = 2,
+    /// One that was made when somebody opened it.
+    OnDemand = 3,
+    /// None that outlives its process.
+    Passing = 4,
+}
+
+/// Which regions are whose.
+#[repr(C)]
+pub(super) struct Directory {
+    /// The entries from here on were never taken.
+    pub(super) end: AtomicU64,
+    /// The last number that was given to a named token. None is given twice: the kernel keeps inodes.
+    pub(super) last_place: AtomicU64,
+    /// It was said that memory cannot be locked.
+    pub(super) told_unlocked: AtomicU64,
+    entries: [Entry; REGIONS],
+}
+
+#[repr(C)]
+pub(super) struct Entry {
+    pub(super) state: AtomicU64,
+    pub(super) key: [AtomicU64; 2],
+    /// The number of a named token.
+    pub(super) place: AtomicU64,
+}
+
+impl Entry {
+    pub(super) fn is(&self, kind: Kind) -> bool {
+        self.state.load(Ordering::Acquire) == kind as u64
+    }
+
+    pub(super) fn has(&self, kind: Kind, key: [u64; 2]) -> bool {
+        self.is(kind) && self.key.iter().zip(key).all(|(a, b)| a.load(Ordering::Relaxed) == b)
+    }
+
+    pub(super) fn take(&self, from: u64) -> bool {
+        self.state.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Directory {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        // What was never taken is not looked at: it has no memory yet.
+        let end = usize::try_from(self.end.load(Ordering::Acquire)).unwrap_or(REGIONS);
+        self.entries.iter().enumerate().take(end)
+    }
+
+    pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
+        self.entries.get(index)
+    }
+
+    /// Takes a free entry.
+    pub(super) fn claim(&self) -> io::Result<(usize, &Entry)> {
+        loop {
+            if let Some(free) = self.entries().find(|(_, entry)| entry.take(FREE)) {
+                return Ok(free);
+            }
+            let end = self.end.load(Ordering::Acquire);
+            if end >= REGIONS as u64 {
+                let why = format!("a mount has room for {REGIONS} tokens, and for no other");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+            // Where another process was faster, there is one more entry all the same.
+            self.end.compare_exchange(end, end + 1, Ordering::AcqRel, Ordering::Relaxed).ok();
+        }
+    }
+}
+
+/// What there is of a token. Its bytes are valid for every bit pattern, also all zeros.
+#[repr(C)]
+pub(super) struct Region {
+    /// The newest generation whose slot is complete.
+    pub(super) prepared: AtomicU64,
+    /// The number of its slot. They are written in turn.
+    pub(super) newest: AtomicU64,
+    /// The generation that each view shows.
+    pub(super) current: [AtomicU64; VIEWS],
+    /// The generation of each view whose arrival its live inode has told watchers of.
+    pub(super) touched: [AtomicU64; VIEWS],
+    /// The kernel has asked for its directory: somebody may watch what is in it.
+    pub(super) seen: AtomicU64,
+    /// How many files of a token on demand are open, and when one was opened last (boot clock).
+    pub(super) opens: AtomicU64,
+    pub(super) used_at: AtomicU64,
+    pub(super) name_length: AtomicU64,
+    pub(super) name: [AtomicU64; NAME / 8],
+    pub(super) progress: SavedProgress,
+    pub(super) slots: [Slot; SLOTS],
+    pub(super) bytes: Bytes,
+}
+
+/// Room for a name, in bytes: an owner's and a repository's.
+const NAME: usize = 192;
+/// The largest page of any system that this runs on; regions begin at one.
+pub(super) const PAGE: usize = 64 * 1024;
+pub(super) const REGION: usize = size_of::<Region>().next_multiple_of(PAGE);
+/// Where the regions begin, after the directory.
+pub(super) const FIRST: usize = size_of::<Directory>().next_multiple_of(PAGE);
+/// What directory and regions take of a file.
+pub(super) const LENGTH: usize = FIRST + REGIONS * REGION;
+
+/// What such a word for each view says of one.
+pub(super) fn at(views: &[AtomicU64; VIEWS], view: u8) -> u64 {
+    views.get(usize::from(view)).map_or(0, |word| word.load(Ordering::Acquire))
+}
