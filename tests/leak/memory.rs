@@ -140,34 +140,61 @@ fn all_memory_of_the_worker_is_locked_where_that_is_allowed_and_the_ring_anywher
                 .env("PLATFORM_URL", demo.url())
                 .env("WORKSPACE_ID", &demo.address().workspace_id)
                 .start();
-            fs::read(daemon.path("token")).unwrap();
+            let token = fs::read(daemon.path("token")).unwrap();
             let worker = crate::pids(&fs::read(daemon.path("status.json")).unwrap())[1];
-            let locked = locked_mappings(worker);
-            assert_eq!(locked.get(RING), Some(&true), "{locked:?}");
+            let mappings = mappings(worker);
+            let holds = |mapping: &&Mapping| mapping.name == RING && mapping.holds(worker, &token);
+            let ring: Vec<_> = mappings.iter().filter(holds).collect();
+            assert!(!ring.is_empty() && ring.iter().all(|it| it.is_locked), "{mappings:?}");
             for name in ["[heap]", "[stack]"] {
-                assert_eq!(locked.get(name), Some(&allowed), "{user:?}, {name}: {locked:?}");
+                let mapping = mappings.iter().find(|mapping| mapping.name == name).unwrap();
+                assert_eq!(mapping.is_locked, allowed, "{user:?}, {name}: {mappings:?}");
             }
             assert!(!daemon.log().contains("cannot lock the memory"), "{}", daemon.log());
         }
     });
 }
 
-/// Whether each named mapping of a process is locked (`lo` in `VmFlags`, `proc_pid_smaps(5)`).
-fn locked_mappings(pid: u64) -> BTreeMap<String, bool> {
-    let mut name = String::new();
-    let mut locked = BTreeMap::new();
+/// A part of the memory of a process.
+#[derive(Debug)]
+struct Mapping {
+    range: std::ops::Range<u64>,
+    name: String,
+    /// `lo` in `VmFlags` (`proc_pid_smaps(5)`).
+    is_locked: bool,
+}
+
+impl Mapping {
+    fn holds(&self, pid: u64, secret: &[u8]) -> bool {
+        let mut bytes = vec![0; usize::try_from(self.range.end - self.range.start).unwrap()];
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        memory.read_exact_at(&mut bytes, self.range.start).unwrap();
+        bytes.windows(secret.len()).any(|part| part == secret)
+    }
+}
+
+fn mappings(pid: u64) -> Vec<Mapping> {
+    let mut mappings = Vec::<Mapping>::new();
     for line in fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap().lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
-            [range, _, _, _, _, path, ..] if range.contains('-') => path.clone_into(&mut name),
-            [range, _, _, _, _] if range.contains('-') => name.clear(),
             ["VmFlags:", ref flags @ ..] => {
-                locked.insert(name.clone(), flags.contains(&"lo"));
+                mappings.last_mut().unwrap().is_locked = flags.contains(&"lo");
+            }
+            [range, _, _, _, _, ref name @ ..] if range.contains('-') => {
+                let (start, end) = range.split_once('-').unwrap();
+                let number = |text| u64::from_str_radix(text, 16).unwrap();
+                let name = name.first().copied().unwrap_or_default().to_owned();
+                mappings.push(Mapping {
+                    range: number(start)..number(end),
+                    name,
+                    is_locked: false,
+                });
             }
             _ => {}
         }
     }
-    locked
+    mappings
 }
 
 #[test]
