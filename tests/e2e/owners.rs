@@ -266,19 +266,24 @@ impl Scene {
         remote("origin", "globex/docs");
         // It goes first.
         remote("upstream", "acme/api");
+        let bin = world.dir.folder("shim");
+        let mut setup = world.command(PROGRAM);
+        setup.args(["setup", "gh", "--dir"]).arg(&bin);
+        world.run(setup).ok();
+        let shim = bin.join("gh");
         over_and_over(world, length(), &ghs, |program, round| {
             let repository = *turn(&REPOSITORIES, round / ghs.len());
             let full_name = |told: String, repository: &str| {
                 assert!(told.trim() == repository, "{told}, not {repository}");
             };
-            let mut gh = gh(world, program, repository);
+            let mut gh = gh(world, program, &shim);
             gh.args(["api", &format!("repos/{repository}"), "--jq", ".full_name"]);
             full_name(passed(world.run(gh))?, repository);
-            let mut gh = self::gh(world, program, repository);
+            let mut gh = self::gh(world, program, &shim);
             gh.args(["workflow", "list", "-R", repository]);
             let listed = passed(world.run(gh))?;
             assert!(listed.contains("Test"), "{listed}");
-            let mut gh = self::gh(world, program, "acme/api");
+            let mut gh = self::gh(world, program, &shim);
             gh.current_dir(&clone);
             gh.args(["api", "repos/{owner}/{repo}", "--jq", ".full_name"]);
             full_name(passed(world.run(gh))?, "acme/api");
@@ -287,9 +292,16 @@ impl Scene {
     }
 }
 
-/// gh with the token of this repository, read when it starts. A shim that chooses by repository itself
-/// takes the place of the shell here, and then needs no `repository`.
-fn gh(world: &World, program: &Path, repository: &str) -> Command {
+/// gh behind the shim, which finds out by itself whose token is wanted.
+fn gh(world: &World, program: &Path, shim: &Path) -> Command {
+    let mut gh = world.command(shim);
+    gh.env("MOLECULE_REAL_GH", program).env("GH_TOKEN_FILE", world.daemon.path("token"));
+    gh.env("GH_HOST", "github.localhost");
+    gh
+}
+
+/// gh with the token of this repository, whatever it asks for.
+fn gh_with(world: &World, program: &Path, repository: &str) -> Command {
     let mut gh = world.command("sh");
     gh.args(["-c", "GH_TOKEN=$(cat \"$TOKEN\") exec \"$0\" \"$@\""]).arg(program);
     gh.env("TOKEN", world.daemon.path(&format!("repos/{repository}/token")));
@@ -391,7 +403,7 @@ fn a_token_of_another_owner_is_refused_and_counted() {
         scene.world.run(setup).ok();
         let refused = scene.clone(&home, Path::new("git"), "globex/docs", "refused", &[]);
         assert!(refused.is_err_and(|said| said.contains("not found")));
-        let mut gh = gh(&scene.world, &programs("gh")[0], "acme/web");
+        let mut gh = gh_with(&scene.world, &programs("gh")[0], "acme/web");
         gh.args(["api", "repos/acme/api"]);
         assert!(!scene.world.run(gh).status.success());
         // git-lfs does not say the path unless it is told to, and so gets the token of the mount itself.
