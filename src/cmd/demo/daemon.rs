@@ -77,7 +77,7 @@ impl Daemon {
         Ok(Self { child, mount: place.mount(), path: tools.path.clone() })
     }
 
-    /// Waits until the mount answers.
+    /// Waits until the mount answers, and there is a token: files are not there before.
     ///
     /// # Errors
     /// The daemon ended, or nothing answers within ten seconds; with what it said last.
@@ -89,7 +89,8 @@ impl Daemon {
             }
             // By another process: an open that hangs must not hang the demo.
             let mut cat = tokio::process::Command::new("cat");
-            cat.env("PATH", &self.path).arg(self.mount.join("status.json"));
+            cat.env("PATH", &self.path);
+            cat.args(["status.json", "token"].map(|name| self.mount.join(name)));
             if process::run(&mut cat).await.is_ok_and(|cat| cat.success) {
                 return Ok(());
             }
