@@ -229,10 +229,11 @@ impl Scene {
     #[expect(clippy::disallowed_methods, reason = "real programs run in real time")]
     fn partial_clones(&self) -> (Done, usize) {
         let mut waiting: VecDeque<(Instant, &str, Clone<'_>)> = VecDeque::new();
-        let mut later = 0;
+        let (mut later, mut made) = (0, 0);
         let done = self.gits(|home, program, round| {
             let repository = *turn(&REPOSITORIES, round);
-            let name = format!("partial-{round}-{}", waiting.len());
+            made += 1;
+            let name = format!("partial-{made}");
             let options = ["--filter=blob:none", "--no-checkout"];
             let clone = self.clone(home, program, repository, &name, &options)?;
             let lacks = clone.git(&["rev-list", "--objects", "--missing=print", "HEAD"])?;
