@@ -124,7 +124,29 @@ pub(super) const FIRST: usize = size_of::<Directory>().next_multiple_of(PAGE);
 /// What directory and regions take of a file.
 pub(super) const LENGTH: usize = FIRST + REGIONS * REGION;
 
+impl Region {
+    /// The newest generation that can be served; 0 before the first.
+    pub(super) fn prepared(&self) -> u64 {
+        self.prepared.load(Ordering::Acquire)
+    }
+
+    /// The generation that a view shows; 0 before the first.
+    pub(super) fn current(&self, view: u8) -> u64 {
+        at(&self.current, view)
+    }
+
+    /// The generation of which the view's live inode has told watchers.
+    pub(super) fn touched(&self, view: u8) -> u64 {
+        at(&self.touched, view)
+    }
+
+    /// Whether somebody may watch it.
+    pub(super) fn is_seen(&self) -> bool {
+        self.seen.load(Ordering::Acquire) != 0
+    }
+}
+
 /// What such a word for each view says of one.
-pub(super) fn at(views: &[AtomicU64; VIEWS], view: u8) -> u64 {
+fn at(views: &[AtomicU64; VIEWS], view: u8) -> u64 {
     views.get(usize::from(view)).map_or(0, |word| word.load(Ordering::Acquire))
 }

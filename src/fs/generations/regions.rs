@@ -17,7 +17,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::State;
 pub use super::layout::Kind;
-use super::layout::{BUSY, Directory, Entry, FIRST, FREE, REGION, Region, at};
+use super::layout::{BUSY, Directory, Entry, FIRST, FREE, REGION, Region};
 use super::mapping::Mapping;
 use super::saved::{read_text, write_text};
 use super::token::TokenState;
@@ -63,25 +63,25 @@ impl Shown {
     /// The newest generation that can be served; 0 before the first.
     #[must_use]
     pub fn prepared(&self) -> u64 {
-        self.region.prepared.load(Ordering::Acquire)
+        self.region.prepared()
     }
 
     /// The generation that a view shows; 0 before the first.
     #[must_use]
     pub fn current(&self, view: u8) -> u64 {
-        at(&self.region.current, view)
+        self.region.current(view)
     }
 
     /// The generation of which the view's live inode has told watchers.
     #[must_use]
     pub fn touched(&self, view: u8) -> u64 {
-        at(&self.region.touched, view)
+        self.region.touched(view)
     }
 
     /// Whether somebody may watch it.
     #[must_use]
     pub fn is_seen(&self) -> bool {
-        self.region.seen.load(Ordering::Acquire) != 0
+        self.region.is_seen()
     }
 }
 

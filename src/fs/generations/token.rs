@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::layout::{Region, at};
+use super::layout::Region;
 use super::mapping::Mapping;
 use super::slot::{self, Generation, Slot};
 use super::{SLOTS, State, TOLD_WITHIN, nanos};
@@ -103,13 +103,13 @@ impl TokenState {
     /// The newest generation that can be served; 0 before the first.
     #[must_use]
     pub fn prepared(&self) -> u64 {
-        self.region.prepared.load(Ordering::Acquire)
+        self.region.prepared()
     }
 
     /// The generation that a view shows; 0 before the first.
     #[must_use]
     pub fn current(&self, view: u8) -> u64 {
-        at(&self.region.current, view)
+        self.region.current(view)
     }
 
     /// Writes a generation into its slot. From now on it can be served, but no view shows it yet.
@@ -179,7 +179,7 @@ impl TokenState {
     }
 
     fn is_seen(&self) -> bool {
-        self.region.seen.load(Ordering::Acquire) != 0
+        self.region.is_seen()
     }
 
     /// Completes when the view shows at least this generation.
@@ -223,7 +223,7 @@ impl TokenState {
     /// The generation of which the view's live inode has told watchers.
     #[must_use]
     pub fn touched(&self, view: u8) -> u64 {
-        at(&self.region.touched, view)
+        self.region.touched(view)
     }
 
     /// The live inode of the view has told watchers of what it shows.
