@@ -8,6 +8,7 @@ pub const EXIT_FAILURE: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// There is no token.
 pub const EXIT_NO_TOKEN: u8 = 3;
+
 /// An error, what to do about it, and the exit code it leads to. Made by [`Advise`].
 #[derive(Debug)]
 struct Advised {

@@ -454,21 +454,9 @@ mod tests {
     use crate::time::SystemClock;
 
     fn without_a_key() -> GithubApp {
-        let config = GithubAppConfig {
-            name: SourceName::new("acme-app"),
-            app: "7".to_owned(),
-            private_key: PrivateKey::Variable { name: "ACME_KEY".to_owned(), value: None },
-            api_url: GITHUB.to_owned(),
-            installation: Installation::Id(71),
-            repositories: Vec::new(),
-            permissions: std::collections::BTreeMap::default(),
-            proxy: None,
-            ca_file: None,
-            request_timeout: Duration::from_secs(10),
-            mints_a_minute: 120,
-            revoke_on_exit: false,
-            is_on_demand: false,
-        };
+        let key = PrivateKey::Variable { name: "ACME_KEY".to_owned(), value: None };
+        let (name, installation) = (SourceName::new("acme-app"), Installation::Id(71));
+        let config = GithubAppConfig::new(name, "7".to_owned(), key, installation);
         let program = std::fs::File::open("/dev/null").unwrap();
         let launcher = Arc::new(Launcher::new(program));
         GithubApp::new(config, Arc::new(SystemClock), launcher, Arc::default())

@@ -35,21 +35,10 @@ impl App {
         demo.github().install(Installed::of(71, "acme", &["web", "api"]));
         let user = Installed { is_organisation: false, ..Installed::of(72, "globex", &["Docs"]) };
         demo.github().install(user);
-        let config = GithubAppConfig {
-            name: SourceName::new("acme-app"),
-            app,
-            private_key: PrivateKey::File(private_key),
-            api_url: demo.url().to_owned(),
-            installation: Installation::Owner("acme".to_owned()),
-            repositories: Vec::new(),
-            permissions: std::collections::BTreeMap::default(),
-            proxy: None,
-            ca_file: None,
-            request_timeout: Duration::from_secs(10),
-            mints_a_minute: 120,
-            revoke_on_exit: false,
-            is_on_demand: false,
-        };
+        let installation = Installation::Owner("acme".to_owned());
+        let (name, key) = (SourceName::new("acme-app"), PrivateKey::File(private_key));
+        let mut config = GithubAppConfig::new(name, app, key, installation);
+        demo.url().clone_into(&mut config.api_url);
         Self { demo, directory, config }
     }
 

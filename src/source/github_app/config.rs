@@ -137,7 +137,7 @@ impl Configured for GithubAppConfig {
                 return Err(error.hint("private-key = { file = \"/etc/molecule/app.pem\" }"));
             }
         };
-        let api_url = url(table, "api-url")?.unwrap_or_else(|| GITHUB.to_owned());
+        let api_url = url(table, "api-url")?;
         let id = table.number("installation-id")?.map(Installation::Id);
         let owner = table.text("owner")?;
         if let Some(Located { value, line }) =
@@ -176,24 +176,22 @@ impl Configured for GithubAppConfig {
         }
         let repositories = repositories(table)?;
         let permissions = table.map("permissions")?;
-        Ok(Self {
-            name: SourceName::new(table.name()),
-            app,
-            private_key,
-            api_url,
-            installation,
-            repositories,
-            permissions,
-            proxy: url(table, "proxy")?,
-            ca_file: table.text("ca-file")?.map(|path| path.value.into()),
-            request_timeout: table.span("request-timeout")?.unwrap_or(Duration::from_secs(10)),
-            mints_a_minute: match table.number("mints-per-minute")? {
-                Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
-                None => mints_a_minute(),
-            },
-            revoke_on_exit: table.boolean("revoke-on-exit")?.unwrap_or(false),
-            is_on_demand: false,
-        })
+        let mut config = Self::new(SourceName::new(table.name()), app, private_key, installation);
+        if let Some(api_url) = api_url {
+            config.api_url = api_url;
+        }
+        config.repositories = repositories;
+        config.permissions = permissions;
+        config.proxy = url(table, "proxy")?;
+        config.ca_file = table.text("ca-file")?.map(|path| path.value.into());
+        if let Some(timeout) = table.span("request-timeout")? {
+            config.request_timeout = timeout;
+        }
+        if let Some(most) = table.number("mints-per-minute")? {
+            config.mints_a_minute = usize::try_from(most).unwrap_or(usize::MAX);
+        }
+        config.revoke_on_exit = table.boolean("revoke-on-exit")?.unwrap_or(false);
+        Ok(config)
     }
 
     fn narrowed(&self, scope: &Scope) -> Option<Self> {
@@ -243,6 +241,32 @@ impl Configured for GithubAppConfig {
 }
 
 impl GithubAppConfig {
+    /// This installation of an App on github.com, and all that it grants; the rest as nobody configured
+    /// anything.
+    #[must_use]
+    pub fn new(
+        name: SourceName,
+        app: String,
+        private_key: PrivateKey,
+        installation: Installation,
+    ) -> Self {
+        Self {
+            name,
+            app,
+            private_key,
+            api_url: GITHUB.to_owned(),
+            installation,
+            repositories: Vec::new(),
+            permissions: BTreeMap::new(),
+            proxy: None,
+            ca_file: None,
+            request_timeout: Duration::from_secs(10),
+            mints_a_minute: mints_a_minute(),
+            revoke_on_exit: false,
+            is_on_demand: false,
+        }
+    }
+
     /// What tokens are asked for, in words.
     pub(super) fn wanted(&self) -> String {
         let mut wanted = format!("of {}", self.installation);
