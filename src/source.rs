@@ -269,6 +269,9 @@ impl<'de> Deserialize<'de> for SourceName {
 /// A boxed future, so that a source can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// The most sources that a token comes from: the back-off of each is kept for the next worker.
+pub const MAX_SOURCES: usize = 8;
+
 /// A token as a source gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use crate::config::parse;
 use crate::config::written::{Origin, Raw, line};
 use crate::source::table::{Located, Table, TableError, Value, most_like};
-use crate::source::{Scope, SourceConfig};
+use crate::source::{MAX_SOURCES, Scope, SourceConfig};
 use crate::source::{env, platform};
 use crate::view;
 
@@ -155,6 +155,13 @@ impl Tables {
     }
 
     fn check_chain(&self, chain: &[Located<String>]) -> Result<(), TableError> {
+        if let Some(one_too_many) = chain.get(MAX_SOURCES) {
+            return Err(TableError {
+                line: one_too_many.line,
+                message: format!("`sources` has more than {MAX_SOURCES} names"),
+                hint: Some("name those that can give a token of this owner, best first".to_owned()),
+            });
+        }
         for (place, Located { value: name, line }) in chain.iter().enumerate() {
             let error = |message: String| TableError { line: *line, message, hint: None };
             if !BUILT_IN.contains(&&**name) && !self.sources.contains_key(name) {
@@ -376,6 +383,10 @@ mod tests {
             (
                 with("[tokens.default]\nsources = ['env', 'env']"),
                 "error: t.toml:7: the source `env` is named twice",
+            ),
+            (
+                format!("[tokens.default]\nsources = {:?}", ["env"; 9]),
+                "error: t.toml:2: `sources` has more than 8 names\nhint: name those that can give a token of this owner, best first",
             ),
             (
                 "[tokens.default]".to_owned(),

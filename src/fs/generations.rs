@@ -47,9 +47,9 @@ pub const VIEWS: usize = 32;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of the layout. A worker whose supervisor is of an earlier version finds
 /// another one; see [`State::adopt`].
-const LAYOUT: u64 = 8;
-/// The one before: all that belongs to the connection was where it is now, and one token after it.
-const LAYOUT_BEFORE: u64 = 7;
+const LAYOUT: u64 = 9;
+/// Earlier ones: all that belongs to the connection was where it is now, and tokens lay otherwise.
+const EARLIER: std::ops::Range<u64> = 7..LAYOUT;
 
 /// Watchers that were not told of a generation within this, after its views show it, may miss it.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
@@ -132,7 +132,7 @@ impl State {
         Ok(state)
     }
 
-    /// Maps a state that another process made. Where that is of the version before, the connection goes on,
+    /// Maps a state that another process made. Where that is of an earlier version, the connection goes on,
     /// and tokens have memory of this process's own: they begin anew, also after its death, until the mount
     /// is made anew.
     ///
@@ -145,16 +145,15 @@ impl State {
         if size < size_of::<Shared>() {
             return Err(invalid());
         }
-        let has_tokens = size == TOKENS + layout::LENGTH;
-        let own_memory = (!has_tokens).then(|| sealed(layout::LENGTH)).transpose()?;
-        let state = Self::map(memory, own_memory)?;
-        let layout = if has_tokens { LAYOUT } else { LAYOUT_BEFORE };
-        let shared = state.shared();
-        if shared.magic.load(Ordering::Acquire) != MAGIC
-            || shared.layout.load(Ordering::Relaxed) != layout
-        {
+        let shared: Mapping<Shared> = Mapping::map(memory.as_fd(), 0)?;
+        let layout = shared.layout.load(Ordering::Relaxed);
+        let has_tokens = layout == LAYOUT && size == TOKENS + layout::LENGTH;
+        let is_known = has_tokens || EARLIER.contains(&layout);
+        if shared.magic.load(Ordering::Acquire) != MAGIC || !is_known {
             return Err(invalid());
         }
+        let own_memory = (!has_tokens).then(|| sealed(layout::LENGTH)).transpose()?;
+        let state = Self::map(memory, own_memory)?;
         if !has_tokens {
             tracing::warn!(
                 "the supervisor is of an earlier version: tokens do not outlive a worker, and watchers \

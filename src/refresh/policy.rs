@@ -14,7 +14,8 @@ use rand::Rng;
 
 use crate::error::FetchErrorKind;
 use crate::refresh::Rejection;
-use crate::refresh::store::Progress;
+use crate::refresh::store::{BackOff, Progress};
+use crate::source::MAX_SOURCES;
 use crate::time::Now;
 use crate::token::Life;
 
@@ -29,12 +30,20 @@ pub use clocks::{Clocks, Reading};
 pub use event::{Answer, Decision, Event, Held, Publish, Rules, Settled, SourceRules, Verdict};
 pub use windows::Windows;
 
+/// The request to a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Request {
+    #[default]
+    None,
+    InFlight,
+    /// In flight, but the source has changed since: its answer may be stale.
+    Overtaken,
+}
+
 /// How it goes with one source.
 #[derive(Debug, Clone, Default)]
 struct SourceState {
-    in_flight: bool,
-    /// It changed while a fetch was in flight, whose answer may therefore be stale.
-    changed: bool,
+    request: Request,
     /// Failures in a row.
     strikes: u32,
     /// The last failure, while the streak lasts.
@@ -47,12 +56,37 @@ struct SourceState {
     wish: Duration,
     /// The rejection of its last token, until it gives another.
     rejection: Option<Box<Rejection>>,
+    /// It has given a token since the start, so that its next one does not count as the first.
+    has_given: bool,
 }
 
 impl SourceState {
     fn succeed(&mut self) {
-        *self =
-            Self { in_flight: self.in_flight, rejection: self.rejection.take(), ..Self::default() };
+        *self = Self {
+            request: self.request,
+            rejection: self.rejection.take(),
+            has_given: self.has_given,
+            ..Self::default()
+        };
+    }
+
+    fn in_flight(&self) -> bool {
+        self.request != Request::None
+    }
+
+    /// What a successor must know of it.
+    fn back_off(&self) -> BackOff {
+        BackOff { strikes: self.strikes, not_before: self.not_before, wish: self.wish }
+    }
+
+    /// Goes on where an earlier process stopped.
+    fn resume(&mut self, saved: &BackOff, now: &Now) {
+        let latest = now.boot.saturating_add(windows::LONGEST_WISH);
+        self.strikes = saved.strikes;
+        self.not_before = saved.not_before.min(latest);
+        self.wish = saved.wish.min(latest);
+        // Which failure it was is not kept, only that it was one.
+        self.failure = (saved.strikes > 0).then_some(FetchErrorKind::Unreachable);
     }
 
     fn heals_by_change(&self) -> bool {
@@ -78,8 +112,6 @@ pub struct Policy {
     held: Option<Held>,
     renew_at: Duration,
     plan: Plan,
-    /// The next token counts as the first after a start.
-    started: bool,
     /// Wall clock minus boot clock, in milliseconds, as of the plan and of the publication.
     planned_offset: i64,
     published_offset: i64,
@@ -104,7 +136,6 @@ impl Policy {
             held: None,
             renew_at: Duration::ZERO,
             plan: Plan::Timer,
-            started: true,
             planned_offset: offset(now),
             published_offset: offset(now),
             clocks: Clocks::default(),
@@ -132,20 +163,20 @@ impl Policy {
         if let Some(at) = saved.last_open {
             policy.note_open(at);
         }
-        if let Some(first) = policy.sources.first_mut() {
-            first.not_before = saved.not_before.min(now.boot.saturating_add(windows::LONGEST_WISH));
-            first.strikes = saved.strikes;
-            // Which failure it was is not kept, only that it was one.
-            first.failure = (saved.strikes > 0).then_some(FetchErrorKind::Unreachable);
+        for (state, saved) in policy.sources.iter_mut().zip(&saved.sources) {
+            state.resume(saved, now);
         }
-        if let Some(held) = held.filter(|held| held.source < policy.sources.len()) {
-            policy.held = Some(held);
-            policy.started = false;
-            policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
+        if let Some((held, state)) =
+            held.and_then(|held| Some((held, policy.sources.get_mut(held.source)?)))
+        {
+            state.has_given = true;
             // Only such a plan also keeps its source from being asked sooner.
-            if saved.repeats && saved.strikes == 0 && saved.next_refresh == Some(saved.not_before) {
+            let waits = state.strikes == 0 && saved.next_refresh == Some(state.not_before);
+            if saved.repeats && waits {
                 policy.plan = Plan::Repeat;
             }
+            policy.held = Some(held);
+            policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
         }
@@ -164,13 +195,15 @@ impl Policy {
         policy
     }
 
-    /// What a successor must know. Of the sources only the first one's back-off is worth keeping.
+    /// What a successor must know.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        let first = self.sources.first();
+        let mut sources = [BackOff::default(); MAX_SOURCES];
+        for (saved, state) in sources.iter_mut().zip(&self.sources) {
+            *saved = state.back_off();
+        }
         Progress {
-            strikes: first.map_or(0, |state| state.strikes),
-            not_before: first.map_or(Duration::ZERO, |state| state.not_before),
+            sources,
             next_refresh: self.held.map(|_| self.renew_at),
             // Another source may insist on a token that was rejected while this one was not at hand.
             rejected: self
@@ -222,8 +255,7 @@ impl Policy {
         if let Some(source) = decision.fetch {
             decision.because = self.reason(source);
             if let Some(state) = self.sources.get_mut(source) {
-                state.in_flight = true;
-                state.changed = false;
+                state.request = Request::InFlight;
             }
         }
         decision
@@ -285,8 +317,8 @@ impl Policy {
 
     fn changed(&mut self, source: usize) {
         let Some(state) = self.sources.get_mut(source) else { return };
-        if state.in_flight {
-            state.changed = true;
+        if state.in_flight() {
+            state.request = Request::Overtaken;
         } else if state.heals_by_change() {
             state.strikes = 0;
             state.permanent = false;
@@ -303,8 +335,8 @@ impl Policy {
         rng: &mut impl Rng,
     ) -> Decision {
         let Some(state) = self.sources.get_mut(source) else { return Decision::default() };
-        state.in_flight = false;
-        match answer {
+        let is_overtaken = std::mem::take(&mut state.request) == Request::Overtaken;
+        let decision = match answer {
             Answer::Failed { kind, retry_after } => self.fail(source, kind, retry_after, now, rng),
             // An earlier source was faster.
             Answer::Token { .. } if self.is_outdated(source) => Decision::default(),
@@ -319,7 +351,11 @@ impl Policy {
                     _ => self.came_new(offer, now, rng),
                 }
             }
+        };
+        if is_overtaken && matches!(decision.settled, Some(Settled::Failed(_))) {
+            self.changed(source);
         }
+        decision
     }
 
     fn came_new(&mut self, offer: Held, now: &Now, rng: &mut impl Rng) -> Decision {
@@ -348,7 +384,9 @@ impl Policy {
             state.rejection = None;
         }
         if is_needed {
-            self.started |= streak;
+            if let Some(state) = self.sources.get_mut(source) {
+                state.has_given &= !streak;
+            }
             self.adopt(offer, now, rng);
         }
         Decision {
@@ -406,7 +444,9 @@ impl Policy {
     fn adopt(&mut self, offer: Held, now: &Now, rng: &mut impl Rng) {
         self.held = Some(offer);
         self.plan_refresh(now, rng);
-        self.started &= offer.source > 0;
+        if let Some(state) = self.sources.get_mut(offer.source) {
+            state.has_given = true;
+        }
     }
 
     /// Ends the source's streak of failures and says whether there was one. The later sources'
@@ -447,9 +487,6 @@ impl Policy {
                 .map_or(Duration::ZERO, |asked| now.boot.saturating_add(windows::wish(asked, rng)));
             state.not_before = state.not_before.max(state.wish);
         }
-        if self.sources.get(source).is_some_and(|state| state.changed) {
-            self.changed(source);
-        }
         Decision { settled: Some(Settled::Failed(kind)), ..Decision::default() }
     }
 
@@ -462,7 +499,8 @@ impl Policy {
         // A request that took most of the life it brought must not be followed by another at once.
         let least = (held.left(now) / 4).min(windows::REPEAT_LEAST);
         let by_life = |at: Duration| at.saturating_sub(age).max(least);
-        let (delay, plan) = if self.started {
+        let is_first = self.sources.get(held.source).is_some_and(|state| !state.has_given);
+        let (delay, plan) = if is_first {
             (by_life(self.rules.windows.spread(latest, rng)), Plan::Spread)
         } else {
             let by_life = (by_life(latest), Plan::Life);

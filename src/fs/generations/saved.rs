@@ -8,16 +8,16 @@ use super::{NEVER, from_optional_nanos, nanos, optional_nanos};
 use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
 use crate::refresh::policy::clocks::{Seen, TOKENS};
-use crate::refresh::store::Progress;
+use crate::refresh::store::{BackOff, Progress};
 use crate::secret::Fingerprint;
+use crate::source::MAX_SOURCES;
 use crate::time::Now;
 
 /// [`Progress`] in words. Each word is right by itself, so a death between two of them costs a
 /// back-off at most.
 #[repr(C)]
 pub(super) struct SavedProgress {
-    strikes: AtomicU64,
-    not_before: AtomicU64,
+    sources: [SavedBackOff; MAX_SOURCES],
     next_refresh: AtomicU64,
     rejected: AtomicU32,
     has_rejected: AtomicU32,
@@ -32,6 +32,31 @@ pub(super) struct SavedProgress {
     repeats: AtomicU64,
     last_open: AtomicU64,
     clocks: SavedClocks,
+}
+
+/// [`BackOff`] in words.
+#[repr(C)]
+struct SavedBackOff {
+    strikes: AtomicU64,
+    not_before: AtomicU64,
+    wish: AtomicU64,
+}
+
+impl SavedBackOff {
+    fn load(&self) -> BackOff {
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        BackOff {
+            strikes: u32::try_from(read(&self.strikes)).unwrap_or(u32::MAX),
+            not_before: Duration::from_nanos(read(&self.not_before)),
+            wish: Duration::from_nanos(read(&self.wish)),
+        }
+    }
+
+    fn save(&self, back_off: &BackOff) {
+        self.strikes.store(back_off.strikes.into(), Ordering::Relaxed);
+        self.not_before.store(nanos(back_off.not_before), Ordering::Relaxed);
+        self.wish.store(nanos(back_off.wish), Ordering::Relaxed);
+    }
 }
 
 /// [`Clocks`] in words.
@@ -129,8 +154,9 @@ impl SavedProgress {
             }
         });
         Progress {
-            strikes: u32::try_from(read(&self.strikes)).unwrap_or(u32::MAX),
-            not_before: Duration::from_nanos(read(&self.not_before)),
+            sources: std::array::from_fn(|place| {
+                self.sources.get(place).map(SavedBackOff::load).unwrap_or_default()
+            }),
             next_refresh: from_optional_nanos(read(&self.next_refresh)),
             rejected,
             repeats: read(&self.repeats) == 1,
@@ -141,8 +167,7 @@ impl SavedProgress {
 
     pub(super) fn save(&self, progress: &Progress) {
         let write = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
-        write(&self.strikes, progress.strikes.into());
-        write(&self.not_before, nanos(progress.not_before));
+        self.sources.iter().zip(&progress.sources).for_each(|(to, from)| to.save(from));
         write(&self.next_refresh, optional_nanos(progress.next_refresh));
         write(&self.repeats, progress.repeats.into());
         write(&self.last_open, optional_nanos(progress.last_open));

@@ -6,7 +6,7 @@ use super::*;
 use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
 use crate::refresh::policy::clocks::Seen;
-use crate::refresh::store::{Progress, Store};
+use crate::refresh::store::{BackOff, Progress, Store};
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Secret};
 use crate::time::Now;
 use crate::token::{FreshToken, Life, Token};
@@ -150,8 +150,11 @@ fn another_process_finds_everything() {
     let state = state();
     state.publish(&fresh(state.reserve(), "ghs_a", Life::Known(SECOND * 60)), &now());
     let progress = Progress {
-        strikes: 3,
-        not_before: SECOND * 7,
+        sources: std::array::from_fn(|place| BackOff {
+            strikes: 3 + u32::try_from(place).unwrap(),
+            not_before: SECOND * 7,
+            wish: SECOND * u32::try_from(place).unwrap(),
+        }),
         next_refresh: Some(SECOND * 9),
         rejected: Some(Rejection {
             fingerprint: Fingerprint::of(b"ghs_b"),
@@ -182,27 +185,29 @@ fn a_file_that_is_no_state_is_refused() {
     assert!(State::adopt(memory).is_err(), "no magic");
 }
 
-/// As the version before has it: 7, in 4,591,576 bytes.
+/// Layout 7 had 4,591,576 bytes, layout 8 as many as now.
 #[test]
-fn a_connection_of_the_version_before_goes_on_and_its_numbers_too() {
+fn a_connection_of_an_earlier_version_goes_on_and_its_numbers_too() {
     use std::mem::offset_of;
     assert_eq!((offset_of!(Shared, seen), offset_of!(Shared, last_upgrade)), (4128, 4424));
     assert_eq!((offset_of!(Shared, marks), offset_of!(Shared, handed)), (4968, 29_552));
     assert_eq!((offset_of!(Shared, journal), offset_of!(Shared, passes)), (127_856, 391_632));
-    let memory = sealed(4_591_576).unwrap();
-    let before: Mapping<Shared> = Mapping::map(memory.as_fd(), 0).unwrap();
-    before.magic.store(MAGIC, Ordering::Relaxed);
-    before.layout.store(7, Ordering::Relaxed);
-    before.last_generation.store(41, Ordering::Relaxed);
-    let state = Arc::new(State::adopt(memory).unwrap());
-    assert!(!state.has_tokens());
-    let token = take(&state, root());
-    token.publish(&fresh(token.reserve(), "ghs_new", Life::Known(SECOND * 60)), &now());
-    assert_eq!(token.load().token.unwrap().generation, 42);
-    state.enter();
-    assert_eq!(before.seen.load(Ordering::Relaxed), 1, "its supervisor sees that it lives");
-    before.layout.store(6, Ordering::Relaxed);
-    assert!(State::adopt(state.memory().try_clone_to_owned().unwrap()).is_err());
+    for (layout, length) in [(7, 4_591_576), (8, TOKENS + layout::LENGTH)] {
+        let memory = sealed(length).unwrap();
+        let before: Mapping<Shared> = Mapping::map(memory.as_fd(), 0).unwrap();
+        before.magic.store(MAGIC, Ordering::Relaxed);
+        before.layout.store(layout, Ordering::Relaxed);
+        before.last_generation.store(41, Ordering::Relaxed);
+        let state = Arc::new(State::adopt(memory).unwrap());
+        assert!(!state.has_tokens());
+        let token = take(&state, root());
+        token.publish(&fresh(token.reserve(), "ghs_new", Life::Known(SECOND * 60)), &now());
+        assert_eq!(token.load().token.unwrap().generation, 42);
+        state.enter();
+        assert_eq!(before.seen.load(Ordering::Relaxed), 1, "its supervisor sees that it lives");
+        before.layout.store(6, Ordering::Relaxed);
+        assert!(State::adopt(state.memory().try_clone_to_owned().unwrap()).is_err());
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Policy {
         let mut better = better.filter(|(_, state)| !state.permanent);
         now.boot < until
             && better.any(|(source, state)| {
-                state.in_flight || self.due(source, now).is_some_and(|at| at <= until)
+                state.in_flight() || self.due(source, now).is_some_and(|at| at <= until)
             })
     }
 
@@ -78,17 +78,18 @@ impl Policy {
         wishes.map(|(state, _)| state.wish).min().unwrap_or_default()
     }
 
-    /// Whether somebody who wants another token wants this source asked: it is the best one, or has others to
-    /// give and is no worse than the one whose token is at hand.
+    /// Whether somebody who wants another token wants this source asked: it is no worse than the one whose
+    /// token is at hand, and has others to give, or no better one has.
     pub(super) fn can_be_forced(&self, source: usize) -> bool {
         let is_good = self.held.is_none_or(|held| source <= held.source);
-        source == 0 || (is_good && !self.rejection_is_final(source))
+        let has_others = |source: usize| !self.rejection_is_final(source);
+        is_good && (has_others(source) || !(0..source).any(has_others))
     }
 
     /// Whether a request is in flight.
     #[must_use]
     pub fn fetching(&self) -> bool {
-        self.sources.iter().any(|state| state.in_flight)
+        self.sources.iter().any(SourceState::in_flight)
     }
 
     /// How much later it was for the issuer than by the platform's clock, at its last answer, as far
@@ -139,7 +140,7 @@ impl Policy {
         }
         let held = self.held?;
         let state = self.sources.get(held.source)?;
-        let calm = !state.in_flight && state.failure.is_none() && self.plan != Plan::Repeat;
+        let calm = !state.in_flight() && state.failure.is_none() && self.plan != Plan::Repeat;
         calm.then_some(held.life.duration() / 5)
     }
 
@@ -161,7 +162,7 @@ impl Policy {
             .map(|r| r.withheld_until)
             .filter(|&at| at > now.boot && at != Duration::MAX);
         for (source, state) in self.sources.iter().enumerate() {
-            if state.in_flight {
+            if state.in_flight() {
                 match self.hold {
                     _ if kept => continue,
                     Some(hold) if now.boot >= hold => continue,
@@ -205,7 +206,7 @@ impl Policy {
     pub(super) fn next_fetch(&self, now: &Now) -> Option<usize> {
         let kept = self.is_kept(now);
         for (source, state) in self.sources.iter().enumerate() {
-            if state.in_flight {
+            if state.in_flight() {
                 if kept || self.hold.is_some_and(|hold| now.boot >= hold) {
                     continue;
                 }
@@ -221,7 +222,7 @@ impl Policy {
     /// When the next fetch from this source is due, as things stand.
     pub(super) fn due(&self, source: usize, now: &Now) -> Option<Duration> {
         let state = self.sources.get(source)?;
-        if state.in_flight || !self.active(now) || self.is_outdated(source) {
+        if state.in_flight() || !self.active(now) || self.is_outdated(source) {
             return None;
         }
         let kept = self.is_kept(now);

@@ -323,6 +323,41 @@ fn a_success_of_the_first_source_forgets_the_failures_of_the_later_ones() {
     assert_eq!(policy.step(down, &late, rng).fetch, Some(1), "asked anew, not in 45 s");
 }
 
+#[test]
+fn the_first_token_after_a_start_is_spread_whichever_source_gives_it() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut policy = Policy::new(rules(Windows::default(), 2), &START);
+    let mut plans = Vec::new();
+    assert_eq!(policy.step(Event::Opened, &START, &mut rng).fetch, Some(0));
+    let failed = Event::Answered { source: 0, answer: failure(FetchErrorKind::NotFound) };
+    assert_eq!(policy.step(failed, &START, &mut rng).fetch, Some(1));
+    for (source, number) in [(1, 1), (1, 2), (0, 3), (0, 4)] {
+        let answered = Event::Answered { source, answer: answer(number, START, HOUR) };
+        let _ = policy.step(answered, &START, &mut rng);
+        assert_eq!(policy.held().map(|held| held.source), Some(source));
+        plans.push(policy.plan);
+    }
+    assert_eq!(plans, [Plan::Spread, Plan::Timer, Plan::Spread, Plan::Timer]);
+}
+
+#[test]
+fn a_source_with_one_token_is_forced_where_no_better_one_has_another() {
+    let forced = |finals: &[bool]| -> Vec<usize> {
+        let source = |rejection_is_final: &bool| SourceRules {
+            rejection_is_final: *rejection_is_final,
+            ..SourceRules::default()
+        };
+        let sources = finals.iter().map(source).collect();
+        let rules = Arc::new(Rules { windows: Windows::default(), sources });
+        let policy = Policy::new(rules, &START);
+        (0..finals.len()).filter(|source| policy.can_be_forced(*source)).collect()
+    };
+    assert_eq!(forced(&[true]), [0]);
+    assert_eq!(forced(&[true, true]), [0, 1]);
+    assert_eq!(forced(&[false, true]), [0]);
+    assert_eq!(forced(&[true, false, true]), [0, 1]);
+}
+
 /// Attempts and workspaces without a token, minute by minute, of a fleet that starts within one
 /// second and lives through an outage of its platform, which mints at each request.
 fn fleet(size: usize, minutes: u64, outage: std::ops::Range<u64>) -> (Vec<usize>, Vec<usize>) {

@@ -279,3 +279,22 @@ async fn a_failure_that_the_engine_sees_is_told_in_the_words_of_its_source() {
     assert_eq!(failure.error.kind, FetchErrorKind::Rejected);
     assert_eq!(failure.error.explain().sentence, "the script's word for it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_back_off_of_every_source_outlives_the_engine() {
+    let mut world = chain(
+        Scripted::FailFor(FetchErrorKind::Unreachable, 5 * MINUTE),
+        Scripted::FailFor(FetchErrorKind::RateLimited, 10 * MINUTE),
+    );
+    world.open_err().await;
+    let asked = world.env().requests().len();
+    world.restart().await;
+    world.open_err().await;
+    world.handle.refresh().ok();
+    pass(9 * MINUTE).await;
+    assert_eq!(world.env().requests().len(), asked, "it asked to be left alone");
+    assert_eq!(world.platform().requests().len(), 2);
+    pass(3 * MINUTE).await;
+    world.open().await.ok();
+    assert!(world.env().requests().len() > asked);
+}
