@@ -7,6 +7,7 @@
 //! leaves no torn token, and a reader never sees one. What holds tokens is locked in memory and kept out
 //! of core dumps; the file is sealed against a change of its size.
 
+mod earlier;
 mod layout;
 mod mapping;
 pub mod regions;
@@ -17,10 +18,10 @@ mod token;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 #[cfg(feature = "testing")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 pub use self::slot::Generation;
 pub use self::token::TokenState;
 
+use self::earlier::Earlier;
 use self::mapping::Mapping;
 use self::regions::Regions;
 use self::saved::Deed;
@@ -49,7 +51,7 @@ const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// another one; see [`State::adopt`].
 const LAYOUT: u64 = 9;
 /// Earlier ones: all that belongs to the connection was where it is now, and tokens lay otherwise.
-const EARLIER: std::ops::Range<u64> = 7..LAYOUT;
+const EARLIER: std::ops::Range<u64> = earlier::LAYOUT..LAYOUT;
 
 /// Watchers that were not told of a generation within this, after its views show it, may miss it.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
@@ -105,6 +107,8 @@ pub struct State {
     memory: OwnedFd,
     /// Where the tokens are, if they are not in the same: see [`State::adopt`].
     own_memory: Option<OwnedFd>,
+    /// What a supervisor of an earlier version has of its token.
+    earlier: Option<Arc<Mapping<Earlier>>>,
     regions: Regions,
     /// The regions that tokens of this process have.
     held: Mutex<BTreeSet<usize>>,
@@ -133,8 +137,8 @@ impl State {
     }
 
     /// Maps a state that another process made. Where that is of an earlier version, the connection goes on,
-    /// and tokens have memory of this process's own: they begin anew, also after its death, until the mount
-    /// is made anew.
+    /// and tokens have memory of this process's own. The token that is in the earlier one is read from it;
+    /// later ones end with this process, until the mount is made anew.
     ///
     /// # Errors
     /// `InvalidData` when it is neither.
@@ -153,11 +157,14 @@ impl State {
             return Err(invalid());
         }
         let own_memory = (!has_tokens).then(|| sealed(layout::LENGTH)).transpose()?;
-        let state = Self::map(memory, own_memory)?;
+        let mut state = Self::map(memory, own_memory)?;
+        if layout == earlier::LAYOUT && size >= size_of::<Earlier>() {
+            state.earlier = Some(Arc::new(Mapping::map(state.memory.as_fd(), 0)?));
+        }
         if !has_tokens {
             tracing::warn!(
-                "the supervisor is of an earlier version: tokens do not outlive a worker, and watchers \
-                 miss rotations, until it is started anew"
+                "the supervisor is of an earlier version: new tokens do not outlive a worker, and \
+                 watchers miss rotations, until it is started anew"
             );
         }
         Ok(state)
@@ -172,6 +179,7 @@ impl State {
             shared: Mapping::map(memory.as_fd(), 0)?,
             memory,
             own_memory,
+            earlier: None,
             regions,
             held: Mutex::default(),
             writers: Writers::default(),

@@ -12,6 +12,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use rustix::mm::{MlockFlags, mlock_with};
 
 use super::Shared;
+use super::earlier::Earlier;
 use super::layout::{Directory, Region};
 
 /// What can be mapped: it consists of atomics alone, so that every bit pattern is valid, and other
@@ -27,6 +28,8 @@ unsafe impl Words for Shared {}
 unsafe impl Words for Directory {}
 // SAFETY: as above.
 unsafe impl Words for Region {}
+// SAFETY: as above.
+unsafe impl Words for Earlier {}
 
 /// See the module.
 pub(super) struct Mapping<T>(NonNull<T>);

@@ -145,7 +145,8 @@ impl State {
         }
         held.insert(index);
         let place = entry.place.load(Ordering::Relaxed);
-        Ok(TokenState::new(Arc::clone(self), region, index, place, sources, views))
+        let earlier = self.earlier.clone().filter(|_| whose.kind == Kind::Root);
+        Ok(TokenState::new(Arc::clone(self), (region, earlier), index, place, sources, views))
     }
 
     /// Whether something was kept of a token.

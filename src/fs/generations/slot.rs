@@ -176,7 +176,7 @@ impl Slot {
         bytes.get(self.extent()).unwrap_or_default()
     }
 
-    /// FNV-1a over the words of the body: tells a complete slot from one whose writer died.
+    /// Over the words of the body: tells a complete slot from one whose writer died.
     fn sum(&self, bytes: &Bytes, generation: u64) -> u64 {
         let head = [
             &self.issued_boot,
@@ -190,13 +190,17 @@ impl Slot {
             &self.at,
             &self.length,
         ];
-        head.into_iter()
-            .chain(self.words(bytes))
-            .map(|word| word.load(Ordering::Relaxed))
-            .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
-                (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
-            })
+        checksum(generation, head.into_iter().chain(self.words(bytes)))
     }
+}
+
+/// FNV-1a over the words of a slot.
+pub(super) fn checksum<'a>(generation: u64, words: impl Iterator<Item = &'a AtomicU64>) -> u64 {
+    words
+        .map(|word| word.load(Ordering::Relaxed))
+        .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
+            (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+        })
 }
 
 /// Where so many bytes fit among those that the slots have; a generation that is older than all others

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::earlier::Earlier;
 use super::layout::REGIONS;
 use super::regions::{Kind, Whose};
 use super::*;
@@ -183,6 +184,32 @@ fn a_file_that_is_no_state_is_refused() {
     assert!(State::adopt(memory.try_clone().unwrap()).is_err());
     nix::unistd::ftruncate(&memory, i64::try_from(size_of::<Shared>()).unwrap()).unwrap();
     assert!(State::adopt(memory).is_err(), "no magic");
+}
+
+#[test]
+fn the_token_of_an_earlier_supervisor_is_served_until_there_is_another_one() {
+    let memory = sealed(size_of::<Earlier>()).unwrap();
+    let shared: Mapping<Shared> = Mapping::map(memory.as_fd(), 0).unwrap();
+    shared.magic.store(MAGIC, Ordering::Relaxed);
+    shared.layout.store(7, Ordering::Relaxed);
+    shared.last_generation.store(41, Ordering::Relaxed);
+    let earlier: Mapping<Earlier> = Mapping::map(memory.as_fd(), 0).unwrap();
+    let text = |token: Option<Generation>| Some(token?.token.secret.expose_str().to_owned());
+    earlier.put(fresh(41, "ghs_before", Life::Known(SECOND * 60)).token(), &[0]);
+    let state = Arc::new(State::adopt(memory).unwrap());
+    let (token, other) = (take(&state, root()), take(&state, on_demand("acme")));
+    assert_eq!(token.load().token.unwrap().secret.expose(), b"ghs_before");
+    assert_eq!((token.prepared(), token.current(0), token.current(7)), (41, 41, 0));
+    assert_eq!((other.load().token, other.prepared()), (None, 0));
+    token.publish(&fresh(token.reserve(), "ghs_new", Life::Known(SECOND * 60)), &now());
+    assert_eq!((token.prepared(), token.current(0), token.current(7)), (42, 42, 0));
+    assert_eq!(text(token.generation(42)).unwrap(), "ghs_new");
+    assert_eq!(text(token.generation(41)).unwrap(), "ghs_before", "who has it open reads on");
+    assert!(token.generation(40).is_none() && token.generation(0).is_none());
+    assert_eq!(token.passed_at(40), None, "nobody knows");
+    earlier.put(fresh(41, "ghs_torn", Life::Known(SECOND * 60)).token(), &[]);
+    earlier.tear();
+    assert!(token.generation(41).is_none());
 }
 
 /// Layout 7 had 4,591,576 bytes, layout 8 as many as now.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::earlier::Earlier;
 use super::layout::Region;
 use super::mapping::Mapping;
 use super::slot::{self, Generation, Slot};
@@ -21,6 +22,8 @@ use crate::token::FreshToken;
 pub struct TokenState {
     connection: Arc<State>,
     pub(super) region: Mapping<Region>,
+    /// What the supervisor has of it, where that is of an earlier version.
+    earlier: Option<Arc<Mapping<Earlier>>>,
     index: usize,
     place: u64,
     /// The names of the sources that slots refer to by number.
@@ -41,7 +44,7 @@ pub struct TokenState {
 impl TokenState {
     pub(super) fn new(
         connection: Arc<State>,
-        region: Mapping<Region>,
+        (region, earlier): (Mapping<Region>, Option<Arc<Mapping<Earlier>>>),
         index: usize,
         place: u64,
         sources: Vec<&'static str>,
@@ -50,6 +53,7 @@ impl TokenState {
         Self {
             connection,
             region,
+            earlier,
             index,
             place,
             sources,
@@ -270,7 +274,7 @@ impl TokenState {
     }
 
     /// Since when there is a newer generation (boot clock), while there is one. Zero for a generation that
-    /// is not kept any more.
+    /// is not kept any more, and nothing where those of an earlier worker are not known.
     pub(in crate::fs) fn passed_at(&self, generation: u64) -> Option<Duration> {
         if self.prepared() <= generation {
             return None;
@@ -284,13 +288,28 @@ impl TokenState {
             }
         }
         // There is none before the first.
-        Some(if generation == 0 { next } else { Duration::ZERO })
+        match generation {
+            0 => Some(next),
+            _ => self.connection.has_tokens().then_some(Duration::ZERO),
+        }
     }
 
     /// A generation, while it is one of the last [`SLOTS`].
     #[must_use]
     pub fn generation(&self, generation: u64) -> Option<Generation> {
-        self.slot(generation)?.read(&self.region.bytes, generation, &self.sources)
+        match self.slot(generation) {
+            Some(slot) => slot.read(&self.region.bytes, generation, &self.sources),
+            None => self.earlier.as_ref()?.generation(generation, &self.sources),
+        }
+    }
+
+    /// Goes on from what an earlier version left.
+    fn go_on(&self) {
+        let Some(earlier) = &self.earlier else { return };
+        self.region.prepared.fetch_max(earlier.prepared(), Ordering::AcqRel);
+        for (word, current) in self.region.current.iter().zip(earlier.current()) {
+            word.fetch_max(current, Ordering::AcqRel);
+        }
     }
 }
 
@@ -313,6 +332,7 @@ impl Store for TokenState {
     }
 
     fn load(&self) -> Saved {
+        self.go_on();
         Saved {
             token: self.generation(self.prepared()).map(|generation| generation.token),
             progress: self.region.progress.load(),
