@@ -70,7 +70,7 @@ fn a_daemon_with_a_token_in_hand_sleeps() {
         println!("{named:?}");
         if let Some(file) = file {
             let claims = [
-                Claim::new("PSS of all our processes, MiB", total, 8.0),
+                Claim::new("PSS of all our processes, MiB", total, 3.5),
                 Claim::new("wake-ups a minute", woken / minutes, 1.0),
                 Claim::new("PSS of a further named token, KiB", named.kib_each(), 64.0),
             ];
