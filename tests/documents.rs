@@ -388,7 +388,7 @@ fn the_figures_of_the_simulation_in_freshness_are_those_of_its_evidence() {
     let names = ["histories", "opens", "served", "judged_by_the_issuers_clock", "violations"];
     let row = format!("| {} |", names.map(|name| grouped(&figures[name])).join(" | "));
     assert!(freshness().contains(&row), "not in FRESHNESS.md: {row}");
-    let mutations = mutations.as_array().unwrap();
+    let mutations = mutations["mutations"].as_array().unwrap();
     let seeds: Vec<_> = mutations.iter().filter_map(|m| m["caught_at_seed"].as_u64()).collect();
     let (caught, slowest) = (seeds.len(), seeds.iter().max().unwrap());
     let text = freshness().replace('\n', " ");
