@@ -102,15 +102,18 @@ impl GithubApp {
     }
 
     async fn mint(&self) -> Result<Fetched, FetchError> {
+        // Whoever waits for its turn must be told to come later before the engine takes it for hung: that
+        // would be this source's failure.
+        let deadline = self.http.clock.now().boot.saturating_add(self.config.request_timeout);
         let key = ReadKey::new();
         let (number, was_known) = self.installation(&key).await?;
-        let minted = self.newest(&key, number).await;
+        let minted = self.newest(&key, number, deadline).await;
         let is_gone = matches!(&minted, Err(error) if error.kind == FetchErrorKind::NotInstalled);
         // Whoever removes an App and installs it again gets another number.
         if was_known && is_gone && !matches!(self.config.installation, Installation::Id(_)) {
             self.installation.forget(number).await;
             let (number, _) = self.installation(&key).await?;
-            return self.newest(&key, number).await;
+            return self.newest(&key, number, deadline).await;
         }
         minted
     }
@@ -128,8 +131,14 @@ impl GithubApp {
         Ok((*number, was_known))
     }
 
-    /// The newest token, which others may have had, or a new one for whoever has had that.
-    async fn newest(&self, key: &ReadKey, number: u64) -> Result<Fetched, FetchError> {
+    /// The newest token, which others may have had, or a new one for whoever has had that, whose turn comes
+    /// by the `deadline` (boot clock).
+    async fn newest(
+        &self,
+        key: &ReadKey,
+        number: u64,
+        deadline: Duration,
+    ) -> Result<Fetched, FetchError> {
         let minted = self.minted(number);
         let asked = minted.ended();
         if self.is_awaited.load(Ordering::Relaxed) {
@@ -146,7 +155,7 @@ impl GithubApp {
             return Err(FetchError { source_name: self.http.source, ..failure.clone() });
         }
         minted.awaited.store(self.is_awaited.load(Ordering::Relaxed), Ordering::Relaxed);
-        let outcome = self.mint_once(key, number, &minted.awaited).await;
+        let outcome = self.mint_once(key, number, &minted.awaited, deadline).await;
         minted.keep(&mut last, &outcome);
         if let Ok(token) = &outcome {
             self.given.store(last.number, Ordering::Relaxed);
@@ -174,6 +183,7 @@ impl GithubApp {
         key: &ReadKey,
         id: u64,
         awaited: &Awaited,
+        deadline: Duration,
     ) -> Result<Fetched, FetchError> {
         let url = self.url(&["app", "installations", &id.to_string(), "access_tokens"])?;
         let mut body = serde_json::Map::new();
@@ -186,8 +196,8 @@ impl GithubApp {
         let body = serde_json::Value::Object(body).to_string().into_bytes();
         // Before its turn is taken.
         self.key(key).await?;
-        let (most, patience) = (self.config.mints_a_minute, self.config.request_timeout);
-        let turn = self.app.budget.turn(most, awaited, patience, &*self.http.clock).await;
+        let most = self.config.mints_a_minute;
+        let turn = self.app.budget.turn(most, awaited, deadline, &*self.http.clock).await;
         turn.map_err(|not_now| self.not_now(not_now))?;
         let answer = self.ask(key, Method::POST, &url, Some(body)).await?;
         match answer.status {
@@ -328,15 +338,19 @@ impl GithubApp {
 
     fn not_now(&self, why: NotNow) -> FetchError {
         let (app, most) = (&self.config.app, self.config.mints_a_minute);
-        let (wait, why) = match why {
-            NotNow::Asked(wait) => (wait, "GitHub asked it to wait".to_owned()),
-            NotNow::UsedUp(wait) => {
-                (wait, format!("`mints-per-minute` of the source, {most}, is used up"))
-            }
+        let (wait, why, explanation) = match why {
+            NotNow::Asked(wait) => (wait, "GitHub asked it to wait".to_owned(), None),
+            NotNow::UsedUp(wait) => (
+                wait,
+                format!("`mints-per-minute` of the source, {most}, is used up"),
+                Some(explain::BUDGET_USED_UP),
+            ),
         };
         let detail =
             format!("the App {app} may not mint for another {} s: {why}", wait.as_secs() + 1);
-        self.error(FetchErrorKind::RateLimited, detail).retry_after(Some(wait))
+        let error = self.error(FetchErrorKind::RateLimited, detail).retry_after(Some(wait));
+        let explanation = explanation.or(error.explanation);
+        error.explained(explanation)
     }
 
     fn not_installed(&self) -> FetchError {
@@ -449,17 +463,54 @@ impl Source for GithubApp {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::budget::tests::Stopped;
     use super::*;
     use crate::source::SourceName;
     use crate::time::SystemClock;
 
-    fn without_a_key() -> GithubApp {
-        let key = PrivateKey::Variable { name: "ACME_KEY".to_owned(), value: None };
-        let (name, installation) = (SourceName::new("acme-app"), Installation::Id(71));
-        let config = GithubAppConfig::new(name, "7".to_owned(), key, installation);
+    fn source(key: Option<String>, installation: Installation, clock: Arc<dyn Clock>) -> GithubApp {
+        let value = key.map(|pem| Secret::new(STANDARD.encode(pem).into_bytes()).unwrap());
+        let key = PrivateKey::Variable { name: "ACME_KEY".to_owned(), value };
+        let name = SourceName::new("acme-app");
+        let config = GithubAppConfig {
+            mints_a_minute: 1,
+            request_timeout: Duration::from_secs(10),
+            ..GithubAppConfig::new(name, "7".to_owned(), key, installation)
+        };
         let program = std::fs::File::open("/dev/null").unwrap();
         let launcher = Arc::new(Launcher::new(program));
-        GithubApp::new(config, Arc::new(SystemClock), launcher, Arc::default())
+        GithubApp::new(config, clock, launcher, Arc::default())
+    }
+
+    fn without_a_key() -> GithubApp {
+        source(None, Installation::Id(71), Arc::new(SystemClock))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_its_turn_is_told_to_come_later_before_it_counts_as_hung() {
+        let second = Duration::from_secs(1);
+        let clock: Arc<dyn Clock> = Arc::new(Stopped(tokio::time::Instant::now()));
+        let (key, owner) = (Some(key::tests::any()), Installation::Owner("acme".to_owned()));
+        let source = source(key, owner, Arc::clone(&clock));
+        let timer = Awaited::default();
+        source.app.budget.turn(1, &timer, clock.now().boot, &*clock).await.unwrap();
+        tokio::time::sleep(second * 47).await;
+        // Its installation is found late: of the ten seconds that it has, too little is left to wait.
+        let mut number = source.installation.0.lock().await;
+        let finds = async {
+            tokio::time::sleep(second * 6).await;
+            *number = 71;
+            drop(number);
+        };
+        let (fetched, ()) = tokio::join!(source.fetch(), finds);
+        let error = fetched.unwrap_err();
+        assert_eq!(clock.now().boot, second * 153, "it was told at once");
+        let told = (error.kind, error.retry_after, error.explanation);
+        let words = Some(explain::BUDGET_USED_UP);
+        assert_eq!(told, (FetchErrorKind::RateLimited, Some(second * 7), words));
     }
 
     #[tokio::test]

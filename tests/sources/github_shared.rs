@@ -1,9 +1,15 @@
 //! What the sources of one App share in a process: tokens for the same, the budget, GitHub's wishes.
 
+use std::sync::Mutex;
+
 use molecule_tokenfs::demo::github::Installation as Installed;
+use molecule_tokenfs::refresh::policy::{Answer, Event, Policy, Rules, SourceRules};
 use molecule_tokenfs::secret::Secret;
 use molecule_tokenfs::source::github_app::{GithubAppConfig, Installation};
 use molecule_tokenfs::source::{Configured, Scope};
+use molecule_tokenfs::time::{Clock, Now};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::github::App;
 use super::*;
@@ -14,12 +20,47 @@ fn few(config: &mut GithubAppConfig) {
 
 type Change = fn(&mut GithubAppConfig);
 
+/// Two of a minute, and one more: for these things.
+const MORE_THAN_THE_BUDGET: [Change; 3] = [
+    few,
+    |config| {
+        few(config);
+        config.repositories = vec!["web".to_owned()];
+    },
+    |config| {
+        few(config);
+        config.repositories = vec!["api".to_owned()];
+    },
+];
+
 /// None.
 const WHOLE: Change = |_| ();
 
+/// The machine's clock, of which a test can let time pass.
+#[derive(Default)]
+struct Ahead(Mutex<Duration>);
+
+impl Ahead {
+    fn pass(&self, time: Duration) {
+        *self.0.lock().expect("no panic") += time;
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Now {
+        // As in a suspended machine whose wall clock nobody has set yet: claims stay true.
+        let (now, ahead) = (SystemClock.now(), *self.0.lock().expect("no panic"));
+        Now { boot: now.boot + ahead, ..now }
+    }
+}
+
 /// The sources of one process, each the App's with a change.
 fn family(app: &App, changes: &[Change]) -> Vec<Arc<dyn Source>> {
-    let shared = surroundings();
+    family_by(Arc::new(SystemClock), app, changes)
+}
+
+fn family_by(clock: Arc<dyn Clock>, app: &App, changes: &[Change]) -> Vec<Arc<dyn Source>> {
+    let shared = Surroundings { clock, ..surroundings() };
     let built = changes.iter().map(|change| {
         let mut config = app.config.clone();
         change(&mut config);
@@ -117,20 +158,7 @@ async fn a_refusal_is_told_to_all_who_waited_for_it() {
 #[tokio::test]
 async fn a_budget_that_is_used_up_is_named_with_the_time_until_there_is_more() {
     let app = App::new();
-    let sources = family(
-        &app,
-        &[
-            few,
-            |config| {
-                few(config);
-                config.repositories = vec!["web".to_owned()];
-            },
-            |config| {
-                few(config);
-                config.repositories = vec!["api".to_owned()];
-            },
-        ],
-    );
+    let sources = family(&app, &MORE_THAN_THE_BUDGET);
     app.succeeds(&*sources[0]).await;
     app.succeeds(&*sources[1]).await;
     let detail = "`mints-per-minute` of the source, 2, is used up";
@@ -138,6 +166,48 @@ async fn a_budget_that_is_used_up_is_named_with_the_time_until_there_is_more() {
     let wait = error.retry_after.expect("a time").as_secs();
     assert!((50..=60).contains(&wait), "{wait}");
     assert_eq!(app.demo.github().minted(), 2);
+}
+
+#[tokio::test]
+async fn who_was_refused_by_the_budget_asks_again_when_there_is_room() {
+    for has_a_token in [false, true] {
+        let (app, clock) = (App::new(), Arc::new(Ahead::default()));
+        let sources = family_by(Arc::<Ahead>::clone(&clock), &app, &MORE_THAN_THE_BUDGET);
+        let rules = Rules { sources: vec![SourceRules::default()], ..Rules::default() };
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut policy = Policy::new(Arc::new(rules), &clock.now());
+        let mut asks = policy.step(Event::Opened, &clock.now(), &mut rng).fetch;
+        if has_a_token {
+            let Fetched { secret, issued, term } = app.succeeds(&*sources[2]).await;
+            let answer = Answer::Token { fingerprint: secret.fingerprint(), issued, term };
+            let event = Event::Answered { source: 0, answer };
+            assert_eq!(policy.step(event, &clock.now(), &mut rng).fetch, None, "it lives");
+            clock.pass(Duration::from_mins(2));
+            asks = policy.step(Event::Refresh, &clock.now(), &mut rng).fetch;
+        }
+        // Others use it up, again and again: it is no failure that grows.
+        for _ in 0..6 {
+            app.succeeds(&*sources[0]).await;
+            app.succeeds(&*sources[1]).await;
+            assert_eq!(asks, Some(0));
+            let detail = "`mints-per-minute` of the source, 2, is used up";
+            let error = app.fails(&*sources[2], FetchErrorKind::RateLimited, detail).await;
+            assert!(error.to_string().contains("the App may mint no more"), "{error}");
+            let room = error.retry_after.expect("a time");
+            assert!(room <= Duration::from_mins(1), "{room:?}");
+            let FetchError { kind, retry_after, .. } = error;
+            let answer = Answer::Failed { kind, retry_after };
+            let (event, now) = (Event::Answered { source: 0, answer }, clock.now());
+            assert_eq!(policy.step(event, &now, &mut rng).fetch, None);
+            let next = policy.wake(&now).expect("a time").saturating_sub(now.boot);
+            // A little later, for whoever else was told the same.
+            assert!(next >= room && next <= room / 10 * 11, "{next:?} of {room:?}");
+            clock.pass(next);
+            asks = policy.step(Event::Tick, &clock.now(), &mut rng).fetch;
+        }
+        assert_eq!(asks, Some(0));
+        app.succeeds(&*sources[2]).await;
+    }
 }
 
 #[tokio::test]

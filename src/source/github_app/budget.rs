@@ -67,17 +67,16 @@ impl Budget {
     /// Waits for the turn to mint one more, of `most` a minute.
     ///
     /// # Errors
-    /// [`NotNow`] where it would not come within `patience`, or GitHub asked the App to wait.
+    /// [`NotNow`] where it would not come by the `deadline` (boot clock), or GitHub asked the App to wait.
     pub(super) async fn turn(
         &self,
         most: usize,
         awaited: &Awaited,
-        patience: Duration,
+        deadline: Duration,
         clock: &dyn Clock,
     ) -> Result<(), NotNow> {
         let number = self.queue().enter(awaited);
         let ticket = Ticket { budget: self, number };
-        let deadline = clock.now().boot.saturating_add(patience);
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -174,14 +173,14 @@ impl MintQueue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::time::Now;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Tokio's clock, which a test stops.
-    struct Stopped(tokio::time::Instant);
+    pub(in super::super) struct Stopped(pub(in super::super) tokio::time::Instant);
 
     impl Clock for Stopped {
         fn now(&self) -> Now {
@@ -209,7 +208,8 @@ mod tests {
             let (budget, clock, awaited) =
                 (Arc::clone(&self.budget), Arc::clone(&self.clock), Arc::clone(awaited));
             tokio::spawn(async move {
-                budget.turn(most, &awaited, SECOND * 200, &*clock).await?;
+                let deadline = clock.now().boot + SECOND * 200;
+                budget.turn(most, &awaited, deadline, &*clock).await?;
                 Ok(clock.0.elapsed().as_secs())
             })
         }
@@ -262,10 +262,11 @@ mod tests {
     async fn whose_turn_would_come_too_late_is_told_at_once() {
         let scene = Scene::new();
         let (budget, clock) = (&scene.budget, &*scene.clock);
-        assert_eq!(budget.turn(1, &timer(), SECOND, clock).await, Ok(()));
-        let told = budget.turn(1, &timer(), SECOND * 59, clock).await;
+        let start = clock.now().boot;
+        assert_eq!(budget.turn(1, &timer(), start, clock).await, Ok(()));
+        let told = budget.turn(1, &timer(), start + SECOND * 59, clock).await;
         assert_eq!((told, clock.0.elapsed()), (Err(NotNow::UsedUp(SECOND * 60)), Duration::ZERO));
-        assert_eq!(budget.turn(2, &timer(), SECOND, clock).await, Ok(()));
+        assert_eq!(budget.turn(2, &timer(), start, clock).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,12 @@ pub(super) const KEY_OF_A_VARIABLE: Explanation = Explanation {
     remedy: "set the variable that `private-key` names to the key as GitHub gives it (PEM), in the environment that the daemon is started in, and start it again",
 };
 
+/// The words for a budget of our own that is used up: GitHub has nothing to do with it.
+pub(super) const BUDGET_USED_UP: Explanation = Explanation {
+    sentence: "the App may mint no more tokens in this minute",
+    remedy: "wait: it is tried again when there is room; `mints-per-minute` of the source says how many",
+};
+
 /// The words for an error; `None` where the usual ones hold.
 pub(super) fn explain(kind: FetchErrorKind) -> Option<Explanation> {
     use FetchErrorKind as Kind;

@@ -124,7 +124,7 @@ impl Key {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
     use aws_lc_rs::rsa::KeySize;
@@ -134,6 +134,11 @@ mod tests {
         let text = base64::engine::general_purpose::STANDARD.encode(der);
         let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    }
+
+    /// A key of its own, as it stands in a file.
+    pub(in super::super) fn any() -> String {
+        pem("PRIVATE KEY", &pkcs8().1)
     }
 
     fn pkcs8() -> (KeyPair, Vec<u8>) {
