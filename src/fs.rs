@@ -27,8 +27,8 @@ use access::Access;
 pub use answer::{Attributes, Cache, Chunk, Entry, Open, Opened, Request};
 use generations::{Generation, State, TokenState};
 use journal::Call;
-use node::{Node, Root, Tree};
-use pages::Pages;
+use node::{Node, Page, Root, Tree};
+use pages::{OnDemand, Other, Pages};
 use recent::Recent;
 use tables::Mark;
 
@@ -157,6 +157,11 @@ impl Fs {
         done
     }
 
+    /// Its pages tell of these tokens on demand, too.
+    fn tell_of(&self, on_demand: Arc<dyn OnDemand>) {
+        self.pages.tell_of(on_demand);
+    }
+
     /// The state of its token.
     #[must_use]
     pub fn state(&self) -> &Arc<TokenState> {
@@ -266,9 +271,12 @@ impl Fs {
             _ if writing => return Open::Now(Err(self.refuse(ReadErrorKind::ReadOnly))),
             Node::Page(page) => {
                 let may_know = self.config.access.may_know(&request.caller);
-                let now = self.clock.now();
-                let handle = self.pages.open(page, may_know, &self.token, &self.counters, &now);
-                return Open::Now(Ok(Opened { handle, cache: Cache::Direct }));
+                if !self.pages.are_long() {
+                    return Open::Now(Ok(self.open_page(page, may_know)));
+                }
+                // Who opens a token meanwhile does not wait for it.
+                let fs = Arc::clone(self);
+                return Open::Wait(Box::pin(async move { Ok(fs.open_page(page, may_know)) }));
             }
             Node::Live { view } => self.open_live(request, call, view),
             Node::Generation { generation, view } => {
@@ -279,6 +287,23 @@ impl Fs {
             self.counters.opened(Duration::ZERO);
         }
         open
+    }
+
+    fn open_page(&self, page: Page, may_know: bool) -> Opened {
+        let now = self.clock.now();
+        let handle = self.pages.open(page, may_know, &self.token, &self.counters, &now);
+        Opened { handle, cache: Cache::Direct }
+    }
+
+    /// Whether an inode is a page, which shows no token.
+    fn is_page(&self, ino: u64) -> bool {
+        matches!(self.tree.node(ino), Some(Node::Page(_)))
+    }
+
+    /// What the pages of a mount need to tell of its token.
+    fn told(&self) -> Other {
+        let identity = self.pages.identity().clone();
+        (identity, self.token.clone(), Arc::clone(&self.counters))
     }
 
     /// The bytes of an open file.

@@ -11,22 +11,29 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub mod counters;
+mod fit;
 mod judge;
 pub mod metrics;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use crate::refresh::State;
-pub use judge::{Identity, document, document_for_strangers, words};
+pub use fit::{fitted, padded};
+pub use judge::{Identity, document, document_for_strangers, token_on_demand, words};
 
 /// The size of `status.json` of one token, in bytes: fixed, so that `stat` is right without rendering
 /// it.
 pub const SIZE: usize = 8 * 1024;
 
-/// The size of `status.json` of so many tokens, in bytes.
+/// The room that `status.json`, and `metrics.prom`, has for all tokens on demand of a mount, in bytes:
+/// 1 KiB for each that can be kept, which is enough for one that is well.
+pub const ON_DEMAND_SIZE: usize = 256 * 1024;
+
+/// The size of `status.json` of so many tokens of the configuration, in bytes, in a mount that makes others
+/// on demand or does not.
 #[must_use]
-pub fn size(tokens: usize) -> usize {
-    SIZE * tokens.max(1)
+pub fn size(tokens: usize, makes_on_demand: bool) -> usize {
+    SIZE * tokens.max(1) + if makes_on_demand { ON_DEMAND_SIZE } else { 0 }
 }
 
 /// Among files, beside `status.json`: the document with all particulars. A mount tells from who opens
@@ -111,18 +118,42 @@ pub struct Status {
     pub started_at: Option<Timestamp>,
     /// When this document was written.
     pub written_at: Option<Timestamp>,
-    /// The tokens.
+    /// The tokens on demand, where the mount makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemandStatus>,
+    /// The tokens: that of the mount, those with a name, and at the end those on demand that are listed.
     pub tokens: Vec<TokenStatus>,
 }
 
 impl Status {
-    /// Takes the tokens of another document of the same mount in. The worst of all says how it stands.
+    /// The tokens of the configuration.
+    #[must_use]
+    pub fn configured(&self) -> &[TokenStatus] {
+        let listed = self.on_demand.map_or(0, |on_demand| on_demand.listed);
+        self.tokens.get(..self.tokens.len().saturating_sub(listed)).unwrap_or_default()
+    }
+
+    /// The tokens on demand that are listed, the most lately opened first.
+    #[must_use]
+    pub fn on_demand(&self) -> &[TokenStatus] {
+        self.tokens.get(self.configured().len()..).unwrap_or_default()
+    }
+
+    /// Tells that so many tokens on demand are kept, and lists these of them. How they stand says nothing
+    /// of the mount: it is a matter of whoever opens them, and a name may be mistyped.
+    pub fn add_on_demand(&mut self, kept: usize, listed: Vec<TokenStatus>) {
+        self.on_demand = Some(OnDemandStatus { kept, listed: listed.len() });
+        self.tokens.extend(listed);
+    }
+
+    /// Takes the tokens of another document of the same mount in, before any on demand. The worst of all
+    /// says how it stands.
     pub fn add(&mut self, other: Self) {
         self.tokens.extend(other.tokens);
         self.judge();
     }
 
-    /// Takes the worst of its tokens for how all stands: of several the first.
+    /// Takes the worst of the configuration's tokens for how all stands: of several the first.
     pub fn judge(&mut self) {
         let badness = |state: State| match state {
             State::Idle => 0,
@@ -130,17 +161,27 @@ impl Status {
             State::Degraded => 2,
             State::None => 3,
         };
-        let places = self.tokens.iter().enumerate();
+        let places = self.configured().iter().enumerate();
         let worst = places.max_by_key(|(place, token)| (badness(token.state), Reverse(*place)));
-        match worst {
-            Some((0, token)) => (self.state, self.summary) = (token.state, token.summary.clone()),
-            Some((_, token)) => {
-                (self.state, self.summary) =
-                    (token.state, format!("{}: {}", token.name, token.summary));
-            }
-            None => {}
+        let judged = worst.map(|(place, token)| {
+            let name = if place == 0 { String::new() } else { format!("{}: ", token.name) };
+            (token.state, name + &token.summary)
+        });
+        if let Some((state, summary)) = judged {
+            (self.state, self.summary) = (state, summary);
         }
     }
+}
+
+/// The tokens on demand of a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnDemandStatus {
+    /// How many are kept.
+    pub kept: usize,
+    /// How many of them the document tells of, as the last of its tokens: the most lately opened first, as
+    /// many as there is room for. None to those who may not read the tokens: names say what is worked on.
+    pub listed: usize,
 }
 
 /// How an upgrade went.
@@ -298,74 +339,11 @@ pub struct HistoryEntry {
     pub reason: String,
 }
 
-/// The bytes of `status.json`: JSON, spaces, a newline, [`size`] bytes in all.
-#[must_use]
-pub fn padded(status: &Status) -> Vec<u8> {
-    let mut bytes = fitted(status);
-    bytes.resize(size(status.tokens.len()) - 1, b' ');
-    bytes.push(b'\n');
-    bytes
-}
-
-/// JSON of less than [`size`] bytes. What does not fit is cut: the line breaks, the oldest history,
-/// and what else can be left out.
-#[must_use]
-pub fn fitted(status: &Status) -> Vec<u8> {
-    // Strings, numbers and lists: serialisation has no way to fail.
-    let mut bytes = serde_json::to_vec_pretty(status).unwrap_or_default();
-    let (mut cut, size) = (status.clone(), size(status.tokens.len()));
-    while bytes.len() >= size {
-        bytes = serde_json::to_vec(&cut).unwrap_or_default();
-        if bytes.len() >= size && !shorten(&mut cut) {
-            bytes.clear();
-        }
-    }
-    bytes
-}
-
-/// Leaves out the least important thing there is; false when nothing is left.
-fn shorten(status: &mut Status) -> bool {
-    let longest = status.tokens.iter_mut().max_by_key(|token| token.history.len());
-    if let Some(token) = longest.filter(|token| !token.history.is_empty()) {
-        token.history.remove(0);
-        return true;
-    }
-    let mut removed = false;
-    for token in &mut status.tokens {
-        removed |= token.notes.pop().is_some() | token.failures.pop().is_some();
-    }
-    if removed {
-        return true;
-    }
-    if status.tokens.pop().is_some() {
-        return true;
-    }
-    // A path of control characters only, each six bytes long in JSON.
-    !std::mem::take(&mut status.mountpoint).is_empty()
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::testing::{Scene, failing};
     use super::*;
     use crate::error::FetchErrorKind;
-
-    fn read(padded: &[u8]) -> Status {
-        assert_eq!(padded.len() % SIZE, 0);
-        assert_eq!(padded.last(), Some(&b'\n'));
-        assert!(!padded.contains(&0));
-        serde_json::from_slice(padded).unwrap()
-    }
-
-    #[test]
-    fn a_padded_document_is_read_back_as_it_was() {
-        let status = Scene::fresh().document();
-        let padded = padded(&status);
-        assert_eq!(read(&padded), status);
-        assert!(padded.starts_with(b"{\n  \"state\": \"fresh\""), "made to be read");
-    }
 
     #[test]
     fn the_document_has_exactly_these_keys() {
@@ -471,20 +449,6 @@ mod tests {
     }
 
     #[test]
-    fn however_many_tokens_there_are_each_is_in_the_document() {
-        let mut scene = Scene::fresh();
-        scene.snapshot.failures = vec![failing("platform", FetchErrorKind::ServerError)];
-        let mut status = scene.document();
-        for number in 1..40 {
-            scene.identity.name = format!("{number:039}");
-            status.add(scene.document());
-        }
-        let padded = padded(&status);
-        assert_eq!(padded.len(), 40 * SIZE);
-        assert_eq!(serde_json::from_slice::<Status>(&padded).unwrap(), status);
-    }
-
-    #[test]
     fn the_worst_token_says_how_all_stands_and_of_several_the_first() {
         let with = |scenes: [(&str, Scene); 3]| {
             let documents = scenes.map(|(name, mut scene)| {
@@ -545,35 +509,5 @@ mod tests {
             token.remove(key);
         }
         assert!(serde_json::from_value::<Status>(value).is_ok());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(12))]
-
-        #[test]
-        fn whatever_is_too_long_is_cut_until_it_fits(
-            mountpoint in "[\\x01\"a-c]{0,4096}",
-            detail in "\\PC{0,2000}",
-            events in 0_usize..21,
-            tokens in 1_usize..10,
-        ) {
-            let mut status = Scene::fresh().document();
-            status.mountpoint = mountpoint;
-            let token = &mut status.tokens[0];
-            let entry = token.history[0].clone();
-            token.history = (0..events)
-                .map(|_| HistoryEntry { reason: detail.clone(), ..entry.clone() })
-                .collect();
-            status.tokens = vec![status.tokens[0].clone(); tokens];
-            let padded = padded(&status);
-            prop_assert_eq!(padded.len(), tokens * SIZE);
-            let cut = read(&padded);
-            prop_assert_eq!(cut.state, State::Fresh);
-            prop_assert_eq!(cut.worker_pid, status.worker_pid);
-            for token in cut.tokens {
-                let newest = status.tokens[0].history.iter().rev().take(token.history.len());
-                prop_assert!(newest.eq(token.history.iter().rev()), "the oldest go first");
-            }
-        }
     }
 }

@@ -12,6 +12,8 @@ mod file;
 mod key;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "github_app/told.rs"]
+mod told;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::connection::control;
+use crate::fs::demand;
 use crate::source::Scope;
 
 /// The view that tells whether a directory is a token's.
@@ -78,10 +79,7 @@ impl Choice {
     #[must_use]
     pub fn place(&self) -> PathBuf {
         match self {
-            Self::OnDemand(scope) if scope.repository.is_some() => {
-                Path::new("repos").join(scope.to_string())
-            }
-            Self::OnDemand(scope) => Path::new("orgs").join(&scope.owner),
+            Self::OnDemand(scope) => demand::place(scope).into(),
             Self::Named(name) => name.into(),
             Self::Mount => PathBuf::new(),
         }

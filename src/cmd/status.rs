@@ -15,7 +15,9 @@ use crate::config::tables::DEFAULT;
 use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::attribute::REFRESH;
-use crate::status::{FailureStatus, HistoryEntry, Layout, State, Status, TokenStatus, words};
+use crate::status::{
+    FailureStatus, HistoryEntry, Layout, OnDemandStatus, State, Status, TokenStatus, words,
+};
 use crate::time::{Clock, SystemClock};
 
 /// Writing into a string cannot fail.
@@ -27,7 +29,6 @@ macro_rules! line {
 }
 
 mod files;
-mod on_demand;
 mod several;
 
 /// How far the labels of a token's lines are indented to.
@@ -68,10 +69,6 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let mut status = parse(&document)?;
     files::amend(&mut status, &directory, SystemClock.now().timestamp());
     if !args.json {
-        // How one of them stands is a matter of whoever asked for it, and not of the mount.
-        if token.as_os_str().is_empty() && args.which.token.is_none() {
-            status.tokens.extend(on_demand::opened_at(&directory));
-        }
         cmd::print(text(&status, &token, SystemClock.now().timestamp()).as_bytes())?;
     }
     Ok(ExitCode::from(exit_code(status.state)))
@@ -80,6 +77,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// What of a document is about the first token.
 fn alone(mut status: Status) -> Status {
     status.tokens.truncate(1);
+    status.on_demand = None;
     if let Some(token) = status.tokens.first() {
         (status.state, status.summary) = (token.state, token.summary.clone());
     }
@@ -134,10 +132,11 @@ pub fn text(status: &Status, directory: &Path, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", status.state.name(), status.summary);
     for token in &status.tokens {
         failures(&mut out, "what fails", token, now);
-        list(&mut out, "what to do", &token.advice);
+        list(&mut out, "what to do", token.advice.iter());
         about(&mut out, token, now);
         about_the_mount(&mut out, status, now);
-        list(&mut out, "good to know", &token.notes);
+        let unlisted = unlisted(status);
+        list(&mut out, "good to know", token.notes.iter().chain(&unlisted));
         history(&mut out, &token.history, now);
         refused_all_the_same(&mut out, status, directory, token);
     }
@@ -173,12 +172,29 @@ fn next(token: &TokenStatus, now: Timestamp) -> String {
     }
 }
 
-fn list(out: &mut String, title: &str, sentences: &[String]) {
-    if !sentences.is_empty() {
-        line!(out, "\n{title}");
-    }
-    for sentence in sentences {
+fn list<'a>(out: &mut String, title: &str, sentences: impl Iterator<Item = &'a String>) {
+    for (place, sentence) in sentences.enumerate() {
+        if place == 0 {
+            line!(out, "\n{title}");
+        }
         line!(out, "  {sentence}");
+    }
+}
+
+/// What to say of the tokens on demand that are kept and not listed.
+fn unlisted(status: &Status) -> Option<String> {
+    let OnDemandStatus { kept, listed } = status.on_demand?;
+    let more = kept.saturating_sub(listed);
+    let (tokens, are) = if more == 1 { ("token", "is") } else { ("tokens", "are") };
+    match (more, listed) {
+        (0, _) => None,
+        (_, 0) => Some(format!(
+            "{more} {tokens} on demand {are} kept; which, is told to those who may read them"
+        )),
+        _ => Some(format!(
+            "{more} more {tokens} on demand {are} kept than there is room for here, opened longer ago: \
+             status --repo OWNER/REPO tells of one"
+        )),
     }
 }
 

@@ -8,6 +8,7 @@
 //! each, and each open is bound to the newest token. So there is nothing to rename. What outlives a worker
 //! is the state of each token; from these the next worker makes its table.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,10 @@ use nix::errno::Errno;
 use super::access::Access;
 use super::journal::Call;
 use super::node::ROOT;
+use super::pages::{OnDemand, Other};
 use super::{Attributes, Entry, FOR_EVER, Fs, Open, Request};
 use crate::source::Scope;
+use crate::status::Identity;
 
 /// Set in every inode number of this module.
 const MARK: u64 = 1 << 63;
@@ -30,6 +33,24 @@ const LOCAL: u64 = (1 << LOCAL_BITS) - 1;
 /// `repos` and `orgs`, among the fixed numbers of the root (`node`).
 const REPOS: u64 = 0x500;
 const ORGS: u64 = 0x501;
+
+/// The directory of a token in the mount, which is its name for people: `repos/acme/web`, `orgs/acme`.
+#[must_use]
+pub fn place(scope: &Scope) -> String {
+    let directory = if scope.repository.is_some() { "repos" } else { "orgs" };
+    format!("{directory}/{scope}")
+}
+
+/// The token whose directory this is.
+#[must_use]
+pub fn at_place(place: &str) -> Option<Scope> {
+    let (directory, name) = place.split_once('/')?;
+    match (directory, name.split_once('/')) {
+        ("repos", Some((owner, repository))) => Scope::of_repository(owner, repository),
+        ("orgs", None) => Scope::of_owner(name),
+        _ => None,
+    }
+}
 
 /// How many names are known at a time.
 const NAMES: usize = 4096;
@@ -96,6 +117,8 @@ struct Known {
     /// When it was last looked up or opened (boot clock), and in which order.
     used_at: Duration,
     used: u64,
+    /// When a view of it was last opened, in the same order.
+    opened: u64,
 }
 
 impl Known {
@@ -149,7 +172,8 @@ impl Demand {
             let (opens, used_at) = made.fs.state().uses();
             let name = Name::Place(scope);
             let prefix = name.prefix();
-            let known = Known { name, made: Some(made), opens, used_at, used: table.uses };
+            let used = table.uses;
+            let known = Known { name, made: Some(made), opens, used_at, used, opened: used };
             table.known.insert(prefix, known);
         }
     }
@@ -250,7 +274,8 @@ impl Demand {
                 without_token.min_by_key(|(_, known)| known.used).map(|(prefix, _)| *prefix);
             oldest.and_then(|oldest| table.known.remove(&oldest));
         }
-        let known = Known { name: name.clone(), made: None, opens: 0, used_at: now, used };
+        let name = name.clone();
+        let known = Known { name, made: None, opens: 0, used_at: now, used, opened: 0 };
         table.known.insert(prefix, known);
         true
     }
@@ -297,7 +322,7 @@ impl Demand {
     /// Opens a file of a place, for which its token is made where that has not happened yet.
     pub(super) fn open(self: &Arc<Self>, request: &Request, call: &Call, writing: bool) -> Open {
         let (prefix, ino) = (call.ino & !LOCAL, call.ino & LOCAL);
-        let fs = match self.made(prefix) {
+        let fs = match self.made(prefix, self.template.is_page(ino)) {
             Ok(fs) => fs,
             Err(errno) => return Open::Now(Err(errno)),
         };
@@ -320,8 +345,8 @@ impl Demand {
         }
     }
 
-    /// The file system of a place, with an open more.
-    fn made(&self, prefix: u64) -> Result<Arc<Fs>, Errno> {
+    /// The file system of a place, with an open more; whether somebody only looks how it stands.
+    fn made(&self, prefix: u64, looks: bool) -> Result<Arc<Fs>, Errno> {
         let now = self.template.now();
         let mut table = self.table();
         let known = table.known.get(&prefix).ok_or(Errno::ESTALE)?;
@@ -339,7 +364,9 @@ impl Demand {
         table.uses += 1;
         let used = table.uses;
         let known = table.known.get_mut(&prefix).ok_or(Errno::ESTALE)?;
-        (known.used, known.used_at) = (used, now);
+        if !looks {
+            (known.used, known.used_at, known.opened) = (used, now, used);
+        }
         known.opens += 1;
         known.keep_uses();
         known.made.as_ref().map(|made| Arc::clone(&made.fs)).ok_or(Errno::EIO)
@@ -358,6 +385,31 @@ impl Demand {
             known.opens = known.opens.saturating_sub(1);
             known.keep_uses();
         }
+    }
+}
+
+impl OnDemand for Demand {
+    fn count(&self) -> usize {
+        self.table().known.values().filter(|known| known.made.is_some()).count()
+    }
+
+    fn shown(&self) -> Vec<Other> {
+        let table = self.table();
+        let kept = table.known.values().filter_map(|known| match (&known.name, &known.made) {
+            (Name::Place(scope), Some(made)) => {
+                Some((known.opened, place(scope), Arc::clone(&made.fs)))
+            }
+            _ => None,
+        });
+        let mut kept: Vec<_> = kept.collect();
+        // Whoever opens one needs the table.
+        drop(table);
+        kept.sort_unstable_by_key(|(opened, ..)| Reverse(*opened));
+        let shown = kept.into_iter().map(|(_, name, fs)| {
+            let (identity, token, counters) = fs.told();
+            (Identity { name, ..identity }, token, counters)
+        });
+        shown.collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! small buffer never sees two of them mixed.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::fs::generations::State;
@@ -13,8 +13,9 @@ use crate::status::metrics;
 use crate::status::{self, Identity, RemountStatus, Status, UpgradeStatus};
 use crate::time::{self, Now};
 
-/// Renderings that are kept for open handles. A handle beyond them reads a new rendering.
+/// Renderings that are kept for open handles, and their bytes. A handle beyond them reads a new rendering.
 const KEPT: usize = 256;
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
 /// For how long, and for how many threads, a rendering is kept whose size was asked for.
 const MEASURED_FOR: Duration = Duration::from_secs(1);
 const MEASURED: usize = 64;
@@ -26,11 +27,21 @@ const MAY_KNOW: u64 = 1 << 63;
 /// Another token that the pages of a mount tell of: its identity, the way to it, and its counters.
 pub type Other = (Identity, Handle, Arc<Counters>);
 
+/// The tokens on demand that the pages of a mount tell of. Telling of them wakes none, and asks nobody.
+pub trait OnDemand: Send + Sync {
+    /// How many are kept.
+    fn count(&self) -> usize;
+
+    /// Those that are kept, by the names of their paths; the most lately opened first.
+    fn shown(&self) -> Vec<Other>;
+}
+
 /// The pages of one mount.
 pub struct Pages {
     identity: Identity,
     state: Arc<State>,
     others: Vec<Other>,
+    on_demand: OnceLock<Arc<dyn OnDemand>>,
     kept: Mutex<Kept>,
 }
 
@@ -52,7 +63,8 @@ impl Pages {
     /// The pages of the mount with this identity.
     #[must_use]
     pub fn new(identity: Identity, state: Arc<State>) -> Self {
-        Self { identity, state, others: Vec::new(), kept: Mutex::default() }
+        let (others, on_demand) = (Vec::new(), OnceLock::new());
+        Self { identity, state, others, on_demand, kept: Mutex::default() }
     }
 
     /// The same, which tell of these tokens, too.
@@ -61,13 +73,29 @@ impl Pages {
         Self { others, ..self }
     }
 
+    /// From now on they tell of these tokens on demand, too.
+    pub fn tell_of(&self, on_demand: Arc<dyn OnDemand>) {
+        // A mount has them or has not: nobody sets it twice.
+        self.on_demand.set(on_demand).ok();
+    }
+
+    /// Whether rendering a page takes so long that others should not wait for it.
+    pub fn are_long(&self) -> bool {
+        self.on_demand.get().is_some_and(|on_demand| on_demand.count() > 0)
+    }
+
+    /// What the pages of a mount tell of this token.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The size of a page: fixed, so that `stat` is right without rendering it.
     #[must_use]
     pub fn size(&self, page: Page) -> u64 {
-        let tokens = 1 + self.others.len();
+        let (tokens, on_demand) = (1 + self.others.len(), self.on_demand.get().is_some());
         match page {
-            Page::Status => status::size(tokens) as u64,
-            Page::Metrics => metrics::size(tokens) as u64,
+            Page::Status => status::size(tokens, on_demand) as u64,
+            Page::Metrics => metrics::size(tokens, on_demand) as u64,
         }
     }
 
@@ -84,8 +112,10 @@ impl Pages {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
         let handle = kept.last | if may_know { MAY_KNOW } else { 0 };
-        if kept.renderings.len() == KEPT {
-            kept.renderings.pop_front();
+        let mut bytes: usize = kept.renderings.iter().map(|(_, rendering)| rendering.len()).sum();
+        while kept.renderings.len() >= KEPT || bytes + rendering.len() > KEPT_BYTES {
+            let Some((_, oldest)) = kept.renderings.pop_front() else { break };
+            bytes -= oldest.len();
         }
         kept.renderings.push_back((handle, rendering));
         handle
@@ -127,8 +157,8 @@ impl Pages {
             return measured.rendering;
         }
         drop(kept);
-        // The kernel gives it to those alone who may read the file.
-        let document = self.document(true, token, counters, now);
+        // The kernel gives it to those alone who may read the file. There is room for one token.
+        let document = self.of_the_configuration(true, token, counters, now);
         let rendering: Arc<[u8]> = status::fitted(&document).into();
         // Callers outside our pid namespace all have the number 0.
         if size && thread != 0 {
@@ -168,6 +198,29 @@ impl Pages {
     }
 
     fn document(&self, may_know: bool, token: &Handle, counters: &Counters, now: &Now) -> Status {
+        let mut document = self.of_the_configuration(may_know, token, counters, now);
+        let Some(on_demand) = self.on_demand.get() else { return document };
+        if !may_know {
+            // Nor may they list the directories of names.
+            document.add_on_demand(on_demand.count(), Vec::new());
+            return document;
+        }
+        let tokens = on_demand.shown();
+        let shown = tokens.iter().map(|(identity, token, counters)| {
+            status::token_on_demand(identity, token.snapshot(), counters, now)
+        });
+        document.add_on_demand(tokens.len(), shown.collect());
+        document
+    }
+
+    /// The document of the tokens of the configuration.
+    fn of_the_configuration(
+        &self,
+        may_know: bool,
+        token: &Handle,
+        counters: &Counters,
+        now: &Now,
+    ) -> Status {
         let describe = if may_know { status::document } else { status::document_for_strangers };
         let mut document = describe(&self.identity, &token.snapshot(), counters, now);
         for (identity, token, counters) in &self.others {

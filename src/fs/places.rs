@@ -102,7 +102,11 @@ impl Places {
         let named = named.map(|(name, fs)| Named { place: fs.state().place(), name, fs });
         let mut named: Vec<_> = named.collect();
         named.sort_unstable_by_key(|named| named.place);
-        Arc::new(Self { root, named, demand: demand.map(Arc::new) })
+        let demand = demand.map(Arc::new);
+        if let Some(demand) = &demand {
+            root.tell_of(Arc::<Demand>::clone(demand));
+        }
+        Arc::new(Self { root, named, demand })
     }
 
     /// The token of the root; all requests are entered in its journal.

@@ -81,6 +81,7 @@ pub fn document(
         last_remount: None,
         started_at: Some(wall(identity.started.boot, now)),
         written_at: Some(now.timestamp()),
+        on_demand: None,
         tokens: vec![token],
     }
 }
@@ -101,6 +102,19 @@ pub fn document_for_strangers(
         token.notes.push("what exactly fails is told to those who may read the token".to_owned());
     }
     status
+}
+
+/// What the document of a mount tells of a token on demand: all but what happened last, which is in the
+/// document beside its views.
+#[must_use]
+pub fn token_on_demand(
+    identity: &Identity,
+    mut snapshot: Snapshot,
+    counters: &Counters,
+    now: &Now,
+) -> TokenStatus {
+    snapshot.history.clear();
+    token_status(identity, &snapshot, counters, now)
 }
 
 fn token_status(

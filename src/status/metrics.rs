@@ -8,26 +8,29 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::status::counters::{BOUNDS_MS, Counters, HistogramValues};
-use crate::status::{State, Status, TokenStatus};
+use crate::status::{ON_DEMAND_SIZE, State, Status, TokenStatus};
 
 /// The size of `metrics.prom` of one token, in bytes: fixed, so that `stat` is right without rendering
 /// it.
 pub const SIZE: usize = 16 * 1024;
 
-/// The size of `metrics.prom` of so many tokens, in bytes.
+/// The size of `metrics.prom` of so many tokens of the configuration, in bytes, in a mount that makes others
+/// on demand or does not.
 #[must_use]
-pub fn size(tokens: usize) -> usize {
-    SIZE * tokens.max(1)
+pub fn size(tokens: usize, makes_on_demand: bool) -> usize {
+    SIZE * tokens.max(1) + if makes_on_demand { ON_DEMAND_SIZE } else { 0 }
 }
 
 /// What every name starts with.
 const PREFIX: &str = "molecule_tokenfs";
 
 /// The bytes of `metrics.prom`: metrics, spaces, a newline, [`size`] bytes in all. A metric that does
-/// not fit is left out as a whole; the less important ones come last.
+/// not fit is left out as a whole; the less important ones come last. The counters are those of the tokens
+/// of the configuration, in the same order. Of the tokens on demand so many are in it as there is room for,
+/// each with all that is told of them.
 #[must_use]
 pub fn padded(status: &Status, counters: &[&Counters]) -> Vec<u8> {
-    let size = size(status.tokens.len());
+    let size = size(status.configured().len(), status.on_demand.is_some());
     let mut bytes = Vec::with_capacity(size);
     for family in families(status, counters) {
         // Without samples there is nothing to say: a head alone is only noise.
@@ -41,23 +44,42 @@ pub fn padded(status: &Status, counters: &[&Counters]) -> Vec<u8> {
     bytes
 }
 
-/// In the order of their importance. The counters are those of the tokens, in the same order.
+/// In the order of their importance.
 fn families(status: &Status, counters: &[&Counters]) -> Vec<Family> {
-    let mut families = of_the_mount(status);
-    let of_the_mount = families.len();
-    for (token, counters) in status.tokens.iter().zip(counters) {
-        // A family is told once, with the samples of all.
-        for (place, family) in (of_the_mount..).zip(of_a_token(token, counters)) {
-            match families.get_mut(place) {
-                Some(all) => all.samples.push_str(&family.samples),
-                None => families.push(family),
-            }
-        }
+    let mut families = Vec::new();
+    for (token, counters) in status.configured().iter().zip(counters) {
+        add(&mut families, of_a_token(token, counters));
     }
-    families
+    let (mut room, mut listed) = (ON_DEMAND_SIZE.saturating_sub(HEADS), 0);
+    for token in status.on_demand() {
+        let its = of_a_token_on_demand(token);
+        let length: usize = its.iter().map(|family| family.samples.len()).sum();
+        if length > room {
+            break;
+        }
+        room -= length;
+        listed += 1;
+        add(&mut families, its);
+    }
+    let mut all = of_the_mount(status, listed);
+    all.append(&mut families);
+    all
 }
 
-fn of_the_mount(status: &Status) -> Vec<Family> {
+/// Room for what is told of the tokens on demand together.
+const HEADS: usize = 1024;
+
+/// Adds the samples of a token to those of others: a family is told once, with the samples of all.
+fn add(families: &mut Vec<Family>, its: Vec<Family>) {
+    for family in its {
+        match families.iter_mut().find(|all| all.name == family.name) {
+            Some(all) => all.samples.push_str(&family.samples),
+            None => families.push(family),
+        }
+    }
+}
+
+fn of_the_mount(status: &Status, listed: usize) -> Vec<Family> {
     let mut info = Family::new("info", Kind::Gauge, "What serves the tokens; always 1.");
     let labels = [
         ("version", &*status.version),
@@ -68,34 +90,37 @@ fn of_the_mount(status: &Status) -> Vec<Family> {
     let mut started =
         Family::new("start_time_seconds", Kind::Gauge, "When the worker started, since the epoch.");
     started.moment(&[], status.started_at);
-    vec![info, started]
+    let mut kept = Family::new("on_demand_tokens", Kind::Gauge, "Tokens on demand that are kept.");
+    let mut told = Family::new(
+        "on_demand_tokens_listed",
+        Kind::Gauge,
+        "Tokens on demand that have series here: those opened last, and only for whoever may read tokens.",
+    );
+    if let Some(on_demand) = status.on_demand {
+        kept.sample(&[], on_demand.kept);
+        told.sample(&[], listed);
+    }
+    vec![info, started, kept, told]
+}
+
+/// What is told of a token on demand: few things, since there can be many of them.
+fn of_a_token_on_demand(token: &TokenStatus) -> Vec<Family> {
+    let streaks = streaks(token, token.failures.iter().map(|failure| &*failure.source));
+    vec![
+        state(token),
+        expiry(token),
+        life_left(token),
+        generation(token),
+        rejected(token),
+        attempts(token),
+        rotations(token),
+        opens(token),
+        streaks,
+    ]
 }
 
 fn of_a_token(token: &TokenStatus, counters: &Counters) -> Vec<Family> {
-    let name = ("token", &*token.name);
-    let gauge = |metric, help, value: Option<u64>| {
-        let mut family = Family::new(metric, Kind::Gauge, help);
-        if let Some(value) = value {
-            family.sample(&[name], value);
-        }
-        family
-    };
-    let counter = |metric, help, value: u64| {
-        let mut family = Family::new(metric, Kind::Counter, help);
-        family.sample(&[name], value);
-        family
-    };
-    let moment = |metric, help, value: Option<Timestamp>| {
-        let mut family = Family::new(metric, Kind::Gauge, help);
-        family.moment(&[name], value);
-        family
-    };
-
-    let mut state =
-        Family::new("token_state", Kind::Gauge, "How the token stands: 1 for the state it is in.");
-    for each in State::ALL {
-        state.sample(&[name, ("state", each.name())], u64::from(each == token.state));
-    }
+    let name = name(token);
     let mut refusals = Family::new(
         "refusals_total",
         Kind::Counter,
@@ -110,11 +135,6 @@ fn of_a_token(token: &TokenStatus, counters: &Counters) -> Vec<Family> {
         "How long successful opens waited for a token; 0 where it was in hand.",
     );
     waits.histogram(&[name], &counters.opens());
-    let mut streaks = Family::new(
-        "source_consecutive_failures",
-        Kind::Gauge,
-        "Failures of the source since its last success.",
-    );
     let mut failures = Family::new(
         "fetch_failures_total",
         Kind::Counter,
@@ -127,57 +147,129 @@ fn of_a_token(token: &TokenStatus, counters: &Counters) -> Vec<Family> {
     );
     for source in counters.sources() {
         let source_name = ("source", source.name);
-        let failing = token.failures.iter().find(|failure| failure.source == source.name);
-        streaks.sample(&[name, source_name], failing.map_or(0, |failure| failure.count));
         for (kind, count) in source.failures() {
             failures.sample(&[name, source_name, ("kind", kind.name())], count);
         }
         durations.histogram(&[name, source_name], &source.fetches());
     }
-
     vec![
-        state,
+        state(token),
+        expiry(token),
         moment(
-            "token_expiry_time_seconds",
-            "When the token expires, since the epoch; absent where nobody knows.",
-            token.expires_at,
-        ),
-        moment(
+            token,
             "token_fetch_time_seconds",
             "When the request was sent that brought the token, since the epoch.",
             token.fetched_at,
         ),
         moment(
+            token,
             "next_refresh_time_seconds",
             "When the next attempt is made, since the epoch.",
             token.next_refresh_at,
         ),
-        gauge("token_life_left_seconds", "What is left of the token's life.", token.left_seconds),
-        gauge("token_generation", "The number of the token in this mount.", token.generation),
+        life_left(token),
+        generation(token),
         gauge(
+            token,
             "min_life_seconds",
             "What a token must have left to be served.",
             Some(token.min_life_seconds),
         ),
         gauge(
+            token,
             "clock_skew_seconds",
             "How much the source's clock runs behind the issuer's.",
             Some(token.clock_skew_seconds),
         ),
-        gauge(
-            "token_rejected",
-            "Whether a consumer said that the newest token was refused.",
-            Some(u64::from(is_rejected(token))),
-        ),
-        counter("fetch_attempts_total", "Requests made of any source.", token.attempts),
-        counter("rotations_total", "Fetches that brought a new token.", token.fetches),
-        counter("opens_total", "Opens that were answered with a token.", token.opens),
+        rejected(token),
+        attempts(token),
+        rotations(token),
+        opens(token),
         refusals,
-        streaks,
+        streaks(token, counters.sources().iter().map(|source| source.name)),
         failures,
         waits,
         durations,
     ]
+}
+
+// === what is told of every token ===
+
+fn name(token: &TokenStatus) -> (&'static str, &str) {
+    ("token", &token.name)
+}
+
+fn gauge(token: &TokenStatus, metric: &str, help: &str, value: Option<u64>) -> Family {
+    let mut family = Family::new(metric, Kind::Gauge, help);
+    if let Some(value) = value {
+        family.sample(&[name(token)], value);
+    }
+    family
+}
+
+fn counter(token: &TokenStatus, metric: &str, help: &str, value: u64) -> Family {
+    let mut family = Family::new(metric, Kind::Counter, help);
+    family.sample(&[name(token)], value);
+    family
+}
+
+fn moment(token: &TokenStatus, metric: &str, help: &str, value: Option<Timestamp>) -> Family {
+    let mut family = Family::new(metric, Kind::Gauge, help);
+    family.moment(&[name(token)], value);
+    family
+}
+
+fn state(token: &TokenStatus) -> Family {
+    let help = "How the token stands: 1 for the state it is in.";
+    let mut state = Family::new("token_state", Kind::Gauge, help);
+    for each in State::ALL {
+        state.sample(&[name(token), ("state", each.name())], u64::from(each == token.state));
+    }
+    state
+}
+
+fn expiry(token: &TokenStatus) -> Family {
+    let help = "When the token expires, since the epoch; absent where nobody knows.";
+    moment(token, "token_expiry_time_seconds", help, token.expires_at)
+}
+
+fn life_left(token: &TokenStatus) -> Family {
+    let help = "What is left of the token's life.";
+    gauge(token, "token_life_left_seconds", help, token.left_seconds)
+}
+
+fn generation(token: &TokenStatus) -> Family {
+    let help = "The number of the token in this mount.";
+    gauge(token, "token_generation", help, token.generation)
+}
+
+fn rejected(token: &TokenStatus) -> Family {
+    let help = "Whether a consumer said that the newest token was refused.";
+    gauge(token, "token_rejected", help, Some(u64::from(is_rejected(token))))
+}
+
+fn attempts(token: &TokenStatus) -> Family {
+    counter(token, "fetch_attempts_total", "Requests made of any source.", token.attempts)
+}
+
+fn rotations(token: &TokenStatus) -> Family {
+    counter(token, "rotations_total", "Fetches that brought a new token.", token.fetches)
+}
+
+fn opens(token: &TokenStatus) -> Family {
+    counter(token, "opens_total", "Opens that were answered with a token.", token.opens)
+}
+
+/// The failures in a row of each of these sources.
+fn streaks<'a>(token: &TokenStatus, sources: impl Iterator<Item = &'a str>) -> Family {
+    let help = "Failures of the source since its last success.";
+    let mut streaks = Family::new("source_consecutive_failures", Kind::Gauge, help);
+    for source in sources {
+        let failing = token.failures.iter().find(|failure| failure.source == source);
+        let count = failing.map_or(0, |failure| failure.count);
+        streaks.sample(&[name(token), ("source", source)], count);
+    }
+    streaks
 }
 
 fn is_rejected(token: &TokenStatus) -> bool {
@@ -262,7 +354,7 @@ mod tests {
     use super::*;
     use crate::error::{FetchError, FetchErrorKind, ReadErrorKind};
     use crate::source::{BoxFuture, Fetched, Source};
-    use crate::status::testing::{CANARY, Scene, failing};
+    use crate::status::testing::{CANARY, Scene, failing, many_on_demand};
     use crate::time::SystemClock;
 
     struct Down;
@@ -405,6 +497,45 @@ mod tests {
         }
         let all = String::from_utf8(padded(&status, &[&scene.counters; 40])).unwrap();
         assert_eq!((all.len(), heads(&all)), (40 * SIZE, heads(&one)));
+    }
+
+    #[tokio::test]
+    async fn tokens_on_demand_are_counted_and_as_many_listed_as_there_is_room_for() {
+        let scene = busy().await;
+        let mut status = scene.document();
+        let alone = String::from_utf8(padded(&status, &[&scene.counters])).unwrap();
+        assert!(!alone.contains("on_demand"), "none where the mount makes none");
+        let named = alone.trim_end().lines().filter(|line| !line.starts_with('#'));
+        for (kept, least) in [(0, 0), (200, 200), (256, 200)] {
+            let mut tokens = many_on_demand(kept, &Scene::failing(FetchErrorKind::NotInstalled));
+            if let Some(token) = tokens.first_mut() {
+                token.name = "orgs/acme".to_owned();
+            }
+            status.on_demand = None;
+            status.tokens.truncate(1);
+            status.add_on_demand(kept, tokens);
+            let bytes = padded(&status, &[&scene.counters]);
+            assert_eq!(bytes.len(), SIZE + ON_DEMAND_SIZE);
+            let text = String::from_utf8(bytes).unwrap();
+            for line in named.clone() {
+                assert!(text.contains(line), "they take no room from the others: {line}");
+            }
+            let families = read(&text);
+            let value = |name: &str| {
+                let samples = &families[&format!("{PREFIX}_{name}")].samples;
+                samples[0].2.parse::<usize>().unwrap()
+            };
+            let listed = value("on_demand_tokens_listed");
+            assert_eq!(value("on_demand_tokens"), kept);
+            assert!((least..=kept).contains(&listed), "{listed}");
+            let of = |family: &str, token: &str| {
+                let samples = &families[&format!("{PREFIX}_{family}")].samples;
+                samples.iter().filter(|(_, labels, _)| labels["token"].starts_with(token)).count()
+            };
+            assert_eq!(of("token_state", "repos/") + of("token_state", "orgs/"), 4 * listed);
+            assert_eq!(of("source_consecutive_failures", "orgs/acme"), usize::from(kept > 0) * 2);
+            assert_eq!(of("refusals_total", "repos/"), 0, "few things of each");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, Identity, Layout, Status, document};
+use super::{Backend, Identity, Layout, Status, TokenStatus, document, token_on_demand};
 use crate::error::{FetchError, FetchErrorKind};
 use crate::refresh::{Event, EventKind, Failure, Next, Snapshot};
 use crate::secret::{Fingerprint, Secret};
@@ -109,6 +109,17 @@ impl Scene {
         let document = document(&self.identity, &self.snapshot, &self.counters, &now());
         Status { version: "0.1.0".to_owned(), ..document }
     }
+}
+
+/// So many tokens on demand that stand as in this scene.
+pub(crate) fn many_on_demand(count: usize, scene: &Scene) -> Vec<TokenStatus> {
+    let token = |number| {
+        let name = format!("repos/acme/a-service-{number}");
+        let owners = vec!["acme".to_owned()];
+        let identity = Identity { name, owners, ..scene.identity.clone() };
+        token_on_demand(&identity, scene.snapshot.clone(), &scene.counters, &now())
+    };
+    (0..count).map(token).collect()
 }
 
 /// The platform's token, 17 minutes into an hour.

@@ -101,7 +101,8 @@ pub fn look(
         findings.extend(source(one));
         findings.extend(clocks(one));
     }
-    for one in status.tokens.iter().skip(1) {
+    // How one on demand stands is a matter of whoever opens it.
+    for one in status.configured().iter().skip(1) {
         findings.extend(
             [token(one)].into_iter().chain(source(one)).map(|finding| finding.of(&one.name)),
         );

@@ -10,6 +10,7 @@ use crate::cmd::reader::nobody_serves;
 use crate::cmd::{Advise, EXIT_USAGE};
 use crate::config::tables::DEFAULT;
 use crate::connection::control;
+use crate::fs::demand;
 use crate::source::Scope;
 use crate::source::table::most_like;
 use crate::status::{Backend, TokenStatus};
@@ -17,7 +18,7 @@ use crate::status::{Backend, TokenStatus};
 /// Which token of a mount.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Which {
-    /// The token, by its name in the configuration [default: that of the mount itself]
+    /// The token, by its name in the configuration, or its directory [default: that of the mount itself]
     #[arg(long, value_name = "NAME")]
     pub token: Option<String>,
 
@@ -45,37 +46,47 @@ impl Which {
         mountpoint: &Path,
         root: &Path,
     ) -> anyhow::Result<PathBuf> {
-        let directory = match (&self.token, &self.repo) {
-            (Some(name), _) if name != DEFAULT => PathBuf::from(name),
-            (_, Some(repository)) => Path::new("repos").join(scope(repository)?.to_string()),
+        let on_demand = self.on_demand()?;
+        let directory = match (&on_demand, &self.token) {
+            (Some(scope), _) => PathBuf::from(demand::place(scope)),
+            (None, Some(name)) if name != DEFAULT => PathBuf::from(name),
             _ => return Ok(PathBuf::new()),
         };
-        let depth = if self.token.is_some() { 1 } else { 3 };
-        let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_));
-        let is_one = directory.components().count() == depth
-            && directory.components().all(is_plain)
-            && root.join(&directory).join("status.json").exists();
-        if is_one { Ok(directory) } else { Err(self.missing(mountpoint, root)) }
+        let mut parts = directory.components();
+        let is_plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        let is_one =
+            (is_plain || on_demand.is_some()) && root.join(&directory).join("status.json").exists();
+        if is_one { Ok(directory) } else { Err(self.missing(on_demand.as_ref(), mountpoint, root)) }
+    }
+
+    /// The token on demand that is meant, if it is one: `--repo acme/web`, or `--token` with the directory
+    /// of one, as `status` lists them.
+    fn on_demand(&self) -> anyhow::Result<Option<Scope>> {
+        match (&self.token, &self.repo) {
+            (Some(name), _) => Ok(demand::at_place(name)),
+            (None, Some(repository)) => scope(repository).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     /// What to say of a token that is not there.
-    fn missing(&self, mountpoint: &Path, root: &Path) -> anyhow::Error {
+    fn missing(&self, on_demand: Option<&Scope>, mountpoint: &Path, root: &Path) -> anyhow::Error {
         let status = match read(root) {
             Ok(status) => status,
             Err(error) => return nobody_serves(error, mountpoint),
         };
         let shown = mountpoint.display();
-        let error = match (&self.token, &self.repo) {
+        let error = match on_demand {
             _ if root.is_file() => {
                 anyhow!("{shown} is mounted as a single file, which has room for one token")
                     .hint("mount a directory, which has all of them")
             }
-            (None, Some(repository)) => {
-                let error = anyhow!("there is no token for `{repository}` at {shown}");
+            Some(scope) => {
+                let error = anyhow!("there is no token for `{scope}` at {shown}");
                 no_repository(error, &status, root)
             }
-            (name, _) => {
-                let name = name.as_deref().unwrap_or_default();
+            None => {
+                let name = self.token.as_deref().unwrap_or_default();
                 let error = anyhow!("there is no token `{name}` at {shown}");
                 match most_like(name, status.names().map(|known| (known, known))) {
                     Some(known) => error.hint(format!("did you mean `{known}`?")),
@@ -94,8 +105,10 @@ impl Which {
 }
 
 impl Status {
+    /// Those of the configuration.
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.tokens.iter().map(|token| &*token.name)
+        let names = self.tokens.iter().map(|token| &*token.name);
+        names.filter(|name| demand::at_place(name).is_none())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{LABEL, about_the_mount, failures, list, relative};
+use super::{LABEL, about_the_mount, failures, list, relative, unlisted};
 use crate::status::{State, Status, TokenStatus};
 
 /// What stands above the lines.
@@ -36,15 +36,10 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
             notes.push(note.clone());
         }
     }
-    list(&mut out, "good to know", &notes);
+    list(&mut out, "good to know", notes.iter().chain(&unlisted(status)));
     line!(out, "\nwhere");
     about_the_mount(&mut out, status, now);
-    let which = if status.tokens.iter().any(|token| token.name.starts_with("repos/")) {
-        "--token NAME, or --repo OWNER/REPO,"
-    } else {
-        "--token NAME"
-    };
-    let command = format!("molecule-tokenfs status {which} {}", status.mountpoint);
+    let command = format!("molecule-tokenfs status --token NAME {}", status.mountpoint);
     line!(out, "  {:<LABEL$}{command}", "all about one");
     out
 }
@@ -69,9 +64,12 @@ fn what_to_do(token: &TokenStatus) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::error::FetchErrorKind;
-    use crate::status::testing::{Scene, now};
+    use crate::status::OnDemandStatus;
+    use crate::status::testing::{Scene, many_on_demand, now};
 
     #[test]
     fn each_token_has_a_line_and_the_one_that_is_not_well_says_what_to_do() {
@@ -102,6 +100,48 @@ mod tests {
           served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
           all about one molecule-tokenfs status --token NAME /run/molecule/token
         ");
+    }
+
+    #[test]
+    fn tokens_on_demand_come_last_and_what_is_not_listed_is_counted() {
+        let mut status = Scene::fresh().document();
+        let failing = Scene::failing(FetchErrorKind::NotInstalled);
+        let tokens =
+            [Scene::fresh(), failing].into_iter().flat_map(|scene| many_on_demand(1, &scene));
+        let mut tokens: Vec<_> = tokens.collect();
+        tokens[1].name = "orgs/acmee".to_owned();
+        status.add_on_demand(4, tokens);
+        insta::assert_snapshot!(text(&status, now().timestamp()), @r"
+        fresh: a token of platform is served
+
+        token                   state  expires  source    what to do
+        token                   fresh  in 43m   platform
+        repos/acme/a-service-0  fresh  in 43m   platform
+        orgs/acmee              none   -        -         platform: install it for this owner or repository on the App's page, or correct the source's `owner`, `repository` or `installation-id`
+
+        what fails: orgs/acmee
+          platform: the GitHub App is not installed there (what exactly)
+            7 times in a row since 2026-04-17T22:30:00Z, 20m ago, last 1m ago
+          env: no token is configured here
+          next try: 2026-04-17T22:50:20Z, in 20s (back-off)
+
+        good to know
+          2 more tokens on demand are kept than there is room for here, opened longer ago: status --repo OWNER/REPO tells of one
+
+        where
+          mounted at    /run/molecule/token
+          served by     version 0.1.0, pids 41 and 42, since 2026-04-17T21:20:00Z, 1h 30m ago
+          all about one molecule-tokenfs status --token NAME /run/molecule/token
+        ");
+        status.on_demand = Some(OnDemandStatus { kept: 2, listed: 2 });
+        assert!(!text(&status, now().timestamp()).contains("on demand"), "all are listed");
+        status.tokens.truncate(1);
+        status.on_demand = Some(OnDemandStatus { kept: 1, listed: 0 });
+        let said = super::super::text(&status, Path::new(""), now().timestamp());
+        assert!(
+            said.contains("  1 token on demand is kept; which, is told to those who"),
+            "{said}"
+        );
     }
 
     #[test]
