@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -134,6 +135,8 @@ struct State {
     ordered: Vec<Ordered>,
     /// It answers nothing.
     hangs: bool,
+    /// It answers this much later, and mints as late.
+    slow: Duration,
 }
 
 /// See the module.
@@ -214,6 +217,11 @@ impl Github {
         self.state().hangs = true;
     }
 
+    /// Answers, and mints, this much later from now on.
+    pub fn slow(&self, by: Duration) {
+        self.state().slow = by;
+    }
+
     /// The requests so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -237,6 +245,10 @@ impl Github {
     ) -> Response<Body> {
         if self.state().hangs {
             std::future::pending::<()>().await;
+        }
+        let slow = self.state().slow;
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
         }
         let (parts, body) = request.into_parts();
         let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {

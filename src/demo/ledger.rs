@@ -287,6 +287,12 @@ impl Ledger {
         self.state().entry(token).copied()
     }
 
+    /// What these bytes are for, where they are not for everything.
+    #[must_use]
+    pub fn scope(&self, token: &[u8]) -> Option<Scope> {
+        self.state().scopes.get(token).cloned()
+    }
+
     /// The lines on the tokens that are not for everything.
     #[must_use]
     pub fn entries_of_scoped(&self) -> Vec<Entry> {

@@ -1,18 +1,20 @@
 //! Whatever dies or stops, readers notice nothing; and where nobody is left to serve them, they get an
 //! error and do not hang.
 //!
-//! The gate plays each scene with a few deaths; `scripts/evidence kills` with a hundred, and keeps the
-//! figures.
+//! The gate plays nearly each scene with a few deaths; `scripts/evidence kills` plays all with a hundred, and
+//! keeps the figures.
 //! needs: root, fuse, setpriv
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a test shows its figures")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod many;
 mod scenes;
 mod supervisor;
+mod tokens;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -107,18 +109,23 @@ fn kills(long: u64, short: u64) -> u64 {
 }
 
 fn play(name: &'static str, user: User, kills: u64, without_resend: bool) {
-    sandboxed(secs(60 + kills * 20), move || {
+    play_scenes(name, Series { user, kills, without_resend }, |series, report| {
+        scenes::play(series, report);
+        if !series.without_resend {
+            watchdog::play(series, report);
+            supervisor::play(series, report);
+        }
+    });
+}
+
+fn play_scenes(name: &'static str, series: Series, play: fn(&Series, &mut Report)) {
+    sandboxed(secs(60 + series.kills * 20), move || {
         let devices = TestDir::new();
-        if matches!(user, User::Number(_)) {
+        if matches!(series.user, User::Number(_)) {
             open_fuse_device(&devices);
         }
-        let series = Series { user, kills, without_resend };
         let mut report = Report::default();
-        scenes::play(&series, &mut report);
-        if !without_resend {
-            watchdog::play(&series, &mut report);
-            supervisor::play(&series, &mut report);
-        }
+        play(&series, &mut report);
         report.end(name);
     });
 }
@@ -149,4 +156,24 @@ fn readers_notice_no_death_of_a_worker_by_an_ordinary_user() {
 #[ignore = "scripts/evidence kills runs it as the root of a user namespace"]
 fn readers_notice_no_death_of_a_worker_in_a_user_namespace() {
     play("user namespace", User::Own, 10, false);
+}
+
+#[test]
+fn readers_of_seventeen_tokens_notice_no_death_of_a_worker() {
+    let series = Series { user: User::Own, kills: kills(100, 2), without_resend: false };
+    play_scenes("17 tokens", series, many::play);
+}
+
+#[test]
+#[ignore = "scripts/evidence kills runs it"]
+fn readers_of_seventeen_tokens_notice_no_death_of_a_worker_on_an_older_kernel() {
+    let series = Series { user: User::Own, kills: 30, without_resend: true };
+    play_scenes("17 tokens without RESEND", series, many::play);
+}
+
+#[test]
+#[ignore = "scripts/evidence kills runs it"]
+fn readers_of_seventeen_tokens_notice_no_death_of_a_worker_by_an_ordinary_user() {
+    let series = Series { user: User::Number(ORDINARY), kills: 10, without_resend: false };
+    play_scenes("17 tokens, ordinary user", series, many::play);
 }

@@ -37,7 +37,7 @@ const PLACES: [(&str, &str); 7] = [
 ];
 
 /// What the log tells: deaths, fetches, numbers of generations given twice.
-fn told(daemon: &Daemon) -> (u64, u64, u64) {
+pub fn told(daemon: &Daemon) -> (u64, u64, u64) {
     let log = daemon.log();
     let count = |what: &str| log.matches(what).count() as u64;
     let mut numbers = BTreeSet::new();

@@ -1,18 +1,29 @@
-//! Readers of made-up tokens that never pause and note what they see.
+//! Readers that never pause and note what they see.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::Duration;
 
 use molecule_tokenfs::source::made_up::MadeUp;
+use molecule_tokenfs::time::{Clock as _, SystemClock};
 
 use super::daemon::Daemon;
+
+/// What says whether bytes are right. It is told when the open began and when it had ended (boot clock).
+pub type Judge = Box<dyn FnMut(&[u8], Range<Duration>) -> bool + Send>;
+
+/// A file, and what its readers should see there.
+pub struct Reader {
+    pub path: PathBuf,
+    pub is_right: Judge,
+}
 
 /// What readers saw.
 #[derive(Debug, Default, Clone, serde::Serialize)]
@@ -60,11 +71,12 @@ impl Seen {
         self.failed_opens.is_empty() && self.failed_afterwards.is_empty() && self.wrong_bytes == 0
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test runs in real time")]
-    fn open(&mut self, path: &Path) {
-        let start = Instant::now();
-        let opened = File::open(path);
-        self.longest_open_ms = self.longest_open_ms.max(start.elapsed().as_secs_f64() * 1000.0);
+    fn open(&mut self, reader: &mut Reader) {
+        let start = boot();
+        let opened = File::open(&reader.path);
+        let end = boot();
+        let took = end.saturating_sub(start);
+        self.longest_open_ms = self.longest_open_ms.max(took.as_secs_f64() * 1000.0);
         self.opens += 1;
         let mut bytes = Vec::new();
         let file = match opened {
@@ -79,11 +91,16 @@ impl Seen {
         match read(file) {
             Ok(size) => {
                 self.wrong_sizes += u64::from(size != bytes.len() as u64);
-                self.wrong_bytes += u64::from(MadeUp::number(&bytes).is_none());
+                self.wrong_bytes += u64::from(!(reader.is_right)(&bytes, start..end));
             }
             Err(error) => count(&mut self.failed_afterwards, &error),
         }
     }
+}
+
+/// The boot clock.
+pub fn boot() -> Duration {
+    SystemClock.now().boot
 }
 
 fn count(errors: &mut BTreeMap<String, u64>, error: &io::Error) {
@@ -110,7 +127,7 @@ pub fn as_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Readers at work; half of them read `token`, half `live/token`.
+/// Readers at work.
 pub struct Opens {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -118,29 +135,39 @@ pub struct Opens {
 }
 
 impl Opens {
+    /// So many readers of made-up tokens; half of them read `token`, half `live/token`.
     pub fn start(daemon: &Daemon, number: usize) -> Self {
         Self::of(daemon, number, None)
     }
 
     /// The same as this user and group.
     pub fn of(daemon: &Daemon, number: usize, user: Option<u32>) -> Self {
-        let paths = ["token", "live/token"].map(|name| daemon.path(name));
+        let names = ["token", "live/token"].into_iter().cycle().take(number);
+        let readers = names.map(|name| Reader {
+            path: daemon.path(name),
+            is_right: Box::new(|bytes, _| MadeUp::number(bytes).is_some()),
+        });
+        Self::by(readers, user)
+    }
+
+    /// These readers, as this user and group.
+    pub fn by(readers: impl IntoIterator<Item = Reader>, user: Option<u32>) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let reader = |path: &PathBuf| {
-            let (path, stop, done) = (path.clone(), Arc::clone(&stop), Arc::clone(&done));
+        let start = |mut reader: Reader| {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
             thread::spawn(move || {
                 if let Some(id) = user {
                     become_user(id);
                 }
                 let mut seen = Seen::default();
                 while !stop.load(Ordering::Relaxed) {
-                    seen.open(&path);
+                    seen.open(&mut reader);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 seen
             })
         };
-        let threads = paths.iter().cycle().take(number).map(reader).collect();
+        let threads = readers.into_iter().map(start).collect();
         Self { stop, done, threads }
     }
 

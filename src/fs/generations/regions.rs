@@ -124,7 +124,11 @@ impl State {
             Some(kept) => kept,
             None => directory.claim()?,
         };
-        let region = self.region(index)?;
+        let region = self.region(index).inspect_err(|_| {
+            if kept.is_none() {
+                entry.state.store(FREE, Ordering::Release);
+            }
+        })?;
         if kept.is_none() {
             region.progress.begin();
             write_text(&region.name, &region.name_length, whose.name);

@@ -1,3 +1,4 @@
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use super::earlier::Earlier;
@@ -356,6 +357,19 @@ fn there_is_room_for_so_many_tokens_and_an_error_says_so() {
     assert!(make(REGIONS).is_err(), "somebody still uses it");
     drop(tokens);
     assert!(make(REGIONS).is_ok());
+}
+
+#[test]
+fn a_region_that_cannot_be_mapped_is_given_back() {
+    let mut state = State::create().unwrap();
+    let memory = format!("/proc/self/fd/{}", state.memory.as_raw_fd());
+    // A shared mapping of this can only be read.
+    let read_only = std::fs::File::open(memory).unwrap().into();
+    let memory = std::mem::replace(&mut state.memory, read_only);
+    let mut state = Arc::new(state);
+    assert!(state.token(on_demand("acme/web"), vec![], vec![]).is_err());
+    Arc::get_mut(&mut state).unwrap().memory = memory;
+    assert_eq!(take(&state, on_demand("acme/api")).index(), 0, "the next one has it");
 }
 
 #[test]
