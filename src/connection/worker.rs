@@ -26,7 +26,7 @@ use crate::connection::tokens::{Shared, TokenConfig};
 use crate::foreign::Launcher;
 use crate::fs::FsConfig;
 use crate::fs::fault;
-use crate::fs::fuse::{Adapter, Waiters};
+use crate::fs::fuse::{Adapter, Waiters, separate_descriptors};
 use crate::fs::generations::State;
 use crate::fs::generations::regions::Kind;
 use crate::fs::node::Root;
@@ -209,7 +209,15 @@ pub fn serve(
         }
     });
     let (ended, end) = oneshot::channel();
-    thread::Builder::new().name("session".into()).spawn(move || ended.send(session.run()))?;
+    let (apart, is_apart) = std::sync::mpsc::channel();
+    thread::Builder::new().name("session".into()).spawn(move || {
+        // The thread that answers copies these descriptors. If it copied ours, it could do so while an
+        // engine starts a file reader, and hold the socket open by which that start waits for its end.
+        separate_descriptors();
+        apart.send(()).ok();
+        ended.send(session.run())
+    })?;
+    is_apart.recv().ok();
     if rotating.iter().any(|token| token.wants_rotation()) {
         channel.send(Message::Rotate)?;
     }

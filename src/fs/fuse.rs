@@ -44,6 +44,13 @@ pub struct Adapter {
     alone: Once,
 }
 
+/// Gives this thread a copy of the descriptors of its process, for itself. What another thread is about to
+/// close stays open in the copy: it must be taken while no process is started, for the end of one that is
+/// would never be heard of.
+pub fn separate_descriptors() {
+    unshare(CloneFlags::CLONE_FILES).ok();
+}
+
 impl Adapter {
     /// An adapter that lets opens wait among `waiters`.
     #[must_use]
@@ -61,9 +68,7 @@ impl Adapter {
     ) -> Option<(Request, Reply<R, &Fs>)> {
         // The kernel finds a descriptor faster for a thread that shares its table with no other: a
         // fiftieth of an open. Where it may not be, all is as before.
-        self.alone.call_once(|| {
-            unshare(CloneFlags::CLONE_FILES).ok();
-        });
+        self.alone.call_once(separate_descriptors);
         let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
         let unique = request.unique().0;
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
