@@ -129,7 +129,8 @@ impl Engine {
             Some((Held { fingerprint: token.fingerprint(), source, issued, life }, token))
         });
         let (held, token) = resumed.unzip();
-        self.policy = Policy::resume(Arc::clone(&self.rules), held, &saved.progress, &now);
+        let rules = Arc::clone(&self.rules);
+        self.policy = Policy::resume(rules, held, &saved.progress, &now, &mut self.rng);
         self.token = token;
         self.saved = saved.progress;
         self.show_token();

@@ -156,7 +156,13 @@ impl Policy {
 
     /// A policy that goes on where another one in the same boot stopped.
     #[must_use]
-    pub fn resume(rules: Arc<Rules>, held: Option<Held>, saved: &Progress, now: &Now) -> Self {
+    pub fn resume(
+        rules: Arc<Rules>,
+        held: Option<Held>,
+        saved: &Progress,
+        now: &Now,
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut policy = Self::new(rules, now);
         policy.clocks = saved.clocks;
         policy.repeats = saved.repeats;
@@ -179,6 +185,11 @@ impl Policy {
             policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
+            // The other one died between a token and the plan for it: the plan that was kept is the one
+            // by which that token was asked for.
+            if saved.next_refresh.is_some_and(|at| at <= held.issued.boot) {
+                policy.plan_refresh(now, rng);
+            }
         }
         if let Some(rejection) = saved.rejected {
             let of_held = held.filter(|held| held.fingerprint == rejection.fingerprint);

@@ -341,6 +341,25 @@ fn the_first_token_after_a_start_is_spread_whichever_source_gives_it() {
 }
 
 #[test]
+fn a_death_between_a_token_and_its_plan_costs_no_request() {
+    let mut rng = StdRng::seed_from_u64(6);
+    let mut policy = settled(Windows::default(), HOUR, &mut rng);
+    let before = policy.progress();
+    let due = policy.next(&START).unwrap().at;
+    let then = Now { boot: due, wall: START.wall + (due - START.boot) };
+    assert_eq!(policy.step(Event::Tick, &then, &mut rng).fetch, Some(0));
+    let answered = Event::Answered { source: 0, answer: answer(2, then, HOUR) };
+    let _ = policy.step(answered, &then, &mut rng);
+    let held = policy.held().copied();
+    for (saved, is_stale) in [(before, true), (policy.progress(), false)] {
+        let rules = Arc::clone(&policy.rules);
+        let resumed = Policy::resume(rules, held, &saved, &then, &mut rng);
+        let next = resumed.next(&then).unwrap().at - then.boot;
+        assert!(next > 40 * MINUTE && next < 50 * MINUTE, "{is_stale}: {next:?}");
+    }
+}
+
+#[test]
 fn a_source_with_one_token_is_forced_where_no_better_one_has_another() {
     let forced = |finals: &[bool]| -> Vec<usize> {
         let source = |rejection_is_final: &bool| SourceRules {

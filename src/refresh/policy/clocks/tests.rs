@@ -350,7 +350,7 @@ fn a_lag_that_is_proved_is_known_for_shorter_tokens_and_survives_the_process() {
     let saved = life.policy.progress();
     let held = life.policy.held().copied();
     let rules = std::sync::Arc::clone(&life.policy.rules);
-    life.policy = Policy::resume(rules, held, &saved, &life.now(0));
+    life.policy = Policy::resume(rules, held, &saved, &life.now(0), &mut life.rng);
     assert!(life.policy.skew_is_proved());
     let decision = life.policy.step(Event::Refresh, &life.now(2), &mut life.rng);
     life.settle(decision, 2);
