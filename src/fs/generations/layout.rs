@@ -1,7 +1,12 @@
 //! How the regions lie in the shared memory: a directory that says whose they are, and then they
 //! themselves.
+//!
+//! Hundreds of tokens can be kept, and a page is given memory when it is first read or written. So what a
+//! token has that rotated a few times lies in one page, and what nobody wrote to is not looked at.
 
 use std::io;
+use std::mem::offset_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::saved::SavedProgress;
@@ -110,9 +115,17 @@ pub(super) struct Region {
     pub(super) name_length: AtomicU64,
     pub(super) name: [AtomicU64; NAME / 8],
     pub(super) progress: SavedProgress,
-    pub(super) slots: [Slot; SLOTS],
+    /// So many slots were ever taken.
+    used: AtomicU64,
+    first: [Slot; FIRST_SLOTS],
     pub(super) bytes: Bytes,
+    more: [Slot; SLOTS - FIRST_SLOTS],
 }
+
+/// So many slots lie before the bytes, with which they share a page.
+pub(super) const FIRST_SLOTS: usize = 8;
+/// The smallest page of any system that this runs on, and three of GitHub's longest tokens.
+const _: () = assert!(offset_of!(Region, bytes) + 3 * 520 <= 4096);
 
 /// Room for a name, in bytes: an owner's and a repository's.
 const NAME: usize = 192;
@@ -125,6 +138,43 @@ pub(super) const FIRST: usize = size_of::<Directory>().next_multiple_of(PAGE);
 pub(super) const LENGTH: usize = FIRST + REGIONS * REGION;
 
 impl Region {
+    /// The slot with this number, if it was ever taken.
+    pub(super) fn slot(&self, number: usize) -> Option<&Slot> {
+        if number >= self.used() {
+            return None;
+        }
+        self.first.get(number).or_else(|| self.more.get(number.checked_sub(FIRST_SLOTS)?))
+    }
+
+    /// The slots that were ever taken.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        (0..self.used()).filter_map(|number| self.slot(number))
+    }
+
+    /// How many slots were ever taken.
+    pub(super) fn used(&self) -> usize {
+        let used = self.used.load(Ordering::Acquire);
+        usize::try_from(used).map_or(SLOTS, |used| used.min(SLOTS))
+    }
+
+    /// Takes the slot with this number, before anything is written to it: whoever comes after a writer that
+    /// died has to find what it wrote.
+    pub(super) fn take_slot(&self, number: usize) -> Option<&Slot> {
+        self.used.fetch_max(number as u64 + 1, Ordering::AcqRel);
+        self.slot(number)
+    }
+
+    /// Where everything up to so many of the bytes is.
+    pub(super) fn up_to(bytes: usize) -> Range<usize> {
+        0..offset_of!(Self, bytes) + bytes
+    }
+
+    /// Where the slots after the bytes are.
+    pub(super) fn more_slots() -> Range<usize> {
+        let start = offset_of!(Self, more);
+        start..start + size_of::<[Slot; SLOTS - FIRST_SLOTS]>()
+    }
+
     /// The newest generation that can be served; 0 before the first.
     pub(super) fn prepared(&self) -> u64 {
         self.prepared.load(Ordering::Acquire)

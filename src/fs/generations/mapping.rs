@@ -4,7 +4,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
@@ -64,11 +64,15 @@ impl<T: Words> Mapping<T> {
         Ok(Self(address.cast()))
     }
 
-    /// Keeps the first so many bytes from being swapped out, each page from its first use on.
-    pub(super) fn lock(&self, bytes: usize) -> rustix::io::Result<()> {
-        let bytes = bytes.min(size_of::<T>());
-        // SAFETY: the range is this value's own mapping.
-        unsafe { mlock_with(self.0.as_ptr().cast(), bytes, MlockFlags::ONFAULT) }
+    /// Keeps these bytes from being swapped out, each page from its first use on.
+    pub(super) fn lock(&self, bytes: &Range<usize>) -> rustix::io::Result<()> {
+        let end = bytes.end.min(size_of::<T>());
+        let start = bytes.start.min(end);
+        // SAFETY: both ends are within this value's own mapping.
+        unsafe {
+            let first = self.0.as_ptr().cast::<u8>().add(start).cast();
+            mlock_with(first, end - start, MlockFlags::ONFAULT)
+        }
     }
 }
 

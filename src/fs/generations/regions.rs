@@ -240,7 +240,7 @@ impl State {
             // It is never used again: what it held must not be another token's.
             tracing::warn!("the memory of a token that was forgotten is not given back: {error}");
             if let Ok(region) = self.region(index) {
-                region.slots.iter().for_each(|slot| slot.clear(&region.bytes));
+                region.slots().for_each(|slot| slot.clear(&region.bytes));
             }
             return;
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{NEVER, SLOTS, nanos};
+use super::{NEVER, nanos};
 use crate::secret::{MAX_SECRET_BYTES, Secret};
 use crate::time::Now;
 use crate::token::{Life, Published, Token};
@@ -205,14 +205,14 @@ pub(super) fn checksum<'a>(generation: u64, words: impl Iterator<Item = &'a Atom
 
 /// Where so many bytes fit among those that the slots have; a generation that is older than all others
 /// but the newest is given up for them where there is no room.
-pub(super) fn make_room(slots: &[Slot; SLOTS], bytes: &Bytes, newest: u64, length: usize) -> usize {
+pub(super) fn make_room(slots: &[&Slot], bytes: &Bytes, newest: u64, length: usize) -> usize {
     let words = length.div_ceil(WORD);
     loop {
         if let Some(at) = gap(slots, words) {
             return at;
         }
-        let age = |slot: &&Slot| slot.generation.load(Ordering::Relaxed);
-        let may_go = |slot: &&Slot| !slot.extent().is_empty() && !slot.holds(newest);
+        let age = |slot: &&&Slot| slot.generation.load(Ordering::Relaxed);
+        let may_go = |slot: &&&Slot| !slot.extent().is_empty() && !slot.holds(newest);
         match slots.iter().filter(may_go).min_by_key(age) {
             Some(slot) => slot.clear(bytes),
             // The newest alone leaves room for any token.
@@ -222,9 +222,9 @@ pub(super) fn make_room(slots: &[Slot; SLOTS], bytes: &Bytes, newest: u64, lengt
 }
 
 /// The first gap of so many words.
-fn gap(slots: &[Slot; SLOTS], words: usize) -> Option<usize> {
-    let mut taken: Vec<_> =
-        slots.iter().map(Slot::extent).filter(|extent| !extent.is_empty()).collect();
+fn gap(slots: &[&Slot], words: usize) -> Option<usize> {
+    let extents = slots.iter().map(|slot| slot.extent());
+    let mut taken: Vec<_> = extents.filter(|extent| !extent.is_empty()).collect();
     taken.sort_unstable_by_key(|extent| extent.start);
     let mut at = 0;
     for extent in taken {

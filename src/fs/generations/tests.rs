@@ -2,7 +2,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use super::earlier::Earlier;
-use super::layout::REGIONS;
+use super::layout::{FIRST_SLOTS, REGIONS};
 use super::regions::{Kind, Whose};
 use super::*;
 use crate::refresh::Rejection;
@@ -102,6 +102,27 @@ fn a_slot_whose_writer_died_is_not_read() {
     assert!(state.generation(1).is_some());
     slot.generation.store(0, Ordering::Relaxed);
     assert!(state.generation(1).is_none(), "it was being written");
+}
+
+#[test]
+fn what_a_writer_that_died_has_written_is_wiped_by_the_next_one() {
+    let state = state();
+    for n in 0..SLOTS - 1 {
+        state.publish(&fresh(state.reserve(), "ghs_whole", Life::Known(SECOND * 60)), &now());
+        // It dies over the next slot, whether there was a look at that before or not.
+        let slot = state.region.take_slot(n + 1).unwrap();
+        let token = fresh(1_000, "died", Life::Known(SECOND * 60));
+        let (bytes, published) = (&state.region.bytes, token.publish(&now()));
+        let at = state.region.slots().map(|slot| slot.extent().end).max().unwrap();
+        slot.write((bytes, at), token.token(), &published, None, &now(), || ());
+        slot.generation.store(0, Ordering::Relaxed);
+        let next = adopted(state.connection()).token(root(), vec!["env"], vec![0]).unwrap();
+        assert_eq!(next.load().token.map(|it| it.generation), Some(n as u64 + 1), "{n}");
+    }
+    state.publish(&fresh(state.reserve(), "ghs_whole", Life::Known(SECOND * 60)), &now());
+    let died = u64::from_le_bytes(*b"died\0\0\0\0");
+    assert!(state.region.bytes.iter().all(|word| word.load(Ordering::Relaxed) != died));
+    assert!((1..=SLOTS as u64).all(|generation| state.generation(generation).is_some()));
 }
 
 #[test]
@@ -335,12 +356,23 @@ fn a_region_that_is_not_used_takes_no_memory() {
     take(&state, on_demand("o/first")).forget();
     let empty = blocks();
     let tokens: Vec<_> = (0..64).map(|n| take(&state, on_demand(&format!("o/r{n}")))).collect();
-    for token in &tokens {
+    let publish = |token: &TokenState| {
         let text = format!("ghs_{}", "x".repeat(36));
         token.publish(&fresh(token.reserve(), &text, Life::Known(SECOND * 60)), &now());
+    };
+    let page = i64::try_from(rustix::param::page_size()).unwrap();
+    for token in &tokens {
+        for _ in 0..FIRST_SLOTS {
+            publish(token);
+        }
+        token.save(&Progress::default());
+        // Whoever looks for what is not there looks at every slot that was used.
+        assert!(token.load().token.is_some() && !token.keeps(1_000_000));
+        assert_eq!(token.passed_at(0), Some(now().boot));
     }
-    let each = (blocks() - empty) / 64;
-    assert!(each <= 3 * 4096, "{each} bytes a token");
+    assert_eq!((blocks() - empty) / 64, page, "bytes a token");
+    tokens.iter().for_each(publish);
+    assert_eq!((blocks() - empty) / 64, 2 * page, "slots beyond the first ones");
     tokens.iter().for_each(TokenState::forget);
     drop(tokens);
     assert_eq!(blocks(), empty, "all is given back");

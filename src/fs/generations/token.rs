@@ -1,14 +1,15 @@
 //! What outlives a worker of one token: its generations, which of them each view shows, and how far its
 //! engine is.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::earlier::Earlier;
-use super::layout::Region;
+use super::layout::{FIRST_SLOTS, Region};
 use super::mapping::Mapping;
 use super::slot::{self, Generation, Slot};
 use super::{SLOTS, State, TOLD_WITHIN, nanos};
@@ -29,16 +30,23 @@ pub struct TokenState {
     /// The names of the sources that slots refer to by number.
     sources: Vec<&'static str>,
     /// One writer of a slot at a time; only this process writes.
-    writer: Mutex<()>,
+    writer: Mutex<Locked>,
     /// The views that there are.
     views: Vec<u8>,
     /// Asks whoever makes rotations visible to do so; without it a publication flips at once.
     rotator: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Changes whenever a generation is prepared or a view flipped.
     changes: watch::Sender<()>,
-    /// So many bytes of the region are kept from being swapped out.
-    locked: AtomicUsize,
     is_forgotten: AtomicBool,
+}
+
+/// What of a region is kept from being swapped out.
+#[derive(Default)]
+struct Locked {
+    /// Everything before this.
+    end: usize,
+    /// The slots after the bytes.
+    more_slots: bool,
 }
 
 impl TokenState {
@@ -57,11 +65,10 @@ impl TokenState {
             index,
             place,
             sources,
-            writer: Mutex::new(()),
+            writer: Mutex::default(),
             views,
             rotator: OnceLock::new(),
             changes: watch::Sender::new(()),
-            locked: AtomicUsize::new(0),
             is_forgotten: AtomicBool::new(false),
         }
     }
@@ -118,17 +125,18 @@ impl TokenState {
 
     /// Writes a generation into its slot. From now on it can be served, but no view shows it yet.
     fn prepare(&self, token: &FreshToken, now: &Now) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locked = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let published = token.publish(now);
         let token = token.token();
-        let (bytes, slots) = (&self.region.bytes, &self.region.slots);
+        let bytes = &self.region.bytes;
         // What was being written when a worker died is written over.
         let next = if self.prepared() == 0 { 0 } else { (self.newest() + 1) % SLOTS };
-        let Some(slot) = slots.get(next) else { return };
+        let Some(slot) = self.region.take_slot(next) else { return };
         slot.clear(bytes);
         let length = token.secret.expose().len();
-        let at = slot::make_room(slots, bytes, self.prepared(), length);
-        self.lock(at * slot::WORD + length);
+        let slots: Vec<_> = self.region.slots().collect();
+        let at = slot::make_room(&slots, bytes, self.prepared(), length);
+        self.lock(&mut locked, next, at * slot::WORD + length);
         let source = self.sources.iter().position(|&name| name == token.source);
         let in_the_middle = || self.connection.pass(fault::SLOT);
         slot.write((bytes, at), token, &published, source, now, in_the_middle);
@@ -137,14 +145,20 @@ impl TokenState {
         self.connection.published();
     }
 
-    /// Keeps what is before the end of these bytes from being swapped out. Where the limit on locked memory
-    /// is lower, they could reach a swap device: that is said once.
-    fn lock(&self, bytes: usize) {
-        let end = std::mem::offset_of!(Region, bytes) + bytes;
-        if self.locked.fetch_max(end, Ordering::Relaxed) < end
-            && let Err(error) = self.region.lock(end)
-        {
-            self.connection.tell_unlocked(error);
+    /// Keeps a slot and so many of the bytes from being swapped out. Where the limit on locked memory is
+    /// lower, they could reach a swap device: that is said once.
+    fn lock(&self, locked: &mut Locked, slot: usize, bytes: usize) {
+        let lock = |part: &Range<usize>| {
+            self.region.lock(part).unwrap_or_else(|error| self.connection.tell_unlocked(error));
+        };
+        let before = Region::up_to(bytes);
+        if locked.end < before.end {
+            locked.end = before.end;
+            lock(&before);
+        }
+        if slot >= FIRST_SLOTS && !locked.more_slots {
+            locked.more_slots = true;
+            lock(&Region::more_slots());
         }
     }
 
@@ -257,9 +271,9 @@ impl TokenState {
     /// The slots, the one that was written last first. They are written in turn, so this is the order of
     /// their generations.
     fn newest_first(&self) -> impl Iterator<Item = &Slot> {
-        let (newer, older) =
-            self.region.slots.split_at_checked(self.newest() + 1).unwrap_or_default();
-        newer.iter().rev().chain(older.iter().rev())
+        let newest = self.newest();
+        let older = newest + 1..self.region.used();
+        (0..=newest).rev().chain(older.rev()).filter_map(|number| self.region.slot(number))
     }
 
     /// The slot of a generation, nearly always the first that is looked at.
