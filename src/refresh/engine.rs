@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_channel::mpsc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::error::{FetchError, FetchErrorKind, ReadError};
@@ -15,7 +15,7 @@ use crate::refresh::policy::{
     Answer, Decision, Event as PolicyEvent, Held, Policy, Publish, Rules, Settled, SourceRules,
     Verdict, Windows,
 };
-use crate::refresh::store::{Progress, Store};
+use crate::refresh::store::Store;
 use crate::refresh::timer::Timer;
 use crate::refresh::{Event, EventKind, Failure, Handle, Weight};
 use crate::source::{Fetched, Source};
@@ -53,7 +53,6 @@ pub struct Engine {
     policy: Policy,
     rng: StdRng,
     store: Arc<dyn Store>,
-    saved: Progress,
     timer: Arc<dyn Timer>,
     token: Option<Token>,
     waiters: Vec<Waiter>,
@@ -92,7 +91,7 @@ impl Engine {
         let weights = sources.iter().filter_map(weight).collect();
         let policy = Policy::new(Arc::clone(&rules), &clock.now());
         let shared = Arc::new(Shared::new(clock, windows, weights));
-        let (sender, inbox) = mpsc::unbounded_channel();
+        let (sender, inbox) = mpsc::unbounded();
         let mut engine = Self {
             shared: Arc::clone(&shared),
             inbox,
@@ -104,7 +103,6 @@ impl Engine {
             policy,
             rng: StdRng::seed_from_u64(seed),
             store,
-            saved: Progress::default(),
             timer,
             token: None,
             waiters: Vec::new(),
@@ -132,7 +130,6 @@ impl Engine {
         let rules = Arc::clone(&self.rules);
         self.policy = Policy::resume(rules, held, &saved.progress, &now, &mut self.rng);
         self.token = token;
-        self.saved = saved.progress;
         self.show_token();
         let rejected = self.policy.rejection().copied();
         self.shared.snapshot.send_modify(|snapshot| snapshot.rejected = rejected);
@@ -175,8 +172,8 @@ impl Engine {
                     self.step(PolicyEvent::Tick);
                 }
                 message = self.inbox.recv() => match message {
-                    None => return,
-                    Some(message) => self.receive_all(message),
+                    Err(_) => return,
+                    Ok(message) => self.receive_all(message),
                 },
                 () = &mut sleep, if armed.is_some() => {
                     armed = None;
@@ -364,11 +361,7 @@ impl Engine {
             self.show_token();
         }
         self.show(now);
-        let progress = self.policy.progress();
-        if progress != self.saved {
-            self.saved = progress;
-            self.store.save(&progress);
-        }
+        self.store.save(&self.policy.progress());
     }
 
     fn start_fetch(&mut self, place: usize, because: &'static str, now: &Now) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_channel::mpsc;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{FetchError, FetchErrorKind, ReadError, ReadErrorKind};
 use crate::refresh::policy::windows::{FORCED_SPACING, KNOWN_LATE, Windows};
@@ -47,7 +48,7 @@ impl Shared {
     }
 }
 
-/// What handles tell the engine. The queue has room for 32 from the beginning, so each is small.
+/// What handles tell the engine. The queue always has room for one, so each is small.
 pub(super) enum Message {
     /// A usable token was opened whose refresh the open may bring forward.
     Opened,
@@ -133,9 +134,9 @@ impl Handle {
         }
     }
 
-    /// The token, if it may be served to this user now (`None`: somebody). No task switch, no
-    /// allocation. Also notes that somebody asked, so that a token in its last fifth is refreshed in
-    /// the background.
+    /// The token, if it may be served to this user now (`None`: somebody). No task switch, and no
+    /// allocation unless the engine is told. Also notes that somebody asked, so that a token in its last
+    /// fifth is refreshed in the background.
     #[must_use]
     pub fn usable(&self, user: Option<u32>) -> Option<FreshToken> {
         self.asked(|snapshot, now| snapshot.usable(user, now))
@@ -177,7 +178,7 @@ impl Handle {
         };
         if call && !self.shared.called.swap(true, Ordering::AcqRel) {
             // Without an engine there is nobody to tell; the token is as good.
-            let _ = self.inbox.send(Message::Opened);
+            let _ = self.inbox.unbounded_send(Message::Opened);
         }
         Some(answer)
     }
@@ -256,7 +257,7 @@ impl Handle {
         let hold = super::policy::windows::hold(self.shared.clock.now().boot, deadline);
         let (answer, answered) = oneshot::channel();
         let waiter = Box::new(Waiter { user, hold, deadline, patience, answer });
-        self.inbox.send(Message::Wait(waiter)).ok()?;
+        self.inbox.unbounded_send(Message::Wait(waiter)).ok()?;
         answered.await.ok()
     }
 
@@ -300,7 +301,7 @@ impl Handle {
         if let Some(rejection) = news {
             tracing::info!(%fingerprint, "a consumer rejected the token");
             // Without an engine the token stays withheld.
-            let _ = self.inbox.send(Message::Rejected(Box::new(rejection)));
+            let _ = self.inbox.unbounded_send(Message::Rejected(Box::new(rejection)));
         }
     }
 
@@ -337,7 +338,7 @@ impl Handle {
             return Err(TooSoon);
         }
         // Without an engine there is nothing to fetch with; opens say so.
-        let _ = self.inbox.send(Message::Refresh);
+        let _ = self.inbox.unbounded_send(Message::Refresh);
         Ok(())
     }
 
@@ -385,6 +386,8 @@ impl Snapshot {
         while self.history.len() >= HISTORY {
             self.history.pop_front();
         }
+        // By itself it would have room for four, and most tokens on demand have one event.
+        self.history.reserve_exact(1);
         self.history.push_back(event);
     }
 }

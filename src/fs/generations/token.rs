@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::earlier::Earlier;
 use super::layout::{FIRST_SLOTS, Region};
@@ -35,8 +35,8 @@ pub struct TokenState {
     views: Vec<u8>,
     /// Asks whoever makes rotations visible to do so; without it a publication flips at once.
     rotator: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// Changes whenever a generation is prepared or a view flipped.
-    changes: watch::Sender<()>,
+    /// Tells whenever a generation is prepared or a view flipped.
+    changes: Notify,
     is_forgotten: AtomicBool,
 }
 
@@ -68,7 +68,7 @@ impl TokenState {
             writer: Mutex::default(),
             views,
             rotator: OnceLock::new(),
-            changes: watch::Sender::new(()),
+            changes: Notify::new(),
             is_forgotten: AtomicBool::new(false),
         }
     }
@@ -166,7 +166,7 @@ impl TokenState {
     pub fn flip(&self, view: u8) {
         if let Some(word) = self.region.current.get(usize::from(view)) {
             word.fetch_max(self.prepared(), Ordering::AcqRel);
-            self.changes.send_replace(());
+            self.changes.notify_waiters();
         }
     }
 
@@ -211,11 +211,13 @@ impl TokenState {
     }
 
     async fn until(&self, is_so: impl Fn() -> bool) {
-        let mut changes = self.changes.subscribe();
-        while !is_so() {
-            if changes.changed().await.is_err() {
+        loop {
+            // Made before the look, so that a change after it is not missed.
+            let changed = self.changes.notified();
+            if is_so() {
                 return;
             }
+            changed.await;
         }
     }
 
@@ -248,7 +250,7 @@ impl TokenState {
     pub fn touch(&self, view: u8) {
         if let Some(word) = self.region.touched.get(usize::from(view)) {
             word.fetch_max(self.current(view), Ordering::AcqRel);
-            self.changes.send_replace(());
+            self.changes.notify_waiters();
         }
     }
 
@@ -334,7 +336,7 @@ impl Store for TokenState {
 
     fn publish(&self, token: &FreshToken, now: &Now) {
         self.prepare(token, now);
-        self.changes.send_replace(());
+        self.changes.notify_waiters();
         match self.rotator.get().filter(|_| self.is_seen()) {
             Some(rotate) => rotate(),
             None => self.views.iter().for_each(|view| self.flip(*view)),

@@ -1,7 +1,7 @@
 //! What the tokens of one App share in a process: its budget, the numbers of its installations, and the
 //! tokens themselves, where they are for the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -68,11 +68,12 @@ impl App {
 
     /// The tokens of an installation for what a source asks for.
     pub(super) fn minted(&self, installation: u64, config: &GithubAppConfig) -> Arc<Minted> {
-        self.minted.get(Scope {
-            installation,
-            repositories: config.repositories.iter().map(|name| name.to_lowercase()).collect(),
-            permissions: config.permissions.clone(),
-        })
+        let mut repositories: Vec<_> =
+            config.repositories.iter().map(|name| name.to_lowercase()).collect();
+        repositories.sort_unstable();
+        repositories.dedup();
+        let permissions = config.permissions.clone();
+        self.minted.get(Scope { installation, repositories, permissions })
     }
 }
 
@@ -80,7 +81,8 @@ impl App {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Scope {
     installation: u64,
-    repositories: BTreeSet<String>,
+    /// In order, none twice. One alone, as tokens on demand have it, takes a tenth of what it takes in a set.
+    repositories: Vec<String>,
     permissions: BTreeMap<String, String>,
 }
 
