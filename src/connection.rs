@@ -1,13 +1,11 @@
 //! Who holds the kernel's connection, and for how long.
 
 pub mod companion;
-pub mod control;
 pub mod demand;
 pub mod handover;
 pub mod kernel;
 pub mod manager;
 pub mod mount;
-pub mod mountinfo;
 mod recovery;
 pub mod resident;
 pub mod rotation;

@@ -35,12 +35,14 @@ use crate::status::{Backend, Identity};
 use crate::time::{Clock, SystemClock};
 use crate::view::ViewContext;
 
+mod contents;
 mod directory;
 mod found;
 mod keeper;
 mod wishes;
 
-pub use directory::{Directory, MARKER};
+pub use contents::MARKER;
+pub use directory::Directory;
 pub use found::{Found, Holder, clear};
 
 /// How long the runtime may take to end what it still does, for example a request on the wire.

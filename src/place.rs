@@ -12,17 +12,21 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat};
 
-use crate::connection::mount::MountError;
-use crate::connection::mountinfo::{self, MountEntry};
 use crate::status::Layout;
 use crate::trust::Trust;
 
+pub mod control;
+mod error;
 mod made;
+pub mod mountinfo;
 mod served;
 mod trust;
 mod walk;
 
+pub use error::MountError;
+pub(crate) use error::{DEVICE, HELPER};
 pub(crate) use made::Made;
+use mountinfo::MountEntry;
 pub use served::{MARKER, Served, Unserved};
 use walk::{Arrival, Missing, Walk};
 

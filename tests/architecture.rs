@@ -300,29 +300,7 @@ struct Known {
 }
 
 /// No new ones: whoever adds a module to this list adds a reason, too.
-const KNOWN_CIRCLES: &[Known] = &[
-    Known {
-        parent: "crate",
-        members: &["connection", "place"],
-        why: "a place fails with the error of mounting (connection::mount), and knows what lies on it by \
-              connection::mountinfo",
-    },
-    Known {
-        parent: "crate::cmd::demo",
-        members: &["app", "lane", "place"],
-        why: "a place has a directory for each kind of lane, and the App of one of them",
-    },
-    Known {
-        parent: "crate::files",
-        members: &["directory", "found"],
-        why: "what is found was left by an earlier directory, and is known by its names",
-    },
-    Known {
-        parent: "crate::refresh",
-        members: &["policy", "store"],
-        why: "a store keeps the progress of a policy, clocks and all",
-    },
-];
+const KNOWN_CIRCLES: &[Known] = &[];
 
 /// Which module uses which, below one parent: each pair with the places that make it so.
 type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;

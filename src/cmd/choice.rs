@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::connection::control;
 use crate::fs::demand;
+use crate::place::control;
 use crate::source::Scope;
 
 /// The view that tells whether a directory is a token's.

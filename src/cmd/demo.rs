@@ -32,6 +32,7 @@ mod daemon;
 mod frame;
 mod fuse;
 mod lane;
+mod paste;
 mod place;
 pub mod platform;
 mod process;
@@ -199,7 +200,7 @@ async fn demonstrate(
     let summary = Summary::of(&progress, demo.ledger().counts().platform.issued);
     if args.keep && !signalled {
         print(summary.to_string().as_bytes())?;
-        print(place.lines_to_paste(&demo, tools, way).as_bytes())?;
+        print(paste::lines(&place, &demo, tools, way).as_bytes())?;
         signals.next().await;
     }
     drop(daemon);

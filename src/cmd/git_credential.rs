@@ -24,8 +24,8 @@ use crate::cmd::EXIT_FAILURE;
 use crate::cmd::choice::Choice;
 use crate::cmd::reader::files;
 use crate::config::{self, DEFAULT_HOST};
-use crate::connection::control;
 use crate::error::ReadErrorKind;
+use crate::place::control;
 use crate::secret::{Fingerprint, MAX_SECRET_BYTES, Rendered};
 use crate::source::Scope;
 

@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 
 use crate::cmd::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 use crate::config::find_served;
-use crate::connection::control;
 use crate::error::ReadErrorKind;
 use crate::place::Served;
+use crate::place::control;
 use crate::status::{FailureStatus, TokenStatus};
 use crate::time::{Clock, SystemClock};
 use crate::view;

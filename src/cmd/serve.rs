@@ -17,7 +17,7 @@ use crate::cmd::{Advise, allows_colours, worker};
 use crate::config::parse::BackendChoice;
 use crate::config::{self, Origin, Settings};
 use crate::connection::companion::Companion;
-use crate::connection::mount::{Mount, MountError};
+use crate::connection::mount::Mount;
 use crate::connection::resident::{keep_the_heap_small, lock_all_memory};
 use crate::connection::rotation::Helper;
 use crate::connection::supervisor::{self, End, Newer, Setup, SupervisorError};
@@ -26,6 +26,7 @@ use crate::foreign::Launcher;
 use crate::fs::generations::State;
 use crate::fs::node::Root;
 use crate::observe;
+use crate::place::MountError;
 use crate::program::Program;
 use crate::status::{Backend, Identity, Layout};
 

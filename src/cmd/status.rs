@@ -12,9 +12,9 @@ use crate::cmd::reader::{Which, nobody_serves};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::config::tables::DEFAULT;
-use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::attribute::REFRESH;
+use crate::place::control;
 use crate::status::{
     FailureStatus, HistoryEntry, Layout, OnDemandStatus, State, Status, TokenStatus, words,
 };

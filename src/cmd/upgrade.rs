@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use crate::cmd::{self, Advise};
 use crate::config;
-use crate::connection::control;
 use crate::connection::supervisor::UPGRADE;
+use crate::place::control;
 use crate::status::{Backend, Status};
 use crate::time::{Clock, SystemClock};
 

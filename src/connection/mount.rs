@@ -21,22 +21,18 @@ use nix::unistd::{getegid, geteuid};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{self as kernel, MoveMountFlags};
 
-use crate::connection::mountinfo::{self, Health, MountEntry, NAME};
-use crate::place::Place;
+use crate::place::mountinfo::{self, Health, MountEntry, NAME};
+use crate::place::{DEVICE, HELPER, MountError, Place};
 use crate::spawn;
 use crate::status::Layout;
 
-mod error;
 mod probe;
 mod renew;
 
-pub use error::MountError;
 pub use probe::{Obstacle, probe};
 
-const DEVICE: &str = "/dev/fuse";
 /// Major and minor number of the device (`FUSE_MINOR` in Linux's `miscdevice.h`).
 const DEVICE_NUMBER: (u64, u64) = (10, 229);
-const HELPER: &str = "fusermount3";
 /// Who rotates holds the root for some milliseconds; whoever is still there half a second later is
 /// somebody else.
 const LOOKS_AT_A_BUSY_MOUNT: u32 = 25;

@@ -27,10 +27,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::companion::{Companion, Received};
 use crate::connection::handover::Message;
-use crate::connection::mount::{Mount, MountError};
+use crate::connection::mount::Mount;
 use crate::connection::rotation::Helper;
 use crate::connection::wire::READ_BUFFER;
 use crate::fs::generations::State;
+use crate::place::MountError;
 use crate::program::Program;
 use crate::time::{Clock, SystemClock};
 

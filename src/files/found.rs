@@ -8,9 +8,9 @@ use nix::unistd::geteuid;
 use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
-use crate::connection::mount::MountError;
-use crate::connection::mountinfo;
-use crate::files::directory::{MARKER, PAGES, PREFIX, empty, entries};
+use crate::files::contents::{MARKER, PAGES, PREFIX, empty, entries};
+use crate::place::MountError;
+use crate::place::mountinfo;
 use crate::time::{Clock, SystemClock};
 
 /// How long a daemon may take to remove its files.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::files::Token;
-use crate::files::directory::{Directory, PAGES};
+use crate::files::contents::PAGES;
+use crate::files::directory::Directory;
 use crate::fs::access::Access;
 use crate::refresh::Snapshot;
 use crate::refresh::timer::Timer;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::files::Token;
-use crate::files::directory::{Directory, MARKER, REFRESH};
+use crate::files::contents::{MARKER, REFRESH};
+use crate::files::directory::Directory;
 use crate::refresh::{Handle, Wish};
 use crate::secret::Fingerprint;
 use crate::time::{Clock, SystemClock};

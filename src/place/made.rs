@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
-use crate::connection::mountinfo;
+use crate::place::mountinfo;
 
 /// Directories and files that were made, in that order. Dropping it removes them, the last one first,
 /// where nobody has put anything there meanwhile: found by the directory that they were made in, wherever

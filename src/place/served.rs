@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 
-use crate::connection::mountinfo;
+use crate::place::mountinfo;
 use crate::trust::{Flaw, Trust};
 
 /// The file of a directory without a mount that says whose the directory is.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
 
-use crate::connection::mount::MountError;
-use crate::connection::mountinfo::MountEntry;
+use crate::place::MountError;
+use crate::place::mountinfo::MountEntry;
 use crate::trust::{Flaw, Trust};
 
 impl Trust {

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, readlinkat};
 
 use super::made::Made;
 use super::{Child, cannot, mount_of, number_of, stat_of};
-use crate::connection::mount::MountError;
+use crate::place::MountError;
 use crate::trust::Trust;
 
 /// As many links as the kernel follows (`path_resolution(7)`).

@@ -14,7 +14,6 @@ use rand::Rng;
 
 use crate::error::FetchErrorKind;
 use crate::refresh::Rejection;
-use crate::refresh::store::{BackOff, Progress};
 use crate::source::MAX_SOURCES;
 use crate::time::Now;
 use crate::token::Life;
@@ -22,12 +21,14 @@ use crate::token::Life;
 pub mod clocks;
 mod due;
 mod event;
+mod progress;
 #[cfg(test)]
 mod tests;
 pub mod windows;
 
 pub use clocks::{Clocks, Reading};
 pub use event::{Answer, Decision, Event, Held, Publish, Rules, Settled, SourceRules, Verdict};
+pub use progress::{BackOff, Progress};
 pub use windows::Windows;
 
 /// The request to a source.

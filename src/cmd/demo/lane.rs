@@ -302,7 +302,7 @@ impl<'a> Bench<'a> {
         tools: &'a Tools,
     ) -> anyhow::Result<Self> {
         let kind = lane.kind;
-        let home = place.home(kind);
+        let home = place.home(kind.name());
         std::fs::create_dir(&home).context("cannot make a home for a lane")?;
         let mut environment = vec![
             ("HOME", home.clone().into_os_string()),

@@ -1,6 +1,5 @@
 //! The demo's own directory: everything that it makes is in there, and goes with it.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -10,11 +9,6 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use rand::Rng;
 
 use crate::cmd::Advise;
-use crate::cmd::demo::app;
-use crate::cmd::demo::fuse::Way;
-use crate::cmd::demo::lane::{Kind, MOCK_HOST};
-use crate::cmd::demo::tools::{Asker, Tools};
-use crate::demo::Demo;
 use crate::spawn;
 
 /// The shim that gives `gh` a token file.
@@ -105,8 +99,8 @@ impl Place {
     }
 
     /// The home of a lane: its git configuration and its clones.
-    pub(super) fn home(&self, kind: Kind) -> PathBuf {
-        self.0.join(kind.name())
+    pub(super) fn home(&self, lane: &str) -> PathBuf {
+        self.0.join(lane)
     }
 
     /// gh's configuration, which leads it to the demo.
@@ -117,42 +111,6 @@ impl Place {
     /// The directory with the shim, to be put first in PATH.
     pub(super) fn bin(&self) -> PathBuf {
         self.0.join("bin")
-    }
-
-    /// What `--keep` prints: lines that use the mount, for another terminal.
-    pub(super) fn lines_to_paste(&self, demo: &Demo, tools: &Tools, way: Way) -> String {
-        let mount = quoted(&self.mount());
-        let home = quoted(&self.home(Kind::Mounted));
-        let url = demo.url();
-        let mut text = "\nThe mount stays until Ctrl-C. In another terminal:\n\n".to_owned();
-        if way == Way::Namespace {
-            let pid = std::process::id();
-            let _ = writeln!(
-                text,
-                "  nsenter --target {pid} --user --mount --preserve-credentials   # enter its namespace"
-            );
-        }
-        if let Ok(program) = std::env::current_exe() {
-            let _ = writeln!(text, "  {} status {mount}", quoted(&program));
-        }
-        let _ = writeln!(text, "  cat {mount}/token | sha256sum | cut -c1-8   # the fingerprint");
-        let _ =
-            writeln!(text, "  HOME={home} git ls-remote {url}/git/{}.git", Kind::Mounted.name());
-        let asks = |views: &str, path: &str| match tools.asker {
-            Asker::Gh => format!(
-                "  GH_TOKEN_FILE={views}/token GH_HOST={MOCK_HOST} GH_CONFIG_DIR={} {}/gh api {path}",
-                quoted(&self.gh_config()),
-                quoted(&self.bin())
-            ),
-            Asker::Curl => format!("  curl -sS -H @{views}/header {url}{path}"),
-        };
-        let _ = writeln!(text, "{}", asks(&mount, "/user"));
-        if way != Way::Files {
-            let line = asks(&quoted(&app::views(self)), &format!("/repos/{}", app::REPOSITORY));
-            let _ = writeln!(text, "{line}   # and 404 for /repos/{}", app::OTHER);
-        }
-        text.push('\n');
-        text
     }
 }
 

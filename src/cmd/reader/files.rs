@@ -9,9 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
-use crate::connection::control;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::files::{Found, Holder, MARKER};
+use crate::place::control;
 use crate::status::{Status, TokenStatus};
 use crate::time::{Clock, SystemClock};
 

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::MoveMountFlags;
 
 use super::{Mount, MountError, Way, connect, errno, from_rustix, put};
-use crate::connection::mountinfo::{self, MountEntry};
+use crate::place::mountinfo::{self, MountEntry};
 
 /// The kernel's control file system for connections (`fuse(4)`), where somebody has mounted it.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::connection::companion::Answer;
 use crate::connection::handover::Message;
-use crate::connection::mount::MountError;
 use crate::connection::resident::forget_the_program;
 use crate::connection::{manager, wire};
 use crate::error::ReadErrorKind;
+use crate::place::MountError;
 use crate::program::Program;
 use crate::status::Backend;
 use crate::time::{Clock, SystemClock};

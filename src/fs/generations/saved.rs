@@ -8,7 +8,7 @@ use super::{NEVER, from_optional_nanos, nanos, optional_nanos};
 use crate::refresh::Rejection;
 use crate::refresh::policy::Clocks;
 use crate::refresh::policy::clocks::{Seen, TOKENS};
-use crate::refresh::store::{BackOff, Progress};
+use crate::refresh::policy::{BackOff, Progress};
 use crate::secret::Fingerprint;
 use crate::source::MAX_SOURCES;
 use crate::time::Now;

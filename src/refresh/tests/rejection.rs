@@ -1,7 +1,8 @@
 //! Consumers that say that a token was refused.
 
 use super::*;
-use crate::refresh::store::{Progress, Saved, Store};
+use crate::refresh::policy::Progress;
+use crate::refresh::store::{Saved, Store};
 
 fn fingerprint(bytes: &str) -> Fingerprint {
     Fingerprint::of(bytes.as_bytes())

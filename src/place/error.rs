@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use super::{DEVICE, HELPER};
 use crate::status::Layout;
 use crate::trust::Flaw;
+
+/// The device through which the kernel talks to a file system in a process.
+pub(crate) const DEVICE: &str = "/dev/fuse";
+/// The program that mounts for ordinary users.
+pub(crate) const HELPER: &str = "fusermount3";
 
 /// Why a mount cannot be made or unmade.
 #[derive(Debug, thiserror::Error)]
@@ -300,7 +304,7 @@ impl MountError {
     }
 
     /// Why the kernel does not make a mount.
-    pub(super) fn kernel(what: impl Into<String>, errno: Errno) -> Self {
+    pub(crate) fn kernel(what: impl Into<String>, errno: Errno) -> Self {
         Self::KernelRefused { what: what.into(), errno }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::connection::control;
+use crate::place::control;
 
 /// The name that our mounts carry as their source and as the subtype of `fuse`.
 pub const NAME: &str = "molecule-tokenfs";
