@@ -350,12 +350,12 @@ impl Fs {
     /// Does what somebody wrote to `refresh`, or to the attribute that stands for it.
     fn control(&self, request: &Request, data: &[u8]) -> Result<(), Errno> {
         let wish = Wish::parse(data).ok_or(Errno::EINVAL)?;
-        self.token.fulfil(wish, Some(request.caller.uid)).map_err(|TooSoon| Errno::EAGAIN)
+        self.token.fulfil(wish, Some(request.caller)).map_err(|TooSoon| Errno::EAGAIN)
     }
 
     /// The token with this fingerprint was refused, if it is this one.
     fn reject(&self, request: &Request, fingerprint: Fingerprint) {
-        self.token.reject(fingerprint, Some(request.caller.uid));
+        self.token.reject(fingerprint, Some(request.caller));
     }
 
     /// Cuts a file, as `open` with `O_TRUNC` does: `refresh` has no bytes to lose.

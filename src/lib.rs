@@ -41,11 +41,12 @@
 //! 4 serve     files/ > connection/ place/ > fs/ service spawn
 //! 3 views     view/  status/
 //! 2 refresh   refresh/
-//! 1 sources   source/  foreign/  program  trust
+//! 1 sources   source/  foreign/  program  trust  caller
 //! 0 domain    secret time token error
 //! ```
 
 pub mod advice;
+pub mod caller;
 pub mod cli;
 pub mod cmd;
 pub mod config;

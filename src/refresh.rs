@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::caller::Caller;
 use crate::error::FetchError;
 use crate::refresh::policy::windows::{KNOWN_LATE_PAUSE, REJECT_QUIET, WITHHELD};
 use crate::secret::Fingerprint;
@@ -119,16 +120,17 @@ impl fmt::Display for State {
 }
 
 impl Snapshot {
-    /// The token, if it may be served to this user: enough of its life is left and it is not withheld.
+    /// The token, if it may be served to this caller (`None`: somebody): enough of its life is left
+    /// and it is not withheld.
     #[must_use]
-    pub fn usable(&self, user: Option<u32>, now: &Now) -> Option<FreshToken> {
-        self.offered(user, now)?.usable(now, self.min_life)
+    pub fn usable(&self, caller: Option<Caller>, now: &Now) -> Option<FreshToken> {
+        self.offered(caller, now)?.usable(now, self.min_life)
     }
 
-    /// Whether the token is of this generation, and may be served to this user.
+    /// Whether the token is of this generation, and may be served to this caller.
     #[must_use]
-    pub fn serves(&self, generation: u64, user: Option<u32>, now: &Now) -> bool {
-        self.offered(user, now).is_some_and(|token| {
+    pub fn serves(&self, generation: u64, caller: Option<Caller>, now: &Now) -> bool {
+        self.offered(caller, now).is_some_and(|token| {
             token.generation == generation && token.is_usable(now, self.min_life)
         })
     }
@@ -139,9 +141,9 @@ impl Snapshot {
         self.token.as_ref().is_some_and(|token| token.left(now) >= self.git_min_life)
     }
 
-    /// The token, unless it is withheld from this user.
-    fn offered(&self, user: Option<u32>, now: &Now) -> Option<&Token> {
-        let withheld = self.rejected.is_some_and(|rejection| rejection.withholds_from(user, now));
+    /// The token, unless it is withheld from this caller.
+    fn offered(&self, caller: Option<Caller>, now: &Now) -> Option<&Token> {
+        let withheld = self.rejected.is_some_and(|rejection| rejection.withholds_from(caller, now));
         self.token.as_ref().filter(|_| !withheld)
     }
 
@@ -263,14 +265,17 @@ impl Rejection {
         self.is_early() && now.boot >= self.withheld_until
     }
 
-    /// Whether the token is withheld from this user now. Once the source has given the token again,
+    /// Whether the token is withheld from this caller now. Once the source has given the token again,
     /// it is good by the source's word, and one user's mistake must not cost the others. The user who
-    /// rejected it still waits: a program that was refused would only be refused again. A user who is
-    /// not known is not held back either.
+    /// rejected it still waits: a program that was refused would only be refused again. So does a caller
+    /// whose user cannot be told: it may be that one. Nobody in particular (`None`) is not held back.
     #[must_use]
-    pub fn withholds_from(&self, user: Option<u32>, now: &Now) -> bool {
-        let concerns = !self.is_denied || (user.is_some() && user == self.user);
-        concerns && now.boot < self.withheld_until
+    pub fn withholds_from(&self, caller: Option<Caller>, now: &Now) -> bool {
+        // The user last: it may have to be looked up.
+        let may_be_who_rejected =
+            |caller: Caller| caller.uid().is_none_or(|user| Some(user) == self.user);
+        now.boot < self.withheld_until
+            && (!self.is_denied || caller.is_some_and(may_be_who_rejected))
     }
 
     /// The source gave this token in answer to a request. A request that was sent before the rejection

@@ -222,13 +222,14 @@ fn request(left: &Left) -> Vec<u8> {
         .to_vec(),
         Opcode::Other => Vec::new(),
     };
+    let (uid, gid) = left.caller.numbers();
     let header = RequestHeader {
         length: u32::try_from(REQUEST_HEADER + body.len()).unwrap_or_default(),
         opcode: call.opcode as u32,
         unique: left.unique | AGAIN,
         node: call.ino,
-        uid: left.caller.uid,
-        gid: left.caller.gid,
+        uid,
+        gid,
         thread: left.caller.thread,
         padding: 0,
     };

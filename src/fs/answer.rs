@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::access::Caller;
+use crate::caller::Caller;
 use crate::secret::Rendered;
 use crate::source::BoxFuture;
 

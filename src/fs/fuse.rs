@@ -23,8 +23,8 @@ pub use self::reply::before_abort;
 pub use self::waiters::Waiters;
 
 use self::reply::{BLOCK, Refuse, Reply, answer_attribute, answer_open, attr, error};
+use crate::caller::Caller;
 use crate::error::ReadErrorKind;
-use crate::fs::access::Caller;
 use crate::fs::journal::{Call, Opcode};
 use crate::fs::places::Places;
 use crate::fs::{Fs, NAME_MAX, Open, Request};
@@ -69,7 +69,7 @@ impl Adapter {
         // The kernel finds a descriptor faster for a thread that shares its table with no other: a
         // fiftieth of an open. Where it may not be, all is as before.
         self.alone.call_once(separate_descriptors);
-        let caller = Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() };
+        let caller = Caller::new(request.uid(), request.gid(), request.pid());
         let unique = request.unique().0;
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
         let request = Request { unique, again, caller };

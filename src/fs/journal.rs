@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use super::access::Caller;
 use super::tables::Charges;
+use crate::caller::Caller;
 
 /// A request that was in hand at so many deaths is answered EIO when it comes again.
 pub const MOST_DEATHS: u64 = 2;
@@ -123,7 +123,8 @@ impl Entry {
         write(&self.handle, call.handle);
         write(&self.offset, call.offset);
         write(&self.size_and_thread, two(call.size, caller.thread));
-        write(&self.uid_and_gid, two(caller.uid, caller.gid));
+        let (uid, gid) = caller.numbers();
+        write(&self.uid_and_gid, two(uid, gid));
         write(&self.since, u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         self.unique.store(unique, Ordering::Release);
     }
@@ -151,7 +152,7 @@ impl Entry {
             size,
             flags,
         };
-        (unique != 0).then_some(Left { unique, call, caller: Caller { uid, gid, thread } })
+        (unique != 0).then_some(Left { unique, call, caller: Caller::new(uid, gid, thread) })
     }
 
     fn holds(&self, unique: u64) -> bool {
@@ -303,7 +304,7 @@ mod tests {
     use super::*;
     use crate::fs::generations::State;
 
-    const CALLER: Caller = Caller { uid: 1000, gid: 100, thread: 4_000_000_000 };
+    const CALLER: Caller = Caller::new(1000, 100, 4_000_000_000);
 
     fn open(ino: u64) -> Call {
         Call { flags: 0o100_000, ..Call::kept("open", Opcode::Open, ino) }

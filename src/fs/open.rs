@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::access::Caller;
 use super::journal::{Call, Waits};
 use super::tables::Mark;
 use super::{Cache, Fs, Open, Opened, Request};
+use crate::caller::Caller;
 use crate::error::{ReadError, ReadErrorKind};
 use crate::token::FreshToken;
 
@@ -37,18 +37,18 @@ impl Fs {
         let keep = Opened { handle: generation, cache: Cache::Keep };
         // The open before a second look has waited already.
         let patient = mark.is_none() && self.is_patient(request, view);
-        let user = Some(request.caller.uid);
+        let caller = Some(request.caller);
         // Nearly every open.
-        if self.state.current(view) == generation && self.serves(generation, user, patient) {
+        if self.state.current(view) == generation && self.serves(generation, caller, patient) {
             return Open::Now(Ok(keep));
         }
-        let fresh = self.usable(user, patient);
+        let fresh = self.usable(caller, patient);
         // A patient open does not take an older token, though others may.
         let may_serve = |fresh: &FreshToken| {
             if patient {
                 fresh.token().generation == generation
             } else {
-                self.may_serve(generation, user, fresh)
+                self.may_serve(generation, caller, fresh)
             }
         };
         if generation != 0 && fresh.as_ref().is_some_and(may_serve) {
@@ -82,17 +82,17 @@ impl Fs {
     }
 
     /// Whether a generation may be served at once.
-    fn serves(&self, generation: u64, user: Option<u32>, patient: bool) -> bool {
+    fn serves(&self, generation: u64, caller: Option<Caller>, patient: bool) -> bool {
         if patient {
-            self.token.serves_lasting(generation, user)
+            self.token.serves_lasting(generation, caller)
         } else {
-            self.token.serves(generation, user)
+            self.token.serves(generation, caller)
         }
     }
 
     /// The token that may be served at once.
-    fn usable(&self, user: Option<u32>, patient: bool) -> Option<FreshToken> {
-        if patient { self.token.usable_and_lasting(user) } else { self.token.usable(user) }
+    fn usable(&self, caller: Option<Caller>, patient: bool) -> Option<FreshToken> {
+        if patient { self.token.usable_and_lasting(caller) } else { self.token.usable(caller) }
     }
 
     /// Whether the reader may already be on its second path walk, unknown to us: then it is served what
@@ -114,12 +114,12 @@ impl Fs {
     }
 
     /// Whether a generation's own token may be served. It nearly always is the one just judged.
-    fn may_serve(&self, generation: u64, user: Option<u32>, fresh: &FreshToken) -> bool {
+    fn may_serve(&self, generation: u64, caller: Option<Caller>, fresh: &FreshToken) -> bool {
         fresh.token().generation == generation
             || self
                 .state
                 .generation(generation)
-                .is_some_and(|generation| self.token.accepts(&generation.token, user))
+                .is_some_and(|generation| self.token.accepts(&generation.token, caller))
     }
 
     /// The inode is not what its view shows: let the kernel look the name up again, if this thread
@@ -155,7 +155,7 @@ impl Fs {
             opened
         };
         let patient = self.is_patient(request, view);
-        match self.usable(Some(request.caller.uid), patient) {
+        match self.usable(Some(request.caller), patient) {
             Some(fresh) => Open::Now(Ok(hand(self, request, &fresh))),
             None => self.wait(request, call, view, patient, move |fs, request, fresh| {
                 Some(Ok(hand(fs, request, fresh)))
@@ -182,15 +182,15 @@ impl Fs {
         let Some(first_seen) = journal.wait(request.unique, call, &request.caller, waits) else {
             return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
         };
-        let user = Some(request.caller.uid);
+        let caller = Some(request.caller);
         Open::Wait(Box::pin(async move {
             let deadline = first_seen.saturating_add(fs.config.open_timeout);
             if patient {
                 let until = first_seen.saturating_add(fs.config.open_timeout / 2);
-                fs.token.await_lasting(user, until, deadline).await;
+                fs.token.await_lasting(caller, until, deadline).await;
             }
             let opened = loop {
-                match fs.token.token(user, deadline).await {
+                match fs.token.token(caller, deadline).await {
                     Ok(fresh) => {
                         if let Some(opened) = settle(&fs, &request, &fresh) {
                             break opened;
@@ -198,7 +198,7 @@ impl Fs {
                         fs.shown(view, fresh.token().generation, deadline).await;
                         // Else judged anew: somebody may have stopped us meanwhile.
                         if fs.clock.now().boot >= deadline
-                            && let Some(fresh) = fs.token.usable(user)
+                            && let Some(fresh) = fs.token.usable(caller)
                         {
                             let settled = settle(&fs, &request, &fresh);
                             break settled.unwrap_or_else(|| Ok(fs.newest(&fresh)));
@@ -222,8 +222,10 @@ impl Fs {
     }
 
     fn refused_open(&self, request: &Request, error: &ReadError) -> Errno {
-        let Caller { uid, thread, .. } = request.caller;
-        tracing::debug!(uid, thread, errno = error.kind.errno_name(), "open refused: {error}");
+        let Caller { thread, .. } = request.caller;
+        // Looked up for this line alone, and not where it is not written.
+        let errno = error.kind.errno_name();
+        tracing::debug!(uid = request.caller.uid(), thread, errno, "open refused: {error}");
         self.refuse(error.kind)
     }
 }

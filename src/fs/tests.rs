@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::task::JoinHandle;
 
-use super::access::{Access, Caller};
+use super::access::Access;
 use super::generations::regions::{Kind, Whose};
 use super::generations::tests::{adopted, root};
 use super::generations::{SLOTS, State, TokenState};
@@ -17,6 +17,7 @@ use super::node::{ROOT, Root};
 use super::pages::Pages;
 use super::places::Places;
 use super::*;
+use crate::caller::Caller;
 use crate::error::FetchErrorKind;
 use crate::refresh::simulated::{Scripted, ScriptedSource, SimulatedTime};
 use crate::refresh::store::Store;
@@ -63,7 +64,7 @@ impl Mounted {
 
     fn request(&mut self, thread: u32) -> Request {
         self.requests += 1;
-        let caller = Caller { uid: 1000, gid: 1000, thread };
+        let caller = Caller::new(1000, 1000, thread);
         Request { unique: self.requests, again: false, caller }
     }
 
@@ -190,7 +191,7 @@ fn places(
 }
 
 fn by(unique: u64) -> Request {
-    Request { unique, again: false, caller: Caller { uid: 1000, gid: 1000, thread: READER } }
+    Request { unique, again: false, caller: Caller::new(1000, 1000, READER) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,7 +349,7 @@ async fn the_views_of_a_named_token_flip_in_renames_once_somebody_may_see_them()
     let second = published(2);
     assert_eq!((state.current(view()), state.wants_rotation()), (first, true));
     assert_eq!(rotations.load(std::sync::atomic::Ordering::Relaxed), 1);
-    let helper = Request { caller: Caller { uid: 1000, gid: 1000, thread: HELPER }, ..by(6) };
+    let helper = Request { caller: Caller::new(1000, 1000, HELPER), ..by(6) };
     let (next, name) = (OsStr::new(".next-token"), OsStr::new("token"));
     let waiting = places.lookup(&helper, directory, next).unwrap().attributes.ino;
     assert_eq!(places.rename(&helper, (directory, next), (directory, name)), Ok(()));

@@ -398,7 +398,7 @@ impl Engine {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         for waiter in std::mem::take(&mut self.waiters) {
-            let answer = match self.policy.verdict(waiter.user, &now, waiter.deadline) {
+            let answer = match self.policy.verdict(waiter.caller, &now, waiter.deadline) {
                 Verdict::Serve
                     if waiter
                         .patience
@@ -407,7 +407,7 @@ impl Engine {
                     None
                 }
                 // A rejection that is still in the inbox already withholds the token.
-                Verdict::Serve => snapshot.usable(waiter.user, &now).map(Ok),
+                Verdict::Serve => snapshot.usable(waiter.caller, &now).map(Ok),
                 Verdict::Wait => None,
                 Verdict::Fail(kind) => {
                     let cause = snapshot.telling_failure().map(|failure| failure.error.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_channel::mpsc;
 use tokio::sync::{oneshot, watch};
 
+use crate::caller::Caller;
 use crate::error::{FetchError, FetchErrorKind, ReadError, ReadErrorKind};
 use crate::refresh::policy::windows::{FORCED_SPACING, KNOWN_LATE, Windows};
 use crate::refresh::{Event, EventKind, HISTORY, Rejection, Snapshot, Weight};
@@ -63,7 +64,7 @@ pub(super) enum Message {
 /// An open that waits.
 pub(super) struct Waiter {
     /// Who opens, where that is known.
-    pub(super) user: Option<u32>,
+    pub(super) caller: Option<Caller>,
     /// Until when an earlier source may hold it up (boot clock).
     pub(super) hold: Duration,
     /// Until when it waits (boot clock).
@@ -120,45 +121,45 @@ impl Wish {
 }
 
 impl Handle {
-    /// Does what this user wrote into `refresh`.
+    /// Does what this caller wrote into `refresh`.
     ///
     /// # Errors
     /// See [`Handle::refresh`].
-    pub fn fulfil(&self, wish: Wish, user: Option<u32>) -> Result<(), TooSoon> {
+    pub fn fulfil(&self, wish: Wish, caller: Option<Caller>) -> Result<(), TooSoon> {
         match wish {
             Wish::Fetch => self.refresh(),
             Wish::Another(than) => {
-                self.reject(than, user);
+                self.reject(than, caller);
                 Ok(())
             }
         }
     }
 
-    /// The token, if it may be served to this user now (`None`: somebody). No task switch, and no
+    /// The token, if it may be served to this caller now (`None`: somebody). No task switch, and no
     /// allocation unless the engine is told. Also notes that somebody asked, so that a token in its last
     /// fifth is refreshed in the background.
     #[must_use]
-    pub fn usable(&self, user: Option<u32>) -> Option<FreshToken> {
-        self.asked(|snapshot, now| snapshot.usable(user, now))
+    pub fn usable(&self, caller: Option<Caller>) -> Option<FreshToken> {
+        self.asked(|snapshot, now| snapshot.usable(caller, now))
     }
 
     /// Whether the token at hand is of this generation, and may be served now. As [`Handle::usable`].
     #[must_use]
-    pub fn serves(&self, generation: u64, user: Option<u32>) -> bool {
-        self.asked(|snapshot, now| snapshot.serves(generation, user, now).then_some(())).is_some()
+    pub fn serves(&self, generation: u64, caller: Option<Caller>) -> bool {
+        self.asked(|snapshot, now| snapshot.serves(generation, caller, now).then_some(())).is_some()
     }
 
     /// The same, but only if the token also lasts long enough for git; see [`Handle::await_lasting`].
     #[must_use]
-    pub fn usable_and_lasting(&self, user: Option<u32>) -> Option<FreshToken> {
-        self.asked(|snapshot, now| snapshot.usable(user, now).filter(|_| snapshot.lasts(now)))
+    pub fn usable_and_lasting(&self, caller: Option<Caller>) -> Option<FreshToken> {
+        self.asked(|snapshot, now| snapshot.usable(caller, now).filter(|_| snapshot.lasts(now)))
     }
 
     /// As [`Handle::serves`], but only if the token also lasts long enough for git.
     #[must_use]
-    pub fn serves_lasting(&self, generation: u64, user: Option<u32>) -> bool {
+    pub fn serves_lasting(&self, generation: u64, caller: Option<Caller>) -> bool {
         let lasting = |snapshot: &Snapshot, now: &Now| {
-            (snapshot.serves(generation, user, now) && snapshot.lasts(now)).then_some(())
+            (snapshot.serves(generation, caller, now) && snapshot.lasts(now)).then_some(())
         };
         self.asked(lasting).is_some()
     }
@@ -183,20 +184,21 @@ impl Handle {
         Some(answer)
     }
 
-    /// Whether this token, of whatever generation, may be served to this user now.
+    /// Whether this token, of whatever generation, may be served to this caller now.
     #[must_use]
-    pub fn accepts(&self, token: &Token, user: Option<u32>) -> bool {
+    pub fn accepts(&self, token: &Token, caller: Option<Caller>) -> bool {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         let least = self.shared.windows.min_life_of(token.life.duration(), snapshot.repeats);
         let is_withheld =
             snapshot.rejected.iter().chain(&snapshot.last_rejected).any(|rejection| {
-                rejection.fingerprint == token.fingerprint() && rejection.withholds_from(user, &now)
+                rejection.fingerprint == token.fingerprint()
+                    && rejection.withholds_from(caller, &now)
             });
         !is_withheld && token.usable(&now, least).is_some()
     }
 
-    /// The token for this user (`None`: somebody), waiting for a fetch where that is needed, until
+    /// The token for this caller (`None`: somebody), waiting for a fetch where that is needed, until
     /// `deadline` (boot clock). It can be dropped at any time; the fetch goes on.
     ///
     /// # Errors
@@ -204,21 +206,21 @@ impl Handle {
     /// beyond the deadline.
     pub async fn token(
         &self,
-        user: Option<u32>,
+        caller: Option<Caller>,
         deadline: Duration,
     ) -> Result<FreshToken, ReadError> {
         loop {
-            if let Some(fresh) = self.usable(user) {
+            if let Some(fresh) = self.usable(caller) {
                 return Ok(fresh);
             }
-            match self.wait(user, deadline, None).await {
+            match self.wait(caller, deadline, None).await {
                 None => return Err(self.engine_ended()),
                 Some(Err(error)) => return Err(error),
                 // The process may have been stopped since, or another reader may have rejected it:
                 // what was fresh then is judged again. It is no second open.
                 Some(Ok(_)) => {
                     let now = self.shared.clock.now();
-                    let fresh = self.shared.snapshot.borrow().usable(user, &now);
+                    let fresh = self.shared.snapshot.borrow().usable(caller, &now);
                     if let Some(fresh) = fresh {
                         return Ok(fresh);
                     }
@@ -230,33 +232,33 @@ impl Handle {
     /// Waits for the next token, until `until` at the latest (boot clock), if the current one has less
     /// life left than [`Windows::git_min_life_of`] and the next one may come in time. git needs this
     /// because it keeps a token for a whole command. Call [`Handle::token`] afterwards in any case.
-    pub async fn await_lasting(&self, user: Option<u32>, until: Duration, deadline: Duration) {
-        if let Some(until) = self.patience(user, until) {
-            self.wait(user, deadline, Some(until)).await;
+    pub async fn await_lasting(&self, caller: Option<Caller>, until: Duration, deadline: Duration) {
+        if let Some(until) = self.patience(caller, until) {
+            self.wait(caller, deadline, Some(until)).await;
         }
     }
 
     /// Until when an open should wait although it could be served now; `None` if it should not. It never
     /// waits so long that the current token becomes too old to serve.
-    fn patience(&self, user: Option<u32>, until: Duration) -> Option<Duration> {
+    fn patience(&self, caller: Option<Caller>, until: Duration) -> Option<Duration> {
         let now = self.shared.clock.now();
         let snapshot = self.shared.snapshot.borrow();
         let token = snapshot.token.as_ref().filter(|_| !snapshot.lasts(&now))?;
         let spare = token.left(&now).checked_sub(snapshot.min_life)?;
         let until = until.min(now.boot.saturating_add(spare / 2));
-        (until > now.boot && snapshot.usable(user, &now).is_some()).then_some(until)
+        (until > now.boot && snapshot.usable(caller, &now).is_some()).then_some(until)
     }
 
     /// Waits for the engine's answer; `None` if the engine has ended.
     async fn wait(
         &self,
-        user: Option<u32>,
+        caller: Option<Caller>,
         deadline: Duration,
         patience: Option<Duration>,
     ) -> Option<Result<FreshToken, ReadError>> {
         let hold = super::policy::windows::hold(self.shared.clock.now().boot, deadline);
         let (answer, answered) = oneshot::channel();
-        let waiter = Box::new(Waiter { user, hold, deadline, patience, answer });
+        let waiter = Box::new(Waiter { caller, hold, deadline, patience, answer });
         self.inbox.unbounded_send(Message::Wait(waiter)).ok()?;
         answered.await.ok()
     }
@@ -265,8 +267,17 @@ impl Handle {
     /// was refused. Synchronous: no reader gets it from now on, until the source has given another or
     /// the same again; see [`Rejection::withholds_from`]. An unknown fingerprint is none of our
     /// business and changes nothing.
-    pub fn reject(&self, fingerprint: Fingerprint, user: Option<u32>) {
+    pub fn reject(&self, fingerprint: Fingerprint, caller: Option<Caller>) {
         let now = self.shared.clock.now();
+        let is_at_hand = {
+            let snapshot = self.shared.snapshot.borrow();
+            snapshot.token.as_ref().is_some_and(|token| token.fingerprint() == fingerprint)
+        };
+        if !is_at_hand {
+            return;
+        }
+        // Before the snapshot is locked: this may have to be looked up.
+        let user = caller.and_then(|caller| caller.uid());
         let mut news = None;
         self.shared.snapshot.send_if_modified(|snapshot| {
             let Some(token) = snapshot.token.as_ref().filter(|t| t.fingerprint() == fingerprint)

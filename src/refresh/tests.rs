@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::simulated::{Scripted, ScriptedSource, SimulatedTime};
 use super::store::MemoryStore;
 use super::{Engine, EventKind, Handle, TooSoon, Windows};
+use crate::caller::Caller;
 use crate::error::{FetchErrorKind, ReadError, ReadErrorKind};
 use crate::secret::Fingerprint;
 use crate::source::Source;
@@ -25,9 +26,11 @@ mod schedule;
 mod waiting;
 
 /// The user who opens and rejects.
-const READER: Option<u32> = Some(1000);
+const READER: Option<Caller> = Some(Caller::of_user(1000));
 /// Another one.
-const OTHER: Option<u32> = Some(1001);
+const OTHER: Option<Caller> = Some(Caller::of_user(1001));
+/// Somebody whose user nobody can tell.
+const UNKNOWN: Option<Caller> = Some(Caller::new(u32::MAX, u32::MAX, 0));
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);

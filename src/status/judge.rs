@@ -10,6 +10,7 @@ use super::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::caller::Caller;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::refresh::{Event, EventKind, Failure, Snapshot};
 use crate::status::counters::Counters;
@@ -187,7 +188,7 @@ fn of_a_served_token(snapshot: &Snapshot, token: &Token, now: &Now) -> String {
         format!("the token of {source} is served, since {why}")
     } else if is_rejected(snapshot, token) {
         let rejecter = snapshot.rejected.and_then(|rejection| rejection.user);
-        let waits = |user: &u32| snapshot.usable(Some(*user), now).is_none();
+        let waits = |user: &u32| snapshot.usable(Some(Caller::of_user(*user)), now).is_none();
         let but =
             rejecter.filter(waits).map(|user| format!(", but not to user {user}, who said so"));
         format!(

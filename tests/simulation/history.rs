@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_tokenfs::caller::Caller;
 use molecule_tokenfs::refresh::simulated::SimulatedTime;
 use molecule_tokenfs::refresh::store::MemoryStore;
 use molecule_tokenfs::refresh::{Engine, Handle, Windows};
@@ -409,7 +410,7 @@ async fn open(world: &World, handle: &Handle, user: u32, deadline: Duration, man
         inner.figures.opens += 1;
         inner.model.opened(&asked);
     }
-    let answer = handle.token(Some(user), deadline).await;
+    let answer = handle.token(Some(Caller::of_user(user)), deadline).await;
     let (now, truth) = (world.now(), world.truth());
     let verdict = {
         let mut inner = world.inner();
@@ -432,7 +433,7 @@ async fn open(world: &World, handle: &Handle, user: u32, deadline: Duration, man
 }
 
 fn reject(world: &World, handle: &Handle, fingerprint: Fingerprint, user: u32) {
-    handle.reject(fingerprint, Some(user));
+    handle.reject(fingerprint, Some(Caller::of_user(user)));
     let now = world.now();
     world.inner().model.rejected(fingerprint, user, &now);
     world.note(Ok(()), || format!("user {user} rejects {fingerprint}"));

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::caller::Caller;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::refresh::policy::{Held, Plan, Policy, Reading, SourceState, Verdict};
 use crate::refresh::{Next, Rejection};
@@ -51,10 +52,10 @@ impl Policy {
         self.alive(now) && self.rejection().is_none_or(|r| now.boot >= r.withheld_until)
     }
 
-    /// Whether the token at hand may be served to this user.
+    /// Whether the token at hand may be served to this caller (`None`: somebody).
     #[must_use]
-    pub fn usable_for(&self, user: Option<u32>, now: &Now) -> bool {
-        self.alive(now) && self.rejection().is_none_or(|r| !r.withholds_from(user, now))
+    pub fn usable_for(&self, caller: Option<Caller>, now: &Now) -> bool {
+        self.alive(now) && self.rejection().is_none_or(|r| !r.withholds_from(caller, now))
     }
 
     /// Whether no other token is needed: that at hand may be served, or will be offered again in a moment.
@@ -177,10 +178,10 @@ impl Policy {
         wake
     }
 
-    /// What an open of this user is told that waits until `deadline` (boot clock).
+    /// What an open of this caller is told that waits until `deadline` (boot clock).
     #[must_use]
-    pub fn verdict(&self, user: Option<u32>, now: &Now, deadline: Duration) -> Verdict {
-        if self.usable_for(user, now) {
+    pub fn verdict(&self, caller: Option<Caller>, now: &Now, deadline: Duration) -> Verdict {
+        if self.usable_for(caller, now) {
             return Verdict::Serve;
         }
         let fetching = self.fetching();

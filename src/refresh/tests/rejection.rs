@@ -126,6 +126,23 @@ async fn the_sources_word_outlives_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_from_the_user_who_rejected_it_waits_too() {
+    for rejecter in [READER, UNKNOWN, None] {
+        let world = World::of(token("same", HOUR));
+        world.open_ok().await;
+        world.handle.reject(fingerprint("same"), rejecter);
+        pass(SECOND).await;
+        let rejected = world.handle.snapshot().rejected.unwrap();
+        assert!(rejected.is_denied);
+        assert_eq!(rejected.user, rejecter.and_then(|caller| caller.uid()));
+        assert!(world.handle.usable(UNKNOWN).is_none(), "{rejecter:?}");
+        for other in [OTHER, None] {
+            assert!(world.handle.usable(other).is_some(), "{rejecter:?} {other:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn further_rejects_are_only_counted_for_a_minute() {
     let world = World::of(token("same", HOUR));
     world.open_ok().await;
