@@ -29,7 +29,7 @@ use crate::connection::companion::{Companion, Received};
 use crate::connection::handover::Message;
 use crate::connection::mount::Mount;
 use crate::connection::rotation::Helper;
-use crate::connection::wire::READ_BUFFER;
+use crate::connection::wire::{self, READ_BUFFER};
 use crate::fs::generations::State;
 use crate::place::MountError;
 use crate::program::Program;
@@ -121,7 +121,7 @@ pub struct Setup {
 struct Supervisor<'a> {
     setup: Setup,
     device: OwnedFd,
-    /// The kernel's INIT, and the first worker's answer to it.
+    /// The kernel's INIT, and the first worker's answer to it, as the kernel gets it.
     init: Vec<u8>,
     init_answer: Option<Vec<u8>>,
     workers: Workers,
@@ -365,7 +365,10 @@ impl Supervisor<'_> {
     fn receive_init_answer(&mut self, id: Id) -> Result<Init, SupervisorError> {
         let Some(worker) = self.workers.get(id) else { return Ok(Init::Other) };
         let answer = match worker.receive_init_answer() {
-            Ok(answer) => answer,
+            Ok(mut answer) => {
+                wire::allow_idmap(&self.init, &mut answer);
+                answer
+            }
             // It is the only one there is.
             Err(error) if self.machine.worker() == Some(id) => {
                 return Err(cannot("hear the answer to INIT")(error));

@@ -13,6 +13,55 @@ pub(super) const REQUEST_HEADER: usize = size_of::<RequestHeader>();
 /// The kernel reads nothing shorter from us (`FUSE_MIN_READ_BUFFER`).
 pub(super) const READ_BUFFER: usize = 8192;
 
+/// The kernel's side of INIT as far as it concerns us (`struct fuse_init_in`).
+#[derive(FromBytes, Immutable)]
+#[repr(C)]
+struct InitIn {
+    major: u32,
+    minor: u32,
+    max_readahead: u32,
+    flags: u32,
+    flags2: u32,
+}
+
+/// Our side of it, whole (`struct fuse_init_out`).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct InitOut {
+    before: [u32; 3],
+    flags: u32,
+    between: [u32; 4],
+    flags2: u32,
+    after: [u32; 7],
+}
+
+/// In the flags of both: the second word of flags counts (`FUSE_INIT_EXT`).
+const INIT_EXT: u32 = 1 << 30;
+/// In the second word: binds of the mount may be id-mapped (`FUSE_ALLOW_IDMAP`, Linux 6.12). The kernel
+/// then leaves users and groups out of requests, and wants `default_permissions`, which every mount of
+/// ours has.
+const ALLOW_IDMAP: u32 = 1 << 8;
+/// With this minor version the bit came to mean that.
+const KNOWS_IDMAP: u32 = 41;
+
+/// Adds to a worker's answer to INIT that binds may be id-mapped, where the kernel offers it. It is not for
+/// the worker to say: each must answer as the first one did, and that may have been an older program.
+pub(super) fn allow_idmap(init: &[u8], answer: &mut [u8]) {
+    let init = init.get(REQUEST_HEADER..).and_then(|init| InitIn::read_from_prefix(init).ok());
+    let offers = |init: &InitIn| {
+        (init.major, init.minor) >= (7, KNOWS_IDMAP)
+            && init.flags & INIT_EXT != 0
+            && init.flags2 & ALLOW_IDMAP != 0
+    };
+    let answer = answer.get_mut(ANSWER_HEADER..).unwrap_or_default();
+    if let Ok((answer, _)) = InitOut::mut_from_prefix(answer)
+        && answer.flags & INIT_EXT != 0
+        && init.is_some_and(|(init, _)| offers(&init))
+    {
+        answer.flags2 |= ALLOW_IDMAP;
+    }
+}
+
 /// What a request asks for, as far as it makes a difference here.
 pub(super) mod opcode {
     pub(in crate::connection) const FORGET: u32 = 2;
@@ -96,6 +145,54 @@ mod tests {
         assert!(deliver_again(&ours));
         rustix::io::read(&theirs, &mut bytes).unwrap();
         assert_eq!(bytes[4..8], 7_i32.to_ne_bytes());
+    }
+
+    /// What a kernel begins with, and what a worker answers.
+    fn init(minor: u32, flags: u32, flags2: u32) -> (Vec<u8>, Vec<u8>) {
+        let header = [0; REQUEST_HEADER / 4];
+        let init = [&header[..], &[7, minor, 131_072, flags, flags2], &[0; 11]].concat();
+        let mut answer = [0_u32; (ANSWER_HEADER + size_of::<InitOut>()) / 4];
+        (answer[4], answer[5], answer[7]) = (7, 40, flags & INIT_EXT);
+        (init.as_bytes().to_vec(), answer.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn id_mapped_binds_are_asked_for_where_the_kernel_offers_them() {
+        let (init, before) = init(45, INIT_EXT | 1, ALLOW_IDMAP | 1);
+        let mut answer = before.clone();
+        allow_idmap(&init, &mut answer);
+        // fuse_init_out.flags2, bit 40 of all flags: at 32 of the struct.
+        assert_eq!(answer.len(), 16 + 64);
+        assert_eq!(answer[16 + 32..16 + 36], 0x100_u32.to_ne_bytes());
+        let rest = |answer: &[u8]| [&answer[..48], &answer[52..]].concat();
+        assert_eq!(rest(&answer), rest(&before));
+        let once = answer.clone();
+        allow_idmap(&init, &mut answer);
+        assert_eq!(answer, once, "of each worker alike");
+    }
+
+    #[test]
+    fn an_answer_stays_as_it_is_where_the_kernel_offers_no_id_mapped_binds() {
+        for (minor, flags, flags2) in
+            [(40, INIT_EXT, ALLOW_IDMAP), (45, 0, ALLOW_IDMAP), (45, INIT_EXT, !ALLOW_IDMAP)]
+        {
+            let (init, before) = init(minor, flags, flags2);
+            let mut answer = before.clone();
+            allow_idmap(&init, &mut answer);
+            assert_eq!(answer, before, "{minor} {flags:x} {flags2:x}");
+        }
+        let (init, answer) = init(45, INIT_EXT, ALLOW_IDMAP);
+        // Of an old kernel, or an error.
+        for length in [0, 16, 24, answer.len() - 1] {
+            let mut cut = answer[..length].to_vec();
+            allow_idmap(&init, &mut cut);
+            assert_eq!(cut, answer[..length]);
+        }
+        for length in [0, REQUEST_HEADER, REQUEST_HEADER + 16] {
+            let mut same = answer.clone();
+            allow_idmap(&init[..length], &mut same);
+            assert_eq!(same, answer);
+        }
     }
 
     #[test]

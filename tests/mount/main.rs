@@ -1,6 +1,8 @@
 //! The daemon on a real mount, seen by the system calls that readers make; a file a topic.
 //! needs: root, fuse, fusermount3, busybox
 //! tests `git_and_gh_take_a_mounted_file`, `status_and_refresh_are_attributes` need: setfattr
+//! tests `idmap` need: linux-6.12
+//! tests `idmap` need: setfattr
 //! tests `system_call`, `a_call_that_a_mount_cannot_do_without` need: python3
 //! tests `through_the_helper`, `a_fanotify_listener` need: host-root
 
@@ -21,6 +23,7 @@ mod clocks;
 mod crashes;
 mod faults;
 mod hanging;
+mod idmap;
 mod interrupt;
 mod layout;
 mod lifecycle;

@@ -132,6 +132,13 @@ impl Daemon {
         Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
+    /// The same, started by a program that executes what follows its arguments.
+    pub fn by<'a>(dir: &'a TestDir, program: &str, args: &[&str]) -> Builder<'a> {
+        let mut command = copy_of_tokenfs(dir, User::Own, Path::new(program));
+        command.args(args).arg(PROGRAM).arg("mount");
+        Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
+    }
+
     /// The same, run by this user.
     pub fn of(dir: &TestDir, user: User) -> Builder<'_> {
         let mut command = tokenfs(dir, user);
