@@ -2,6 +2,7 @@
 //! next run is well.
 //!
 //! needs: root, fuse, git, gh, fusermount3, python3
+//! tests `a_limit_of_the_kernel` need: linux-6.13
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -298,6 +299,41 @@ fn a_capability_that_is_missing() {
         let remedy = report.told("fail", "fuse", "it lacks the capability CAP_SYS_ADMIN");
         assert!(remedy.contains("docker run --cap-add SYS_ADMIN"), "{remedy}");
         assert_eq!(site.doctor().bad(Some("fuse")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn each_place_is_told_its_way() {
+    sandboxed(secs(60), || {
+        let told = |site: &Site, before: &[&str]| {
+            let said = site.doctor_by(User::Own, before).said("way");
+            said.first().cloned().unwrap_or_default()
+        };
+        let without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"];
+        let inside = Site::new().with("container", "oci");
+        assert!(told(&inside, &[]).starts_with("run: "), "{}", told(&inside, &[]));
+        assert!(told(&inside, &without).starts_with("attach: "), "{}", told(&inside, &without));
+        // The machine of the tests may be a container itself.
+        let anywhere = told(&Site::new(), &[]);
+        assert!(anywhere.starts_with("bind: ") || anywhere.starts_with("run: "), "{anywhere}");
+        let (served, _daemon) = Site::wired();
+        assert_eq!(told(&served.with("container", "oci"), &[]), "");
+    });
+}
+
+#[test]
+fn a_limit_of_the_kernel_that_an_open_may_reach() {
+    sandboxed(secs(60), || {
+        let (site, _daemon) = Site::wired();
+        let limits = site.dir.folder("limits");
+        let bind = "mount --bind \"$0\" /proc/sys/fs/fuse && exec \"$@\"";
+        let before = ["sh", "-c", bind, limits.to_str().unwrap()];
+        fs::write(limits.join("max_request_timeout"), "8\n").unwrap();
+        let report = site.doctor_by(User::Own, &before);
+        let remedy = report.told("warn", "kernel", "8 s (fs.fuse.max_request_timeout)");
+        assert!(remedy.contains("sysctl fs.fuse.max_request_timeout=10, or --open-timeout 3s"));
+        fs::write(limits.join("max_request_timeout"), "10\n").unwrap();
+        site.doctor_by(User::Own, &before).assert_well();
     });
 }
 

@@ -22,6 +22,7 @@ mod git;
 mod kernel;
 mod mount;
 mod subject;
+mod way;
 
 use subject::Subject;
 
@@ -109,8 +110,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let subject = Subject::find(args.user.as_deref())?;
     let settings = Settings::load(&SettingsArgs::default())?;
     let (served, mut findings) = mount::look(args.mountpoint.clone(), &settings, &subject);
-    findings
-        .splice(0..0, fuse::look(served.backend).into_iter().chain(kernel::look(served.backend)));
+    let fuse = fuse::look(served.backend);
+    let way = way::look(&served, &fuse);
+    let kernel = kernel::look(served.backend, settings.open_timeout.value);
+    findings.splice(0..0, fuse.findings.into_iter().chain(kernel));
     let gh = gh::look(&subject, served.mountpoint.as_deref());
     findings.extend(git::look(&subject, &settings.hosts.value));
     findings.extend(environment::look(&served, gh.has_shim));
@@ -118,6 +121,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     if let Some(mountpoint) = &served.mountpoint {
         findings.extend(choice::look(&subject, mountpoint, &settings.hosts.value, gh.has_shim));
     }
+    // Advice, after what is wrong.
+    findings.extend(way);
     let text = if args.json { json(&subject, &findings) } else { text(&findings) };
     cmd::print(text.as_bytes())?;
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
-use super::Finding;
+use super::{Finding, Verdict};
 use crate::cmd;
 use crate::config;
 use crate::connection::mount::{self, Obstacle};
@@ -24,23 +24,42 @@ const SYS_ADMIN: u32 = 21;
 /// The helper of ordinary users.
 const HELPER: &str = "fusermount3";
 
+/// What was found out.
+pub(super) struct Looked {
+    pub(super) findings: Vec<Finding>,
+    pub(super) process: Process,
+    /// How the attempt to make a mount went, if one was made.
+    pub(super) tried: Option<Tried>,
+}
+
+/// An attempt to make a mount.
+pub(super) struct Tried {
+    /// What stopped it.
+    pub(super) obstacle: Option<Obstacle>,
+    /// Whether nothing did, or the helper can do it.
+    pub(super) can_mount: bool,
+}
+
 /// Looks, unless a mount that serves has answered the question.
-pub fn look(served: Option<Backend>) -> Vec<Finding> {
-    if served == Some(Backend::Fuse) {
-        return Vec::new();
-    }
+pub fn look(served: Option<Backend>) -> Looked {
     let process = Process::own();
+    if served == Some(Backend::Fuse) {
+        return Looked { findings: Vec::new(), process, tried: None };
+    }
     let obstacle = match try_it() {
         Ok(obstacle) => obstacle,
         Err(error) => {
             let sentence = format!("it cannot be tried whether a mount can be made: {error}");
-            return vec![Finding::warn(CHECK, sentence, "try it: molecule-tokenfs mount")];
+            let finding = Finding::warn(CHECK, sentence, "try it: molecule-tokenfs mount");
+            return Looked { findings: vec![finding], process, tried: None };
         }
     };
     let finding = judge(obstacle, &process);
+    let tried = Some(Tried { obstacle, can_mount: finding.verdict == Verdict::Ok });
     // Plain files stand in for the mount: that works, but promises less.
     let stands_in = served == Some(Backend::Files);
-    vec![if stands_in { weaker(finding) } else { finding }]
+    let findings = vec![if stands_in { weaker(finding) } else { finding }];
+    Looked { findings, process, tried }
 }
 
 fn weaker(finding: Finding) -> Finding {
@@ -96,21 +115,21 @@ fn try_it() -> io::Result<Option<Obstacle>> {
 /// What this process may, and where it is.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct Process {
-    is_root: bool,
+pub(super) struct Process {
+    pub(super) is_root: bool,
     /// It has `CAP_SYS_ADMIN`, in its user namespace.
-    may_mount: bool,
+    pub(super) may_mount: bool,
     /// A program that it starts can have it.
-    may_gain: bool,
+    pub(super) may_gain: bool,
     /// The user of the host that is root in this user namespace, where it is not root.
-    outer_root: Option<u32>,
-    in_container: bool,
-    helper: Helper,
+    pub(super) outer_root: Option<u32>,
+    pub(super) in_container: bool,
+    pub(super) helper: Helper,
 }
 
 /// How it stands with `fusermount3(1)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Helper {
+pub(super) enum Helper {
     Missing,
     NotSetuid,
     Usable,
@@ -141,7 +160,9 @@ impl Process {
             may_gain: has("CapBnd") && field("NoNewPrivs") == "0",
             outer_root: outer_root(&map),
             in_container: marks.iter().any(|mark| fs::exists(mark).unwrap_or(false))
-                || config::env("container").is_some(),
+                || ["container", "KUBERNETES_SERVICE_HOST"]
+                    .iter()
+                    .any(|name| config::env(name).is_some()),
             helper,
         }
     }
@@ -259,10 +280,10 @@ fn helper(process: &Process) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const ROOT: Process = Process {
+    pub(in crate::cmd::doctor) const ROOT: Process = Process {
         is_root: true,
         may_mount: true,
         may_gain: true,
