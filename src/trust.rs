@@ -7,6 +7,10 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
+mod map;
+
+pub use map::IdMap;
+
 /// Write permission for the group and for others (`inode(7)`).
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// In a directory with this bit only the owners of an entry and of the directory may rename or remove it.
@@ -49,24 +53,12 @@ impl Trust {
 
     /// With a map as in `user_namespaces(7)`: first number inside, first number outside, how many.
     pub(crate) fn with(own: u32, map: &str, overflow: u32) -> Self {
-        let outside = |uid: u32| {
-            map.lines().find_map(|line| {
-                let mut numbers = line.split_whitespace().map(str::parse::<u32>);
-                let (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(count))) =
-                    (numbers.next(), numbers.next(), numbers.next())
-                else {
-                    return None;
-                };
-                let at = uid.checked_sub(inside).filter(|at| *at < count)?;
-                outside.checked_add(at)
-            })
-        };
-        let is_everybody = map.split_whitespace().eq(["0", "0", "4294967295"]);
+        let map = IdMap::parse(map);
         Self {
             own,
-            outside: outside(own).unwrap_or(own),
-            unmapped: (!is_everybody).then_some(overflow),
-            is_ambiguous: !is_everybody && outside(overflow).is_some(),
+            outside: map.outside(own).unwrap_or(own),
+            unmapped: (!map.is_everybody()).then_some(overflow),
+            is_ambiguous: !map.is_everybody() && map.outside(overflow).is_some(),
         }
     }
 
