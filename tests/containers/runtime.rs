@@ -1,19 +1,16 @@
 //! The runtimes, each with the one way to start a container and to open a shell in it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::site::{AGENT, Site, Wiring, tool};
 use crate::support::docker::{self, Engine};
 use crate::support::limit::OnTimeout;
-use crate::support::namespace::replace_file;
-use crate::support::process::{Finished, Process, User, command, run};
+use crate::support::podman::{an_ordinary_user, end_pause, outside, podman};
+use crate::support::process::{Finished, Process, User, run};
 use crate::support::{eventually, secs};
 
 /// A program that makes containers.
@@ -79,7 +76,7 @@ impl Runtime {
 
     /// The number that the container's agent has on this machine.
     pub fn agent(self) -> u32 {
-        if self == Self::PodmanRootless { FIRST_OF_MANY + AGENT - 1 } else { AGENT }
+        if self == Self::PodmanRootless { outside(AGENT) } else { AGENT }
     }
 
     /// Starts a container, and hands it over until `body` is done with it.
@@ -250,9 +247,6 @@ impl Drop for Bundle<'_> {
     }
 }
 
-/// The numbers that an ordinary user may give out in a user namespace begin here (`subuid(5)`).
-const FIRST_OF_MANY: u32 = 100_000;
-
 struct InPodman<'a> {
     site: &'a Site,
     user: User,
@@ -266,7 +260,7 @@ impl<'a> InPodman<'a> {
             Runtime::PodmanRootless => User::Number(AGENT),
             _ => User::Own,
         };
-        let mut start = podman(site, user);
+        let mut start = podman(&site.dir, user);
         start.args(["run", "--rm", "--name=workspace"]).args(options(order));
         if user == User::Own {
             start.arg("--rootfs").arg(&order.root);
@@ -276,7 +270,7 @@ impl<'a> InPodman<'a> {
         }
         start.args(&order.words);
         let process = Process::start(start, "podman", &site.dir);
-        let place = site.dir.join("podman");
+        let place = site.dir.path().to_owned();
         let pause = OnTimeout::new(move || end_pause(&place));
         let mut container = Self { site, user, process, _pause: pause };
         eventually("the container runs", secs(30), || {
@@ -289,33 +283,10 @@ impl<'a> InPodman<'a> {
     }
 }
 
-/// podman, with all that it keeps in the directory of the test.
-fn podman(site: &Site, user: User) -> Command {
-    let place = site.dir.folder("podman");
-    let configuration = site.dir.file(
-        "podman/containers.conf",
-        "[containers]\ndefault_ulimits=[\"nofile=4096:20000\", \"nproc=16384:16384\"]\n\
-         [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n",
-    );
-    let mut podman = command("podman", user);
-    podman.env("CONTAINERS_CONF", configuration).env("HOME", &place);
-    podman.env("XDG_RUNTIME_DIR", &place);
-    for (option, name) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
-        podman.arg(option).arg(place.join(name));
-    }
-    // runc cannot do without control groups, which an ordinary user has none of here.
-    podman.args(["--runtime", if user == User::Own { "runc" } else { "crun" }]);
-    podman
-}
-
 /// A copy of the root that belongs to an ordinary user and to the numbers that this user gives out; the
 /// user itself is made, for this namespace.
 fn given_away(site: &Site, order: &Order) -> PathBuf {
-    let users = format!("root:x:0:0::/root:/bin/sh\nworker:x:{AGENT}:{AGENT}::/:/bin/sh\n");
-    replace_file("/etc/passwd".as_ref(), &users, &site.dir);
-    for list in ["/etc/subuid", "/etc/subgid"] {
-        replace_file(list.as_ref(), &format!("worker:{FIRST_OF_MANY}:65536\n"), &site.dir);
-    }
+    an_ordinary_user(&site.dir);
     let copy = site.dir.join("given-away");
     let script = r#"
         set -e
@@ -336,7 +307,7 @@ fn given_away(site: &Site, order: &Order) -> PathBuf {
 
 impl Container for InPodman<'_> {
     fn shell(&self, line: &str) -> Finished {
-        let mut exec = podman(self.site, self.user);
+        let mut exec = podman(&self.site.dir, self.user);
         exec.args(["exec", "--user=agent", "workspace", "sh", "-c", line]);
         run(exec, &self.site.dir, secs(30))
     }
@@ -351,23 +322,13 @@ impl Container for InPodman<'_> {
     }
 }
 
-/// podman keeps the user namespace of an ordinary user with a process that outlives all containers.
-fn end_pause(place: &Path) {
-    for file in ["libpod/tmp/pause.pid", "tmp/pause.pid"] {
-        let process = fs::read_to_string(place.join(file)).ok();
-        if let Some(process) = process.and_then(|text| text.trim().parse().ok()) {
-            kill(Pid::from_raw(process), Signal::SIGKILL).ok();
-        }
-    }
-}
-
 impl Drop for InPodman<'_> {
     fn drop(&mut self) {
-        let mut remove = podman(self.site, self.user);
+        let mut remove = podman(&self.site.dir, self.user);
         remove.args(["rm", "--force", "--ignore", "--time=0", "workspace"]);
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             run(remove, &self.site.dir, secs(30))
         }));
-        end_pause(&self.site.dir.join("podman"));
+        end_pause(self.site.dir.path());
     }
 }

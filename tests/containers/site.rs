@@ -1,18 +1,16 @@
 //! What containers live on: a platform, a root file system, and the loop that the agent runs.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use molecule_tokenfs::demo::Demo;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::mount::{MsFlags, mount};
 
 use crate::support::daemon::PROGRAM;
 use crate::support::dir::TestDir;
-use crate::support::namespace::open_fuse_device;
+use crate::support::namespace::{old_control_groups, open_fuse_device, own_null};
 use crate::support::process::{ORDINARY, User, command, run};
 use crate::support::secs;
 use crate::support::template::project;
@@ -88,10 +86,8 @@ impl Site {
         // Container engines make directories of theirs there, whatever place they are told.
         mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
         open_fuse_device(&dir);
-        // crun gives what it finds as standard input to the container's user, the machine's too.
         own_null(&dir);
-        // Half of a machine's control groups are of the new kind; crun takes all or nothing.
-        let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
+        old_control_groups();
         let demo = platform(&dir, life);
         let url = demo.create_repository("work.git").unwrap();
         Self { demo, dir, url, life }
@@ -168,15 +164,6 @@ impl Site {
             Wiring::Frozen => ["gosu", "agent", "sh", "-c", &frozen].map(str::to_owned).to_vec(),
         }
     }
-}
-
-/// Puts a node of the test's own in the place of `/dev/null`.
-fn own_null(dir: &TestDir) {
-    let node = dir.join("dev-null");
-    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(1, 3)).unwrap();
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
-    let plain = None::<&str>;
-    mount(Some(&node), "/dev/null", plain, MsFlags::MS_BIND, plain).unwrap();
 }
 
 /// The directory of a root file system, made by the first test that asks and kept for all others.

@@ -33,6 +33,7 @@ pub mod limited;
 pub mod namespace;
 pub mod opens;
 pub mod picture;
+pub mod podman;
 pub mod process;
 pub mod processes;
 pub mod server;

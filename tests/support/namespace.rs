@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
@@ -66,6 +66,20 @@ pub fn open_fuse_device(dir: &TestDir) {
     }
     fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).expect("a mode");
     bind(&node, Path::new("/dev/fuse"));
+}
+
+/// Puts a node of the test's own in the place of `/dev/null`: crun gives what it finds as standard input to
+/// the container's user, the machine's too.
+pub fn own_null(dir: &TestDir) {
+    let node = dir.join("dev-null");
+    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(1, 3)).expect("a device node");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).expect("a mode");
+    bind(&node, Path::new("/dev/null"));
+}
+
+/// Half of a machine's control groups can be of the new kind; crun takes all or nothing.
+pub fn old_control_groups() {
+    let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
 }
 
 /// Gives this namespace a `/dev` of its own, with what a container has there: for sockets in it.
