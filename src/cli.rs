@@ -129,6 +129,12 @@ pub enum Command {
     /// Unmount the tokens; the daemon that serves them then ends
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Umount(cmd::umount::UmountArgs),
+    /// Show a mount of this host in a container that runs already
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    Attach(cmd::attach::AttachArgs),
+    /// Take away what `attach` has shown in a container
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    Detach(cmd::attach::DetachArgs),
     /// Print the token, or another view of it
     #[command(after_help = EXIT_CODES)]
     Get(cmd::get::GetArgs),
@@ -201,6 +207,8 @@ impl Command {
             Self::ReadForeign(args) => cmd::read_foreign::run(&args),
             Self::Upgrade(args) => cmd::upgrade::run(&args),
             Self::Umount(args) => cmd::umount::run(args),
+            Self::Attach(args) => cmd::attach::run(&args),
+            Self::Detach(args) => cmd::attach::detach(&args),
             Self::Get(args) => cmd::get::run(&args),
             Self::Status(args) => cmd::status::run(&args),
             Self::Wait(args) => cmd::wait::run(&args),

@@ -11,6 +11,7 @@ use crate::{config, observe};
 
 pub use crate::advice::{Advise, EXIT_FAILURE, EXIT_NO_TOKEN, EXIT_USAGE};
 
+pub mod attach;
 pub mod background;
 pub mod check;
 pub mod choice;

@@ -38,7 +38,7 @@
 //!
 //! ```text
 //! 5 process   main > cli > cmd/ > config > observe demo/ advice
-//! 4 serve     files/ > connection/ place/ > fs/ service spawn
+//! 4 serve     attach/ files/ > connection/ place/ > fs/ service spawn
 //! 3 views     view/  status/
 //! 2 refresh   refresh/
 //! 1 sources   source/  foreign/  program  trust  caller
@@ -46,6 +46,7 @@
 //! ```
 
 pub mod advice;
+pub mod attach;
 pub mod caller;
 pub mod cli;
 pub mod cmd;

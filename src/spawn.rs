@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::unistd::{getegid, geteuid, getgid, getuid};
@@ -238,13 +238,33 @@ fn collect(child: &mut Child, deadline: Duration) -> io::Result<(Vec<u8>, Vec<u8
         read_some(&mut err, &mut stderr)?;
     }
     // It may have closed both and go on.
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid
-        && let Ok(ended) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-    {
-        wait_for_any(&[ended.as_fd()], deadline)?;
-    }
+    wait_for_end(child, deadline)?;
     Ok((stdout, stderr))
+}
+
+fn wait_for_end(child: &Child, deadline: Duration) -> io::Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    match pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())) {
+        Some(Ok(ended)) => wait_for_any(&[ended.as_fd()], deadline),
+        // Before Linux 5.3 nobody can wait so.
+        _ => Ok(()),
+    }
+}
+
+/// Runs a program that may come to wait in the kernel for ever, where no signal ends it: after `limit` it is
+/// killed, and left alone.
+///
+/// # Errors
+/// If it cannot be started; `TimedOut` if it did not end in time.
+pub fn status(command: &mut Command, limit: Duration) -> io::Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let waited = wait_for_end(&child, SystemClock.now().boot.saturating_add(limit));
+    if let Err(error) = waited {
+        // It may have ended meanwhile, which is as well.
+        let _ = child.kill();
+        return Err(error);
+    }
+    child.wait()
 }
 
 /// Waits until one of these is readable.

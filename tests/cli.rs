@@ -444,9 +444,14 @@ fn completions_and_manual_pages_know_every_command() {
             for name in &commands {
                 assert!(script.contains(name.as_str()), "{shell}: {name}");
             }
-            for hidden in
-                ["run-command", "read-foreign", "demo-platform", "--made-up", "tell-parent"]
-            {
+            for hidden in [
+                "run-command",
+                "read-foreign",
+                "demo-platform",
+                "--made-up",
+                "tell-parent",
+                "--alone",
+            ] {
                 assert!(!script.contains(hidden), "{shell}: {hidden}");
             }
             for value in ["0440", "git-credential", "gh/hosts.yml", "fuse", "trace", "directory"] {

@@ -22,11 +22,16 @@ struct Entry {
 
 impl Made {
     /// Notes something that was made in a directory.
-    pub(super) fn note(&mut self, parent: impl AsFd, name: &OsStr, is_directory: bool) {
+    pub(crate) fn note(&mut self, parent: impl AsFd, name: &OsStr, is_directory: bool) {
         // Without a descriptor left it stays.
         if let Ok(parent) = parent.as_fd().try_clone_to_owned() {
             self.0.push(Entry { parent, name: name.to_owned(), is_directory });
         }
+    }
+
+    /// What was made stays.
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
     }
 }
 

@@ -28,6 +28,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// The source.
     pub source: String,
+    /// The number of the group whose members show each other's mounts and unmounts, if it is in one.
+    pub peers: Option<u64>,
     /// The user who mounted it, where it is one of FUSE's: as seen from where it was mounted.
     pub mounter: Option<u32>,
 }
@@ -98,7 +100,8 @@ fn by_statx(file: impl AsFd) -> io::Result<Option<u64>> {
     Ok((stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id))
 }
 
-fn parse(text: &[u8]) -> Vec<MountEntry> {
+/// All mounts of a table.
+pub(crate) fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
@@ -108,13 +111,15 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let id = text(fields.next()?).parse().ok()?;
     let minor = text(fields.nth(1)?).split_once(':')?.1.parse().ok()?;
     let target = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
-    fields.find(|field| *field == b"-")?;
+    let mut optional = fields.by_ref().skip(1).take_while(|field| *field != b"-");
+    let peers = optional.find_map(|field| text(field).strip_prefix("shared:")?.parse().ok());
+    optional.for_each(drop);
     let (fs_type, source) = (text(fields.next()?), text(fields.next()?));
     let is_fuse = fs_type == "fuse" || fs_type.starts_with("fuse.") || fs_type == "fuseblk";
     let options = fields.next().filter(|_| is_fuse).map(text).unwrap_or_default();
     let mounter = options.split(',').find_map(|option| option.strip_prefix("user_id="));
     let mounter = mounter.and_then(|user| user.parse().ok());
-    Some(MountEntry { id, minor, target, fs_type, source, mounter })
+    Some(MountEntry { id, minor, target, fs_type, source, peers, mounter })
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_line_gives_target_type_and_source_with_escapes_undone() {
-        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n\
+        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:7 - ext3 /dev/root rw\n\
             37 36 0:52 / /run/molecule/token rw,nosuid - fuse.molecule-tokenfs molecule-tokenfs rw,user_id=7,group_id=0\n\
             nonsense\n";
         let mounts = parse(text);
@@ -176,6 +181,7 @@ mod tests {
         assert!(mounts[1].is_ours());
         assert_eq!((mounts[1].id, mounts[1].minor), (37, 52));
         assert_eq!((mounts[0].mounter, mounts[1].mounter), (None, Some(7)));
+        assert_eq!((mounts[0].peers, mounts[1].peers), (Some(7), None));
     }
 
     #[test]
