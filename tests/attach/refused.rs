@@ -166,10 +166,6 @@ fn only_a_mount_of_root_s_can_be_shown_and_only_by_root() {
             &run(ordinary, &scene.dir, secs(5)),
             "only root of the host, with CAP_SYS_ADMIN",
         );
-        let mut bounded = tokenfs(&scene.dir, User::Own);
-        bounded.args(["attach", "--pid", &apart.number(), "--path", "/", PLACE]);
-        let wrong = run(bounded, &scene.dir, secs(5));
-        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
         let file = scene.dir.join("single");
         let single = Daemon::at(&scene.dir).mountpoint(&file).args(["--made-up", "1h"]);
         let _single = single.args(["--layout", "file"]).start();
@@ -180,5 +176,24 @@ fn only_a_mount_of_root_s_can_be_shown_and_only_by_root() {
         let _kept = kept.args(["--backend", "files"]).start();
         let words = ["--pid", &apart.number(), files.to_str().unwrap()];
         expect_refusal(&scene.attach(&words), "are files, and no mount");
+    });
+}
+
+#[test]
+fn a_command_line_that_names_no_container_or_no_place_is_wrong() {
+    sandboxed(secs(40), || {
+        let scene = Scene::new();
+        for words in [
+            &[PLACE][..],
+            &["--pid", "1", "--container", "one"],
+            &["--container", ""],
+            &["--pid", "one"],
+            &["--pid", "1", "--path", "/"],
+            &["--pid", "1", "--path", "run/token"],
+            &["--pid", "1", "--path", "/run/../etc"],
+        ] {
+            let wrong = scene.attach(words);
+            assert_eq!(wrong.status.code(), Some(2), "{words:?}: {wrong:?}");
+        }
     });
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::bundle::Bundle;
 use crate::engines::InPodman;
 use crate::scene::{AGENT, Container, PLACE, Scene, expect_refusal, lives};
+use crate::support::daemon::Daemon;
 use crate::support::namespace::{replace_file, sandboxed};
 use crate::support::secs;
 
@@ -37,6 +38,13 @@ fn a_container_with_users_of_its_own_sees_the_tokens_of_one_of_them_and_of_nobod
         );
         assert!(refused.stderr.contains("0 to 65535 are 200000 to 265535"), "{refused:?}");
         assert!(refused.stderr.contains("mount --owner 201000"), "{refused:?}");
+        let open = scene.dir.join("open");
+        let for_all = Daemon::at(&scene.dir).mountpoint(&open).args(["--made-up", "1h"]);
+        let _open = for_all.args(["--mode", "0444"]).arg_pair("--owner", AGENT.to_string()).start();
+        // What everybody may read needs no owner there.
+        let words = ["--container", &container.name, "--path", "/tmp", open.to_str().unwrap()];
+        scene.attach(&words).ok();
+        assert!(container.shell(AGENT, "cat /tmp/token").ok().starts_with("ghs_"));
         lives(&scene, &container, &[&["--container", &container.name]]);
         let made = format!("stat -c '%u:%g %a' /run/molecule {PLACE}");
         assert_eq!(container.shell(AGENT, &made).ok(), "0:0 755\n0:0 755\n");
