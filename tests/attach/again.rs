@@ -17,7 +17,7 @@ use crate::support::{eventually, secs};
 
 #[test]
 fn a_second_one_takes_the_place_of_the_first_and_readers_do_not_notice() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let apart = Apart::start(&scene);
@@ -55,7 +55,7 @@ fn a_second_one_takes_the_place_of_the_first_and_readers_do_not_notice() {
 
 #[test]
 fn after_the_daemon_was_killed_another_attach_heals_the_container() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let mut daemon = scene.daemon(AGENT);
         let container = Bundle::start("runc", &scene);
@@ -87,7 +87,7 @@ fn after_the_daemon_was_killed_another_attach_heals_the_container() {
 
 #[test]
 fn a_container_that_bound_the_mount_is_healed_in_the_same_way() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let mut daemon = scene.daemon(AGENT);
         let container = Bundle::start_with("runc", &scene, |config| {
@@ -108,7 +108,7 @@ fn a_container_that_bound_the_mount_is_healed_in_the_same_way() {
 
 #[test]
 fn a_directory_of_a_mount_shows_that_token_alone() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let mut text = String::new();
         for name in ["default", "acme"] {
@@ -143,7 +143,7 @@ fn a_directory_of_a_mount_shows_that_token_alone() {
 
 #[test]
 fn refresh_can_be_written_to_only_where_that_was_asked_for() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let daemon = Daemon::at(&scene.dir).mountpoint(PLACE).args(["--made-up", "1h"]);
         let _daemon = daemon.arg_pair("--owner", AGENT.to_string()).start();

@@ -20,22 +20,21 @@ pub const WITHOUT_RIGHTS: [&str; 4] =
 
 #[test]
 fn a_container_of_runc() {
-    sandboxed(secs(50), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let container = Bundle::start("runc", &scene);
-        let pid = container.pid().to_string();
-        lives(&scene, &container, &[&["--container", &container.name], &["--pid", &pid]]);
+        lives(&scene, &container, &["--container", &container.name]);
     });
 }
 
 #[test]
 fn a_container_of_crun() {
-    sandboxed(secs(50), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let container = Bundle::start("crun", &scene);
-        lives(&scene, &container, &[&["--container", &container.name]]);
+        lives(&scene, &container, &["--container", &container.name]);
     });
 }
 
@@ -51,7 +50,7 @@ impl Container for docker::Container<'_> {
 
 #[test]
 fn a_container_of_docker_by_its_id_and_its_name() {
-    sandboxed(secs(60), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let engine = Engine::start(&scene.dir);
@@ -59,7 +58,7 @@ fn a_container_of_docker_by_its_id_and_its_name() {
         let options = [&WITHOUT_RIGHTS[..], &["--name=agent-of-docker"]].concat();
         let container = engine.run(&options, "busybox", &["sleep", "600"]);
         // Its files are not where an engine of the machine has them, so this goes by control groups.
-        lives(&scene, &container, &[&["--container", &container.id()[..12]]]);
+        lives(&scene, &container, &["--container", &container.id()[..12]]);
         private_copy("/var/lib".as_ref(), &scene.dir);
         for (from, to) in
             [("exec", "/run/docker"), ("data/containers", "/var/lib/docker/containers")]
@@ -150,12 +149,12 @@ impl Drop for InPodman<'_> {
 
 #[test]
 fn a_container_of_podman_by_its_id_and_its_name() {
-    sandboxed(secs(60), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let container = InPodman::start(&scene, User::Own, &[]);
         let id = container.inspect("{{.Id}}");
-        lives(&scene, &container, &[&["--container", &id[..10]]]);
+        lives(&scene, &container, &["--container", &id[..10]]);
         private_copy("/var/lib".as_ref(), &scene.dir);
         let to = "/var/lib/containers/storage";
         std::fs::create_dir_all(to).unwrap();
@@ -168,7 +167,7 @@ fn a_container_of_podman_by_its_id_and_its_name() {
 
 #[test]
 fn a_container_of_podman_for_an_ordinary_user() {
-    sandboxed(secs(60), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(outside(AGENT));
         an_ordinary_user(&scene.dir);
@@ -178,7 +177,7 @@ fn a_container_of_podman_for_an_ordinary_user() {
         run(give, &scene.dir, secs(10)).ok();
         let container = InPodman::start(&scene, User::Number(AGENT), &["--cgroups=disabled"]);
         let pid = container.pid().to_string();
-        lives(&scene, &container, &[&["--pid", &pid]]);
+        lives(&scene, &container, &["--pid", &pid]);
         // What was made on the way is root's, as the container sees it.
         let made = "[ \"$(stat -c %u:%g:%a /run/molecule)\" = 0:0:755 ] && echo root";
         assert_eq!(container.shell(AGENT, made).ok(), "root\n");

@@ -13,11 +13,11 @@ use crate::support::namespace::sandboxed;
 use crate::support::secs;
 
 /// As many as it took to see both outcomes a dozen times.
-const TIMES: u32 = 60;
+const TIMES: u32 = 40;
 
 #[test]
 fn links_that_take_the_place_of_directories_meanwhile_lead_nowhere() {
-    sandboxed(secs(50), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let victim = scene.dir.folder("victim");
@@ -65,7 +65,7 @@ fn links_that_take_the_place_of_directories_meanwhile_lead_nowhere() {
 
 #[test]
 fn a_file_system_that_does_not_answer_holds_nobody_up_for_ever() {
-    sandboxed(secs(50), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let hung = Hung::new(&scene.dir);

@@ -15,7 +15,7 @@ use crate::support::{eventually, secs};
 
 #[test]
 fn a_link_a_file_a_full_directory_or_another_mount_is_refused_and_left_as_it_is() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let apart = Apart::start(&scene);
@@ -55,7 +55,7 @@ fn a_link_a_file_a_full_directory_or_another_mount_is_refused_and_left_as_it_is(
 
 #[test]
 fn a_directory_is_made_on_a_read_only_mount_and_not_on_a_read_only_file_system_or_volume() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let volume = scene.dir.folder("volume");
@@ -81,7 +81,7 @@ fn a_directory_is_made_on_a_read_only_mount_and_not_on_a_read_only_file_system_o
 
 #[test]
 fn what_a_daemon_in_the_container_serves_stays() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let place = scene.dir.join("theirs");
@@ -102,7 +102,7 @@ fn what_a_daemon_in_the_container_serves_stays() {
 
 #[test]
 fn a_directory_that_is_shared_with_the_host_is_refused() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let shared = scene.dir.folder("shared");
@@ -120,7 +120,7 @@ fn a_directory_that_is_shared_with_the_host_is_refused() {
 
 #[test]
 fn a_process_or_container_that_is_not_there_is_named() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let _daemon = scene.daemon(AGENT);
         let refused = scene.attach(&["--container", "no-such-agent"]);
@@ -155,7 +155,7 @@ fn a_process_or_container_that_is_not_there_is_named() {
 
 #[test]
 fn only_a_mount_of_root_s_can_be_shown_and_only_by_root() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let apart = Apart::start(&scene);
         let words = ["--pid", &apart.number()];
@@ -181,7 +181,7 @@ fn only_a_mount_of_root_s_can_be_shown_and_only_by_root() {
 
 #[test]
 fn a_command_line_that_names_no_container_or_no_place_is_wrong() {
-    sandboxed(secs(40), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         for words in [
             &[PLACE][..],

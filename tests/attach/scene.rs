@@ -148,24 +148,19 @@ impl Apart {
     }
 }
 
-/// The whole life of a mount in a container that was started without any right, by each of these names.
-pub fn lives(scene: &Scene, container: &dyn Container, names: &[&[&str]]) {
-    for name in names {
-        let told = scene.attach(name).ok();
-        let pid = format!("process {}", container.pid());
-        assert!(
-            told.contains(&pid) && told.contains(" is shown at /run/molecule/token in "),
-            "{told}"
-        );
-        assert_eq!(container.shell(AGENT, READ).ok(), "read\n");
-        let stranger = container.shell(AGENT + 1, "cat /run/molecule/token/token");
-        assert!(stranger.stderr.contains("Permission denied"), "{stranger:?}");
-        assert_eq!(container.shell(AGENT, TAMPER).ok(), "");
-        assert_eq!(container.shell(AGENT, TAMPER_ABOVE).ok(), "");
-        assert_eq!(container.shell(0, TAMPER).ok(), "");
-        let told = scene.detach(name).ok();
-        assert!(told.contains("nothing is shown at /run/molecule/token in "), "{told}");
-        assert_eq!(container.shell(AGENT, "ls -A /run/molecule/token").ok(), "");
-        expect_refusal(&scene.detach(name), "nothing of molecule-tokenfs is shown at");
-    }
+/// The whole life of a mount in a container that was started without any right, and is called so.
+pub fn lives(scene: &Scene, container: &dyn Container, name: &[&str]) {
+    let told = scene.attach(name).ok();
+    let pid = format!("process {}", container.pid());
+    assert!(told.contains(&pid) && told.contains(" is shown at /run/molecule/token in "), "{told}");
+    assert_eq!(container.shell(AGENT, READ).ok(), "read\n");
+    let stranger = container.shell(AGENT + 1, "cat /run/molecule/token/token");
+    assert!(stranger.stderr.contains("Permission denied"), "{stranger:?}");
+    assert_eq!(container.shell(AGENT, TAMPER).ok(), "");
+    assert_eq!(container.shell(AGENT, TAMPER_ABOVE).ok(), "");
+    assert_eq!(container.shell(0, TAMPER).ok(), "");
+    let told = scene.detach(name).ok();
+    assert!(told.contains("nothing is shown at /run/molecule/token in "), "{told}");
+    assert_eq!(container.shell(AGENT, "ls -A /run/molecule/token").ok(), "");
+    expect_refusal(&scene.detach(name), "nothing of molecule-tokenfs is shown at");
 }

@@ -14,7 +14,7 @@ const FIRST: u32 = 200_000;
 
 #[test]
 fn a_container_with_users_of_its_own_sees_the_tokens_of_one_of_them_and_of_nobody_else() {
-    sandboxed(secs(50), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         let elsewhere = scene.dir.join("strangers");
         let _stranger = scene.daemon_at(&elsewhere, AGENT);
@@ -45,7 +45,7 @@ fn a_container_with_users_of_its_own_sees_the_tokens_of_one_of_them_and_of_nobod
         let words = ["--container", &container.name, "--path", "/tmp", open.to_str().unwrap()];
         scene.attach(&words).ok();
         assert!(container.shell(AGENT, "cat /tmp/token").ok().starts_with("ghs_"));
-        lives(&scene, &container, &[&["--container", &container.name]]);
+        lives(&scene, &container, &["--container", &container.name]);
         let made = format!("stat -c '%u:%g %a' /run/molecule {PLACE}");
         assert_eq!(container.shell(AGENT, &made).ok(), "0:0 755\n0:0 755\n");
         // Where it cannot be made, the reason is told, and nothing is left.
@@ -59,7 +59,7 @@ fn a_container_with_users_of_its_own_sees_the_tokens_of_one_of_them_and_of_nobod
 
 #[test]
 fn a_container_of_podman_to_which_podman_gives_users() {
-    sandboxed(secs(60), || {
+    sandboxed(secs(120), || {
         let scene = Scene::new();
         for list in ["/etc/subuid", "/etc/subgid"] {
             replace_file(list.as_ref(), &format!("containers:{FIRST}:65536\n"), &scene.dir);
@@ -67,7 +67,7 @@ fn a_container_of_podman_to_which_podman_gives_users() {
         let _daemon = scene.daemon(FIRST + AGENT);
         let container = InPodman::start_of_image(&scene, &["--userns=auto:size=65536"]);
         let id = container.inspect("{{.Id}}");
-        lives(&scene, &container, &[&["--container", &id]]);
+        lives(&scene, &container, &["--container", &id]);
         // Also where its root is read-only, and its directories have yet to be made.
         scene.attach(&["--container", &id, "--path", "/opt/token"]).ok();
         let see = "stat -c '%u:%g %a' /opt && cat /opt/token/token";
