@@ -14,8 +14,8 @@ use rustix::mount::MountAttrFlags;
 use super::error::{AttachError, errno};
 use super::process::Process;
 use super::{attributes, tree};
-use crate::connection::mountinfo::{self, MountEntry};
 use crate::place::Made;
+use crate::place::mountinfo::{self, MountEntry};
 
 /// This process in the namespaces of a container.
 pub(super) struct Inside {

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "finds its own program in memory and gives it back; mallopt(3), mlock(2)"
+    reason = "finds its own program in memory and gives it back; mallopt(3), malloc_trim(3), mlock(2)"
 )]
 
 use std::ffi::{c_int, c_void};
@@ -26,11 +26,22 @@ pub fn keep_the_heap_small() {
     }
 }
 
+/// Gives back what the heap holds for nobody, wherever it lies: reading arguments and a configuration
+/// leaves holes in it. Of memory that is locked only the end can be given back.
+fn trim_the_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator takes its own locks, and only gives back what nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Keeps all of this process's memory from being swapped out, each page from its first use on, where
 /// the process may do so without a limit. Under a limit nothing is locked here: beyond it every later
 /// allocation would fail. The program's own pages, which hold no secret and are given back by
 /// [`forget_the_program`], are not locked. To be called while the process has one thread.
 pub fn lock_all_memory() {
+    trim_the_heap();
     if !may_lock_without_limit() {
         tracing::debug!("memory is limited: only what is shared with other workers is locked");
         return;
@@ -63,10 +74,11 @@ fn may_lock_without_limit() -> bool {
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard).is_ok() && can
 }
 
-/// Takes the program's code and constants out of this process's memory: most of it was needed for a
-/// start or a fetch. What runs again comes back from the page cache, sixteen pages with each fault of
+/// Takes the program's code and constants out of this process's memory, and what the heap does not need:
+/// most of it was needed for a start or a fetch. What runs again comes back from the page cache, sixteen pages with each fault of
 /// about a microsecond. Nothing is lost: pages that were written to are not among them.
 pub fn forget_the_program() {
+    trim_the_heap();
     for_each_read_only_segment(|page, length| {
         // SAFETY: the segment is mapped from the program's file and never written to, so that the
         // kernel maps the same bytes again. Where it refuses, they stay, which is as right.

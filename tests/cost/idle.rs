@@ -15,7 +15,7 @@ use crate::support::claim::{Claim, assert_all};
 use crate::support::daemon::Daemon;
 use crate::support::dir::TestDir;
 use crate::support::namespace::sandboxed;
-use crate::support::processes::{proportional_set_size, thread_count, wake_ups};
+use crate::support::processes::{memory_of_its_own, proportional_set_size, thread_count, wake_ups};
 use crate::support::secs;
 use crate::tls::Tls;
 use crate::wanted;
@@ -72,7 +72,7 @@ fn a_daemon_with_a_token_in_hand_sleeps() {
             let claims = [
                 Claim::new("PSS of all our processes, MiB", total, 3.5),
                 Claim::new("wake-ups a minute", woken / minutes, 1.0),
-                Claim::new("PSS of a further named token, KiB", named.kib_each(), 64.0),
+                Claim::new("memory of a further named token, KiB", named.kib_each(), 64.0),
             ];
             let text =
                 json!({ "idle": figures, "named_tokens": named, "claims": claims }).to_string();
@@ -86,8 +86,8 @@ fn a_daemon_with_a_token_in_hand_sleeps() {
 #[derive(Debug, Serialize)]
 struct NamedTokens {
     further: u32,
-    pss_kib_with_one: u64,
-    pss_kib_with_all: u64,
+    kib_with_one: u64,
+    kib_with_all: u64,
 }
 
 /// How many tokens there are beside `default`.
@@ -97,19 +97,19 @@ impl NamedTokens {
     fn measure(settled: Duration) -> Self {
         Self {
             further: FURTHER,
-            pss_kib_with_one: pss_kib_of_an_app(0, settled),
-            pss_kib_with_all: pss_kib_of_an_app(FURTHER, settled),
+            kib_with_one: kib_of_an_app(0, settled),
+            kib_with_all: kib_of_an_app(FURTHER, settled),
         }
     }
 
     fn kib_each(&self) -> f64 {
         let kib = |number: u64| f64::from(u32::try_from(number).expect("less than 4 TiB"));
-        (kib(self.pss_kib_with_all) - kib(self.pss_kib_with_one)) / f64::from(self.further)
+        (kib(self.kib_with_all) - kib(self.kib_with_one)) / f64::from(self.further)
     }
 }
 
-/// The memory of a daemon that holds a token for an installation, and so many for one repository each.
-fn pss_kib_of_an_app(further: u32, settled: Duration) -> u64 {
+/// The memory of its own of a daemon that holds a token for an installation, and so many for one repository each.
+fn kib_of_an_app(further: u32, settled: Duration) -> u64 {
     let dir = TestDir::new();
     let demo = Demo::start(Setup::default()).expect("the demo platform starts");
     let (runtime, tls) = (tokio::runtime::Runtime::new().expect("a runtime"), Tls::new());
@@ -140,8 +140,8 @@ fn pss_kib_of_an_app(further: u32, settled: Duration) -> u64 {
     }
     let processes = processes_of(&daemon.path("status.json"));
     thread::sleep(settled);
-    let pss: u64 = processes.iter().map(|&process| proportional_set_size(process)).sum();
+    let memory: u64 = processes.iter().map(|&process| memory_of_its_own(process)).sum();
     assert!(tokens.iter().all(|token| demo.ledger().verdict(token) == Verdict::Live));
     assert_eq!(demo.github().minted(), tokens.len(), "each was fetched once");
-    pss / 1024
+    memory / 1024
 }
