@@ -36,7 +36,7 @@ use self::regions::Regions;
 use self::saved::Deed;
 #[cfg(feature = "testing")]
 use crate::fs::fault;
-use crate::fs::journal::Journal;
+use crate::fs::journal::{Groups, Journal};
 use crate::fs::memory;
 use crate::fs::tables::{Handed, Marks, Writers};
 
@@ -73,7 +73,9 @@ pub(super) struct Shared {
     looks: AtomicU64,
     /// The supervisor is in a rename: the handler of that rename will flip the view.
     renaming: AtomicU64,
-    unused_too: [AtomicU64; 32],
+    /// Here the layout before had the progress of the token.
+    pub(super) waits: Groups,
+    unused_too: [AtomicU64; 31],
     last_upgrade: Deed,
     last_remount: Deed,
     pub(super) marks: Marks,

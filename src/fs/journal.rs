@@ -176,6 +176,27 @@ impl Entry {
     }
 }
 
+/// So many places of opens that wait are a group: about a page.
+const GROUP: usize = OPENS / 64;
+
+/// In which groups an open ever waited, a bit each. Whoever looks for some looks at no others: what was
+/// never written to has no memory yet.
+#[repr(transparent)]
+pub(super) struct Groups(AtomicU64);
+
+impl Groups {
+    fn note(&self, place: usize) {
+        let bit = 1 << (place / GROUP);
+        if self.noted() & bit == 0 {
+            self.0.fetch_or(bit, Ordering::AcqRel);
+        }
+    }
+
+    fn noted(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// See the module.
 #[repr(C)]
 pub(super) struct Journal {
@@ -201,31 +222,42 @@ impl Journal {
     /// often it was delivered; nothing where there is no room for it.
     pub(super) fn wait(
         &self,
+        groups: &Groups,
         unique: u64,
         call: &Call,
         caller: &Caller,
         waits: Waits,
     ) -> Option<Duration> {
-        let known = waits.again.then(|| self.around(unique).find(|entry| entry.holds(unique)));
-        let known = known.flatten();
-        let since = known.map_or(waits.now, Entry::since);
-        let entry = known
-            .or_else(|| self.around(unique).find(|entry| entry.holds(0)))
-            .or_else(|| self.around(unique).find(|entry| entry.since() < waits.given_up))?;
+        let find =
+            |is_it: &dyn Fn(&Entry) -> bool| self.around(unique).find(|(_, entry)| is_it(entry));
+        let known = waits.again.then(|| find(&|entry| entry.holds(unique))).flatten();
+        let since = known.map_or(waits.now, |(_, entry)| entry.since());
+        let (place, entry) = known
+            .or_else(|| find(&|entry| entry.holds(0)))
+            .or_else(|| find(&|entry| entry.since() < waits.given_up))?;
+        groups.note(place);
         entry.set(unique, call, caller, since);
         self.handling.clear(unique);
         Some(since)
     }
 
     /// The opens that wait since a moment in this range.
-    pub(super) fn waiting_since(&self, range: Range<Duration>) -> impl Iterator<Item = u64> {
-        let entries = self.opens.iter().filter(move |entry| range.contains(&entry.since()));
+    pub(super) fn waiting_since(
+        &self,
+        groups: &Groups,
+        range: Range<Duration>,
+    ) -> impl Iterator<Item = u64> {
+        let noted = groups.noted();
+        let groups = self.opens.chunks(GROUP).zip(0..);
+        let groups = groups.filter(move |(_, number)| noted & 1 << number != 0);
+        let entries = groups.flat_map(|(group, _)| group);
+        let entries = entries.filter(move |entry| range.contains(&entry.since()));
         entries.map(|entry| entry.unique.load(Ordering::Acquire)).filter(|unique| *unique != 0)
     }
 
     /// Whether there is room for one more open to wait.
     pub(super) fn has_room(&self, unique: u64) -> bool {
-        let mut held = self.around(unique).map(|entry| entry.unique.load(Ordering::Acquire));
+        let mut held = self.around(unique).map(|(_, entry)| entry.unique.load(Ordering::Acquire));
         held.any(|held| held == 0 || held == unique)
     }
 
@@ -233,7 +265,7 @@ impl Journal {
     pub(super) fn leave(&self, unique: u64, waited: bool) {
         if waited {
             // Nearly always the first.
-            self.around(unique).find(|entry| entry.clear(unique));
+            self.around(unique).find(|(_, entry)| entry.clear(unique));
             self.handling.clear(unique);
         } else {
             self.handling.clear_own(unique);
@@ -242,10 +274,10 @@ impl Journal {
     }
 
     /// All places, those of this number first.
-    fn around(&self, unique: u64) -> impl Iterator<Item = &Entry> {
+    fn around(&self, unique: u64) -> impl Iterator<Item = (usize, &Entry)> {
         let start = usize::try_from(unique / 2).unwrap_or_default() % OPENS;
         let (before, from) = self.opens.split_at_checked(start).unwrap_or_default();
-        from.iter().chain(before)
+        (start..).zip(from).chain((0..).zip(before))
     }
 
     /// The runtime works on this waiting open until [`Journal::polled`].
@@ -339,7 +371,9 @@ mod tests {
         let state = State::create().unwrap();
         let journal = &state.shared().journal;
         let numbers = (0..OPENS as u64).map(|n| 2 + n * 2);
-        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
+        let wait = |unique, waits| {
+            journal.wait(&state.shared().waits, unique, &open(unique), &CALLER, waits)
+        };
         for unique in numbers.clone() {
             journal.enter(unique, &open(unique), &CALLER);
             assert_eq!(wait(unique, first(SECOND)), Some(SECOND));
@@ -357,7 +391,9 @@ mod tests {
     fn an_open_that_comes_again_waits_since_it_first_came_wherever_it_is_kept() {
         let state = State::create().unwrap();
         let journal = &state.shared().journal;
-        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
+        let wait = |unique, waits| {
+            journal.wait(&state.shared().waits, unique, &open(unique), &CALLER, waits)
+        };
         // All of them want the same place.
         let step = 2 * OPENS as u64;
         let numbers = (0..OPENS as u64).map(|n| 2 + n * step);
@@ -371,7 +407,8 @@ mod tests {
         assert!(left.clone().all(|unique| wait(unique, again) == Some(SECOND)));
         assert_eq!(journal.left().2.len(), OPENS / 2);
         assert_eq!(wait(2, again), Some(9 * SECOND), "it was answered meanwhile");
-        let waiting = |from, to| journal.waiting_since(SECOND * from..SECOND * to);
+        let waiting =
+            |from, to| journal.waiting_since(&state.shared().waits, SECOND * from..SECOND * to);
         assert!(waiting(1, 2).eq(waiting(0, 9)) && waiting(1, 2).count() == OPENS / 2);
         assert!(waiting(9, 10).eq([2]));
     }
@@ -380,7 +417,9 @@ mod tests {
     fn an_open_that_was_given_up_long_ago_makes_room() {
         let state = State::create().unwrap();
         let journal = &state.shared().journal;
-        let wait = |unique, waits| journal.wait(unique, &open(unique), &CALLER, waits);
+        let wait = |unique, waits| {
+            journal.wait(&state.shared().waits, unique, &open(unique), &CALLER, waits)
+        };
         for n in 0..OPENS as u64 {
             wait(2 + n * 2, first(if n == 7 { SECOND } else { 9 * SECOND })).unwrap();
         }

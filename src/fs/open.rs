@@ -178,8 +178,10 @@ impl Fs {
         let now = self.clock.now().boot;
         let given_up = now.saturating_sub(self.config.open_timeout).saturating_sub(GIVEN_UP);
         let waits = Waits { now, again: request.again, given_up };
-        let journal = &self.connection.shared().journal;
-        let Some(first_seen) = journal.wait(request.unique, call, &request.caller, waits) else {
+        let shared = self.connection.shared();
+        let first_seen =
+            shared.journal.wait(&shared.waits, request.unique, call, &request.caller, waits);
+        let Some(first_seen) = first_seen else {
             return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
         };
         let caller = Some(request.caller);

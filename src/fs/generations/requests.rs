@@ -54,7 +54,7 @@ impl State {
     /// The opens that have waited for a time in this range, by the numbers of their requests.
     pub fn waited(&self, for_time: Range<Duration>, now: Duration) -> impl Iterator<Item = u64> {
         let since = now.saturating_sub(for_time.end)..now.saturating_sub(for_time.start);
-        self.shared().journal.waiting_since(since)
+        self.shared().journal.waiting_since(&self.shared().waits, since)
     }
 
     /// Forgets requests that died with an earlier process. `again` is whether the kernel delivers them
