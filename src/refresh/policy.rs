@@ -183,12 +183,12 @@ impl Policy {
                 policy.plan = Plan::Repeat;
             }
             policy.held = Some(held);
-            policy.renew_at = saved.next_refresh.unwrap_or(now.boot);
+            policy.renew_at = saved.next_refresh.unwrap_or_default();
             policy.planned_offset = offset(&held.issued);
             policy.published_offset = offset(&held.issued);
             // The other one died between a token and the plan for it: the plan that was kept is the one
-            // by which that token was asked for.
-            if saved.next_refresh.is_some_and(|at| at <= held.issued.boot) {
+            // by which that token was asked for, or there is none yet.
+            if saved.next_refresh.is_none_or(|at| at <= held.issued.boot) {
                 policy.plan_refresh(now, rng);
             }
         }

@@ -351,7 +351,9 @@ fn a_death_between_a_token_and_its_plan_costs_no_request() {
     let answered = Event::Answered { source: 0, answer: answer(2, then, HOUR) };
     let _ = policy.step(answered, &then, &mut rng);
     let held = policy.held().copied();
-    for (saved, is_stale) in [(before, true), (policy.progress(), false)] {
+    // Of the first token there is no plan at all.
+    let none = Progress { next_refresh: None, ..before };
+    for (saved, is_stale) in [(before, true), (none, true), (policy.progress(), false)] {
         let rules = Arc::clone(&policy.rules);
         let resumed = Policy::resume(rules, held, &saved, &then, &mut rng);
         let next = resumed.next(&then).unwrap().at - then.boot;
