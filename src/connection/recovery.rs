@@ -6,11 +6,15 @@
 //! its path anew by itself; so is whatever was read and not even entered in the journal. Numbers of
 //! requests are sequential, so it must be one of the next; answering one that nobody made is harmless.
 //!
+//! What is put to a session stays in the journal until its answer is the kernel's. It is in a socket
+//! before, and would be lost there if this worker died, too: its reader would wait for ever.
+//!
 //! What is left: where the lost request was the `fstat` or the `read` of an open file, there is no path
 //! to walk, and where it was a second look, none to walk again; the reader sees ESTALE.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +27,7 @@ use crate::connection::handover;
 use crate::connection::wire::{
     self, ANSWER_HEADER, AnswerHeader, REQUEST_HEADER, RequestHeader, opcode,
 };
+use crate::fs::fault;
 use crate::fs::generations::State;
 use crate::fs::journal::{Left, Opcode};
 use crate::time::{Clock, SystemClock};
@@ -53,7 +58,7 @@ pub(super) type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 /// # Errors
 /// Where the system has no descriptors or threads left.
 pub(super) fn recover(
-    state: &State,
+    state: &Arc<State>,
     device: BorrowedFd<'_>,
     init: &[u8],
     session: impl FnOnce(OwnedFd) -> io::Result<Run>,
@@ -72,7 +77,11 @@ pub(super) fn recover(
         tracing::debug!(hits, "the kernel walks paths anew");
         state.spare_until(SystemClock.now().boot.saturating_add(SECOND_WALK));
     }
-    let kept: Vec<_> = handling.filter(is_kept).into_iter().chain(opens).collect();
+    let handling = handling.filter(is_kept);
+    if let Some(left) = &handling {
+        state.keep(left, SystemClock.now().boot);
+    }
+    let kept: Vec<_> = handling.into_iter().chain(opens).collect();
     if kept.is_empty() {
         return Ok(());
     }
@@ -84,10 +93,11 @@ pub(super) fn recover(
     thread::Builder::new().name("recovery".into()).spawn(run)?;
     let (tell, told) = channel();
     let (answers, device, expected) = (ours.try_clone()?, device.try_clone_to_owned()?, kept.len());
+    let answered = Arc::clone(state);
     thread::Builder::new()
         .name("recovery-answers".into())
         .stack_size(64 * 1024)
-        .spawn(move || pass_on(&answers, &device, expected, &tell))?;
+        .spawn(move || pass_on(&answered, &answers, &device, expected, &tell))?;
     for left in &kept {
         rustix::io::write(&ours, &request(left))?;
         state.step();
@@ -118,7 +128,13 @@ fn unknown(newest: u64) -> impl Iterator<Item = u64> {
 
 /// Passes answers on until all have come, and the one that says that all requests are in hand: until
 /// then there may be more to write.
-fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Sender<()>) {
+fn pass_on(
+    state: &State,
+    answers: &OwnedFd,
+    device: &OwnedFd,
+    mut expected: usize,
+    tell: &Sender<()>,
+) {
     let mut marked = false;
     let mut answer = vec![0; ANSWER];
     // The answer to INIT is none of the kernel's business.
@@ -140,8 +156,11 @@ fn pass_on(answers: &OwnedFd, device: &OwnedFd, mut expected: usize, tell: &Send
         }
         expected = expected.saturating_sub(1);
         header.unique &= !AGAIN;
+        let unique = header.unique;
+        state.pass(fault::PASSED_ON);
         // One that was answered after all, or whose reader is gone, is nobody's.
         rustix::io::write(device, answer.get(..length).unwrap_or_default()).ok();
+        state.answered(unique);
         answer.get_mut(..length).unwrap_or_default().fill(0);
     }
     tell.send(()).ok();

@@ -179,7 +179,7 @@ pub fn serve(
     let places = Places::new(root.fs, named, demand);
     let waiters = Waiters::new(runtime.handle().clone());
     let adapter = Adapter::new(Arc::clone(&places), waiters.clone());
-    let again = Adapter::new(Arc::clone(&places), waiters.clone());
+    let again = Adapter::new(Arc::clone(&places), waiters.clone()).passed_on();
     let init = first_packet(&handover.init)?;
     let session = open_session(adapter, handover.init, &handover.device)?;
     state.step();

@@ -17,3 +17,5 @@ pub const SLOT: &str = "slot";
 pub const TASK: &str = "task";
 /// Where an open is judged, and its answer not written.
 pub const JUDGED: &str = "judged";
+/// Where an answer to what a dead worker left is about to be passed on to the kernel.
+pub const PASSED_ON: &str = "passed-on";

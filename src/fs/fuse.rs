@@ -42,6 +42,8 @@ pub struct Adapter {
     waiters: Waiters,
     /// The thread that answers has descriptors of its own.
     alone: Once,
+    /// See [`Adapter::passed_on`].
+    passed_on: bool,
 }
 
 /// Gives this thread a copy of the descriptors of its process, for itself. What another thread is about to
@@ -55,7 +57,14 @@ impl Adapter {
     /// An adapter that lets opens wait among `waiters`.
     #[must_use]
     pub fn new(places: Arc<Places>, waiters: Waiters) -> Self {
-        Self { places, waiters, alone: Once::new() }
+        Self { places, waiters, alone: Once::new(), passed_on: false }
+    }
+
+    /// Somebody passes its answers on to the kernel. A request that the journal keeps stays there until
+    /// then: if this worker dies in between, the next one must still know of it.
+    #[must_use]
+    pub fn passed_on(self) -> Self {
+        Self { passed_on: true, ..self }
     }
 
     /// Enters a request: every handler that answers begins with it. The request is left when its
@@ -74,7 +83,7 @@ impl Adapter {
         let (unique, again) = (unique & !RESENT, unique & RESENT != 0);
         let request = Request { unique, again, caller };
         let fs: &Fs = self.places.root();
-        let reply = Reply::new(reply, fs, unique, call);
+        let reply = Reply::new(reply, fs, &request, call, self.passed_on);
         match fs.enter(&request, &call) {
             Ok(()) => Some((request, reply)),
             Err(errno) => {

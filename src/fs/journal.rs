@@ -241,6 +241,16 @@ impl Journal {
         Some(since)
     }
 
+    /// A request that a dead worker left is about to be answered in a roundabout way, and is kept like an
+    /// open that waits until [`Journal::leave`]. Where there is no room it is kept as what is in hand.
+    pub(super) fn keep(&self, left: &Left, now: Duration) {
+        let known = self.around(left.unique).any(|entry| entry.holds(left.unique));
+        let place = self.around(left.unique).find(|entry| !known && entry.holds(0));
+        if let Some(entry) = place {
+            entry.set(left.unique, &left.call, &left.caller, now);
+        }
+    }
+
     /// The opens that wait since a moment in this range.
     pub(super) fn waiting_since(
         &self,
@@ -411,6 +421,24 @@ mod tests {
             |from, to| journal.waiting_since(&state.shared().waits, SECOND * from..SECOND * to);
         assert!(waiting(1, 2).eq(waiting(0, 9)) && waiting(1, 2).count() == OPENS / 2);
         assert!(waiting(9, 10).eq([2]));
+    }
+
+    #[test]
+    fn what_is_answered_in_a_roundabout_way_is_kept_until_then() {
+        let state = State::create().unwrap();
+        let journal = &state.shared().journal;
+        let call = Call { handle: 7, size: 4096, ..Call::kept("read", Opcode::Read, 12_288) };
+        journal.enter(10, &call, &CALLER);
+        let left = Left { unique: 10, call, caller: CALLER };
+        journal.keep(&left, SECOND);
+        journal.keep(&left, SECOND);
+        assert_eq!(journal.left(), (10, None, vec![left]), "once");
+        journal.enter(10, &call, &CALLER);
+        journal.leave(10, false);
+        journal.enter(12, &open(12), &CALLER);
+        assert_eq!(journal.left().2, [left], "others come after it");
+        journal.leave(10, true);
+        assert!(journal.left().2.is_empty());
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::thread::JoinHandle;
 
+use molecule_tokenfs::demo::faults::{Fault::Slow, Service};
+use molecule_tokenfs::demo::{Demo, Setup};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -177,6 +180,35 @@ fn without_the_kernels_help_no_open_fails_or_hangs_either() {
         let seen = readers.end();
         println!("{seen:?}");
         assert!(seen.opens > 300 && seen.is_clean(true), "{seen:?}");
+    });
+}
+
+/// Without the kernel's help an answer to what a dead worker left goes over a socket first.
+#[test]
+fn a_death_before_an_answer_is_passed_on_leaves_nobody_waiting() {
+    sandboxed(secs(60), || {
+        let dir = TestDir::new();
+        let demo = Demo::start(Setup::default()).expect("the demo platform starts");
+        demo.register(&dir.join("configs")).expect("the workspace registers");
+        demo.faults().stick(Service::Platform, Some(Slow(secs(2))));
+        let daemon = Daemon::at(&dir)
+            .args(["--open-timeout", "20s", "--without-resend", "--fault", "kill:passed-on"])
+            .env("PLATFORM_URL", demo.url())
+            .env("WORKSPACE_ID", &demo.address().workspace_id)
+            .start();
+        let open = |name| {
+            let path = daemon.path(name);
+            std::thread::spawn(move || fs::read(path))
+        };
+        let readers: Vec<_> = ["token", "live/token", "header"].into_iter().map(open).collect();
+        std::thread::sleep(millis(300));
+        daemon.kill_worker(Signal::SIGKILL);
+        let is_done = || readers.iter().all(JoinHandle::is_finished).then_some(());
+        eventually("all are answered", secs(10), is_done);
+        for reader in readers {
+            assert!(!reader.join().expect("a reader").expect("a token").is_empty());
+        }
+        assert_eq!(daemon.log().matches("the worker died").count(), 2, "{}", daemon.log());
     });
 }
 

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use nix::sys::signal::{Signal, raise};
 use serde::{Deserialize, Serialize};
 
-use super::{JUDGED, SLOT, START, STEP, TASK};
+use super::{JUDGED, PASSED_ON, SLOT, START, STEP, TASK};
 
 /// The handlers that can be named, each also as `after-NAME`: when its answer is written.
 const HANDLERS: [&str; 20] = [
@@ -125,7 +125,9 @@ impl FromStr for Fault {
             _ => return Err(format!("{text} is no fault on demand")),
         };
         let handler = place.strip_prefix("after-").unwrap_or(place);
-        if ![START, STEP, SLOT, TASK, JUDGED].contains(&place) && !HANDLERS.contains(&handler) {
+        if ![START, STEP, SLOT, TASK, JUDGED, PASSED_ON].contains(&place)
+            && !HANDLERS.contains(&handler)
+        {
             return Err(format!("there is no place {place}"));
         }
         let number = |text: &str| match text.parse() {

@@ -13,7 +13,7 @@ use fuser::{
 use crate::fs::attribute::Attribute;
 use crate::fs::fault;
 use crate::fs::journal::Call;
-use crate::fs::{Attributes, Cache, Fs, Opened};
+use crate::fs::{Attributes, Cache, Fs, Opened, Request};
 
 /// What `stat` tells programs to read at a time, in bytes.
 pub(super) const BLOCK: u32 = 4096;
@@ -67,13 +67,18 @@ pub(super) struct Reply<R, F: Deref<Target = Fs>> {
     pub(super) fs: F,
     pub(super) unique: u64,
     call: Call,
+    /// It may be among the opens that wait.
     waited: bool,
+    /// See [`Adapter::passed_on`](super::Adapter::passed_on).
+    passed_on: bool,
 }
 
 impl<R, F: Deref<Target = Fs>> Reply<R, F> {
     /// The reply to a request that was entered.
-    pub(super) fn new(reply: R, fs: F, unique: u64, call: Call) -> Self {
-        Self { unanswered: Some(reply), fs, unique, call, waited: false }
+    pub(super) fn new(reply: R, fs: F, request: &Request, call: Call, passed_on: bool) -> Self {
+        let Request { unique, again, .. } = *request;
+        // One that is delivered again may have waited with a worker that died.
+        Self { unanswered: Some(reply), fs, unique, call, waited: again, passed_on }
     }
 
     pub(super) fn answer(mut self, answer: impl FnOnce(R)) {
@@ -87,9 +92,10 @@ impl<R> Reply<R, &Fs> {
     /// The same, for another thread to answer.
     pub(super) fn suspend(mut self, fs: Arc<Fs>) -> Reply<R, Arc<Fs>> {
         let (unanswered, unique, call) = (self.unanswered.take(), self.unique, self.call);
+        let passed_on = self.passed_on;
         // The request does not end here.
         std::mem::forget(self);
-        Reply { unanswered, fs, unique, call, waited: true }
+        Reply { unanswered, fs, unique, call, waited: true, passed_on }
     }
 }
 
@@ -103,7 +109,7 @@ impl<R, F: Deref<Target = Fs>> Drop for Reply<R, F> {
             }
             std::process::abort();
         }
-        self.fs.leave(self.unique, &self.call, self.waited);
+        self.fs.leave(self.unique, &self.call, self.waited && !self.passed_on);
     }
 }
 

@@ -67,7 +67,13 @@ impl State {
         }
     }
 
-    /// The supervisor has answered a request in a worker's place.
+    /// A request that a dead worker left is kept until it is [answered](Self::answered).
+    pub fn keep(&self, left: &Left, now: Duration) {
+        self.shared().journal.keep(left, now);
+    }
+
+    /// A request was answered by another way than its reply: by the supervisor in a worker's place, or with
+    /// an answer that was passed on.
     pub fn answered(&self, unique: u64) {
         self.shared().journal.leave(unique, true);
     }
