@@ -16,7 +16,7 @@ use crate::support::dir::TestDir;
 use crate::support::opens::{Opens, boot};
 use crate::support::process::run;
 use crate::support::{eventually, millis, secs};
-use crate::tokens::{Deaths, Tokens, short_life};
+use crate::tokens::{Log, Tokens, short_life};
 use crate::{Report, Series, at_most, evidence};
 
 /// Places at which the worker kills itself. They are passed more often than those of one token: there are
@@ -45,7 +45,7 @@ pub fn play(series: &Series, report: &mut Report) {
     for (name, fault) in PLACES.into_iter().take(places) {
         let scene = Scene::start(series, name, &["--fault", fault]);
         scene.wait_for_deaths(series.kills);
-        scene.end(report, Ends::default());
+        scene.end(report, &Ends::default());
     }
     while_opens_wait(series, report);
     stopped_for_a_moment(series, report);
@@ -111,8 +111,16 @@ impl<'a> Scene<'a> {
 
     /// Each token was got.
     fn begin(self) -> Self {
-        self.tokens.wait_for_rotations(0);
+        self.wait_for_rotations(0);
         self
+    }
+
+    /// Until each token was renewed so often.
+    fn wait_for_rotations(&self, number: usize) {
+        if let Err(places) = self.tokens.wait_for_rotations(number) {
+            println!("{}", self.daemon.log());
+            assert_eq!(places, [""; 0], "{}: not renewed {number} times", self.name);
+        }
     }
 
     /// The worker of now has served: what each reader had in hand may be of the one before. A request that is
@@ -128,13 +136,14 @@ impl<'a> Scene<'a> {
         });
     }
 
-    fn end(self, report: &mut Report, ends: Ends) {
-        self.tokens.wait_for_rotations(ends.rotations);
-        let stood = if ends.stops > 0 { secs(6) } else { Duration::ZERO };
+    fn end(self, report: &mut Report, ends: &Ends) {
+        self.wait_for_rotations(ends.rotations);
         let upgrades = ends.upgrades.len();
-        let at = died_at(&self.daemon).into_iter().map(|at| at..at).chain(ends.upgrades).collect();
-        let deaths = Deaths { at, stood };
-        let (seen, verdict) = self.tokens.end(self.readers, &deaths);
+        let (seen, verdict) = self.tokens.end(self.readers, || {
+            let mut log = told_of_tokens(&self.daemon);
+            log.deaths.extend(ends.upgrades.iter().cloned());
+            log
+        });
         let (died, _, twice) = told(&self.daemon);
         // As with one token: at most one for each reader and stop.
         let is_clean = if ends.stops > 0 {
@@ -142,7 +151,7 @@ impl<'a> Scene<'a> {
         } else {
             seen.is_clean(self.series.without_resend)
         };
-        let holds = is_clean && twice == 0 && verdict.holds(deaths.at.len()) && seen.opens > 10;
+        let holds = is_clean && twice == 0 && verdict.holds() && seen.opens > 10;
         let mut figures = serde_json::to_value(&verdict).expect("figures");
         figures["readers"] = json!(self.number);
         figures["generations_reused"] = json!(twice);
@@ -163,24 +172,38 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// When workers died, by the log (boot clock).
-fn died_at(daemon: &Daemon) -> Vec<Duration> {
+/// What the log tells of tokens and deaths.
+fn told_of_tokens(daemon: &Daemon) -> Log {
+    const DEATHS: [&str; 3] =
+        ["the worker died", "the worker failed", "the worker does not answer"];
     let now = SystemClock.now();
-    let log = daemon.log();
-    let told = log.lines().filter(|line| {
-        let deaths = ["the worker died", "the worker failed", "the worker does not answer"];
-        deaths.iter().any(|death| line.contains(death))
-    });
-    told.map(|line| {
+    let text = daemon.log();
+    let told = text.lines().filter_map(|line| {
+        let token = line.contains("a new token").then(|| line.split("fingerprint=").nth(1));
+        if token.is_none() && !DEATHS.iter().any(|death| line.contains(death)) {
+            return None;
+        }
+        let token = token.flatten().and_then(|rest| rest.split(' ').next());
         let time = line.split(' ').next().and_then(|time| time.parse::<jiff::Timestamp>().ok());
         let time = time.expect("a line begins with its time").as_millisecond();
         let time = Duration::from_millis(time.try_into().expect("a time"));
-        now.boot.saturating_sub(now.wall.saturating_sub(time))
-    })
-    .collect()
+        Some((now.boot.saturating_sub(now.wall.saturating_sub(time)), token))
+    });
+    let mut told: Vec<_> = told.collect();
+    // Each process writes its log by itself.
+    told.sort_by_key(|(time, _)| *time);
+    let mut log = Log::default();
+    for (number, (time, token)) in told.iter().enumerate() {
+        match (token, told.get(number + 1)) {
+            (None, _) => log.deaths.push(*time..*time),
+            // A worker writes a token down before it logs the next one.
+            (Some(token), Some((_, Some(_)))) => drop(log.written.insert((*token).to_owned())),
+            (Some(_), _) => {}
+        }
+    }
+    log
 }
 
-/// Until each token was renewed so often.
 fn at_random(series: &Series, report: &mut Report, scene: Scene<'_>, rotations: usize) {
     let scene = scene.begin();
     for n in 0..series.kills {
@@ -189,7 +212,7 @@ fn at_random(series: &Series, report: &mut Report, scene: Scene<'_>, rotations: 
         thread::sleep(millis(80 + n * 13 % 120));
         scene.daemon.kill_worker(Signal::SIGKILL);
     }
-    scene.end(report, Ends { rotations, ..Ends::default() });
+    scene.end(report, &Ends { rotations, ..Ends::default() });
 }
 
 /// Opens wait for a slow GitHub, and the worker dies with them.
@@ -198,7 +221,7 @@ fn while_opens_wait(series: &Series, report: &mut Report) {
     let fault = ["--fault", "kill:task:/23"];
     let scene = Scene::with(series, "while opens wait", &fault, short_life(), SLOW);
     scene.wait_for_deaths(series.kills.div_ceil(4));
-    scene.end(report, Ends::default());
+    scene.end(report, &Ends::default());
 }
 
 /// The next worker dies, too, while it takes the tokens over. A start has about twenty steps.
@@ -210,7 +233,7 @@ fn at_starts(series: &Series, report: &mut Report) {
         thread::sleep(millis(40));
         scene.daemon.kill_worker(Signal::SIGKILL);
     }
-    scene.end(report, Ends::default());
+    scene.end(report, &Ends::default());
 }
 
 /// The worker stops, and is replaced.
@@ -227,7 +250,7 @@ fn stopped_for_ever(series: &Series, report: &mut Report) {
         thread::sleep(millis(500));
     }
     assert!(longest < at_most(secs(10)), "{longest:?}");
-    scene.end(report, Ends { stops, ..Ends::default() });
+    scene.end(report, &Ends { stops, ..Ends::default() });
 }
 
 /// The worker stops and goes on, before anybody misses it.
@@ -241,7 +264,7 @@ fn stopped_for_a_moment(series: &Series, report: &mut Report) {
         thread::sleep(millis(100 + n * 70 % 1000));
         scene.daemon.kill_worker(Signal::SIGCONT);
     }
-    scene.end(report, Ends { stops, ..Ends::default() });
+    scene.end(report, &Ends { stops, ..Ends::default() });
 }
 
 fn upgrades(series: &Series, report: &mut Report) {
@@ -255,5 +278,5 @@ fn upgrades(series: &Series, report: &mut Report) {
         run(upgrade, &scene.dir, secs(20)).ok();
         upgrades.push(start..boot());
     }
-    scene.end(report, Ends { upgrades, ..Ends::default() });
+    scene.end(report, &Ends { upgrades, ..Ends::default() });
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::support::daemon::{Builder, Daemon};
 use crate::support::dir::TestDir;
 use crate::support::opens::{Opens, Reader, Seen, boot};
-use crate::support::{eventually, millis, secs};
+use crate::support::{millis, patience, secs};
 use crate::{Series, evidence};
 
 /// The least life at open.
@@ -119,37 +119,40 @@ pub struct Verdict {
     pub before_their_time: usize,
     /// Of these, the ones that no reader ever got: the worker died before it had written them down.
     pub lost_in_flight: usize,
-    /// Of the lost, the ones that were minted when no worker died.
+    /// Of the lost, the ones after which no worker died before the next one for the same was minted.
     pub lost_without_a_death: usize,
-    /// Of the lost, the ones after the start, in which all are fetched at once.
-    #[serde(skip)]
-    pub lost_later: usize,
 }
 
 impl Verdict {
-    /// Whether no token was wrong, and no other was asked for because of so many deaths. A death may lose
-    /// the token that it is about, and one that happened to be in flight.
-    pub fn holds(&self, deaths: usize) -> bool {
+    /// Whether no token was wrong, and no other was asked for because of so many deaths. A death loses what
+    /// is in flight, of each token one at most.
+    pub fn holds(&self) -> bool {
         self.of_another_owner_or_repository == 0
             && self.dead == 0
             && self.before_their_time == 0
             && self.lost_without_a_death == 0
-            && self.lost_later <= 2 * deaths
     }
 }
 
-/// How workers of a scene died.
-pub struct Deaths {
-    /// When (boot clock); of an upgrade, from its beginning to its end.
-    pub at: Vec<Range<Duration>>,
-    /// For how long they had stood still before.
-    pub stood: Duration,
+/// What the log of a scene tells.
+#[derive(Default)]
+pub struct Log {
+    /// When workers died (boot clock); of an upgrade, from its beginning to its end.
+    pub deaths: Vec<Range<Duration>>,
+    /// The fingerprints of tokens that were certainly written down: their worker went on to another one.
+    pub written: HashSet<String>,
 }
 
-/// How long an answer takes from the issuer to the ring, and more than that.
-fn in_flight() -> Duration {
-    if evidence().is_some() { millis(250) } else { secs(2) }
+/// A token that was minted.
+struct Minted {
+    entry: Entry,
+    scope: Scope,
+    is_got: bool,
 }
+
+/// How much later than its worker's death was noticed a token may be minted that it had asked for, besides
+/// what GitHub takes.
+const LATE: Duration = millis(50);
 
 impl Tokens {
     /// Two owners have installed an App. Its key and the configuration are in the directory. GitHub answers
@@ -265,72 +268,91 @@ impl Tokens {
         self.got.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the token that was renewed least was renewed; `None` while there is one that nobody got.
-    pub fn fewest_rotations(&self) -> Option<usize> {
+    /// How often each token was renewed; `None` for one that nobody got.
+    fn rotations(&self) -> Vec<Option<usize>> {
         let got = self.got();
         let of = |place| got.tokens.values().filter(|(its, _)| *its == place).count();
-        (0..self.places.len()).map(of).min()?.checked_sub(1)
+        (0..self.places.len()).map(|place| of(place).checked_sub(1)).collect()
     }
 
-    /// Waits until each token was renewed so often.
-    pub fn wait_for_rotations(&self, number: usize) {
+    /// Waits until each token was renewed so often, or tells those that were not.
+    pub fn wait_for_rotations(&self, number: usize) -> Result<(), Vec<&str>> {
         let times = u32::try_from(number).expect("a small number");
-        eventually(
-            &format!("all are renewed {number} times"),
-            secs(20) + self.life * times,
-            || self.fewest_rotations().filter(|fewest| *fewest >= number),
-        );
+        let limit = boot() + patience(secs(20) + self.life * times);
+        loop {
+            let rotations = self.places.iter().zip(self.rotations());
+            let late = rotations.filter(|(_, times)| times.is_none_or(|times| times < number));
+            let late: Vec<_> = late.map(|(place, _)| &*place.path).collect();
+            if late.is_empty() {
+                return Ok(());
+            } else if boot() > limit {
+                return Err(late);
+            }
+            std::thread::sleep(millis(10));
+        }
     }
 
     /// Judges what was minted by now. What was minted last has the time to reach a reader.
-    pub fn end(&self, readers: Opens, deaths: &Deaths) -> (Seen, Verdict) {
-        let minted = self.demo.ledger().entries_of_scoped();
-        let limit = boot() + if evidence().is_some() { secs(1) } else { millis(500) };
-        while boot() < limit && !self.lost(&minted).is_empty() {
-            std::thread::sleep(millis(10));
+    pub fn end(&self, readers: Opens, log: impl Fn() -> Log) -> (Seen, Verdict) {
+        let (now, limit) = (boot(), boot() + secs(10));
+        while boot() < limit && self.verdict(now, &log()).lost_without_a_death > 0 {
+            std::thread::sleep(millis(50));
         }
         let seen = readers.end();
-        (seen, self.verdict(&minted, deaths))
+        (seen, self.verdict(now, &log()))
     }
 
-    /// Those that nobody got.
-    fn lost<'a>(&self, minted: &'a [Entry]) -> Vec<&'a Entry> {
-        let got = self.got();
-        let got: HashSet<_> = got.tokens.values().map(|(_, entry)| entry.fingerprint).collect();
-        minted.iter().filter(|entry| !got.contains(&entry.fingerprint)).collect()
+    /// All that was minted, in this order.
+    fn minted(&self) -> Vec<Minted> {
+        let ledger = self.demo.ledger();
+        let minted = ledger.secrets().into_iter().filter_map(|token| {
+            let (entry, scope) = (ledger.entry(&token)?, ledger.scope(&token)?);
+            Some(Minted { entry, scope, is_got: self.got().tokens.contains_key(&token) })
+        });
+        let mut minted: Vec<_> = minted.collect();
+        minted.sort_by_key(|minted| minted.entry.issued_ms);
+        minted
     }
 
-    fn verdict(&self, minted: &[Entry], deaths: &Deaths) -> Verdict {
-        let lost = self.lost(minted);
-        let before = in_flight() + self.slow + deaths.stood;
-        let is_of_a_death = |entry: &&&Entry| {
-            let minted = issued(entry);
-            deaths.at.iter().any(|death| {
-                (death.start.saturating_sub(before)..death.end + millis(50)).contains(&minted)
-            })
-        };
-        let fewest_rotations = self.fewest_rotations().unwrap_or_default();
-        let got = self.got();
-        let (mut early, mut begun) = (0, Duration::ZERO);
-        for place in 0..self.places.len() {
-            let its = got.tokens.values().filter(|(its, _)| *its == place);
-            let mut its: Vec<_> = its.map(|(_, entry)| *entry).collect();
-            its.sort_by_key(|entry| entry.issued_ms);
-            begun = begun.max(its.first().map_or(Duration::MAX, issued));
-            for (number, pair) in its.windows(2).enumerate() {
-                early += usize::from(self.is_early(&pair[0], &pair[1], number == 0));
+    /// Of what was minted until then.
+    fn verdict(&self, until: Duration, log: &Log) -> Verdict {
+        let minted = self.minted();
+        let (mut early, mut lost, mut without_a_death) = (0, 0, 0);
+        let is_placed = |minted: &&Minted| self.places.iter().any(|its| its.scope == minted.scope);
+        let strange = minted.len() - minted.iter().filter(is_placed).count();
+        for place in &self.places {
+            let its: Vec<_> = minted.iter().filter(|minted| minted.scope == place.scope).collect();
+            // The newest one that the mount had, and whether it was its first.
+            let mut had: Option<(&Entry, bool)> = None;
+            for (number, Minted { entry, is_got, .. }) in its.iter().enumerate() {
+                early += usize::from(
+                    had.is_some_and(|(before, is_first)| self.is_early(before, entry, is_first)),
+                );
+                if *is_got || log.written.contains(&entry.fingerprint.to_string()) {
+                    had = Some((entry, had.is_none()));
+                }
+                if *is_got || issued(entry) > until {
+                    continue;
+                }
+                lost += 1;
+                let next = its.get(number + 1).map_or(Duration::MAX, |next| issued(&next.entry));
+                let of_it = issued(entry)..next;
+                without_a_death += usize::from(!log.deaths.iter().any(|death| {
+                    death.start < of_it.end && of_it.start <= death.end + LATE + self.slow
+                }));
             }
         }
+        let fewest_rotations = self.rotations().into_iter().min().flatten().unwrap_or_default();
+        let got = self.got();
         Verdict {
             tokens: self.places.len(),
             fewest_rotations,
-            of_another_owner_or_repository: got.of_another,
+            of_another_owner_or_repository: got.of_another + strange as u64,
             dead: got.dead,
             fetches: self.demo.github().minted(),
             before_their_time: early,
-            lost_in_flight: lost.len(),
-            lost_without_a_death: lost.len() - lost.iter().filter(is_of_a_death).count(),
-            lost_later: lost.iter().filter(|entry| issued(entry) > begun).count(),
+            lost_in_flight: lost,
+            lost_without_a_death: without_a_death,
         }
     }
 
