@@ -91,7 +91,7 @@ pub struct Model {
     pub ledger: BTreeMap<Fingerprint, Entry>,
     pub repeats: bool,
     clocks: Clocks,
-    /// By the last answer it was taken to be later than it is.
+    /// By the last answer that told the time it was taken to be later than it is.
     pub misled: bool,
     last_open: Option<Duration>,
     /// The last rejection of each source's token, and when it was.
