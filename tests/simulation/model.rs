@@ -47,12 +47,11 @@ impl Hand {
 /// What only the issuer knows of a token.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// True time of its end.
-    pub end: Duration,
-    /// The requests that brought it: when each was sent by both clocks, and true time.
+    /// True time of its end; `None` where that is outside the promise.
+    pub end: Option<Duration>,
+    /// The requests that brought it: when each was sent by both clocks, and what time it was then for
+    /// the issuer, as far as anybody could know.
     pub asked: Vec<(Now, Duration)>,
-    /// It was given under a clock that nobody could see through.
-    pub lied_about: bool,
 }
 
 /// A consumer said that a token was refused.
@@ -85,6 +84,8 @@ pub struct Open<'a> {
 
 /// See the module.
 pub struct Model {
+    /// The issuer's time at the start, since the Unix epoch.
+    origin: Duration,
     pub windows: Windows,
     pub hand: Option<Hand>,
     pub pace: Pace,
@@ -123,6 +124,7 @@ impl Model {
         let earliest =
             if windows.prefetch { now.boot + windows.initial_delay } else { Duration::ZERO };
         Self {
+            origin: now.wall,
             last_open: windows.prefetch.then_some(now.boot),
             windows,
             hand: None,
@@ -194,19 +196,16 @@ impl Model {
                 return Err("served a token that a consumer just rejected".to_owned());
             }
         }
-        // Where both clocks went slow, or the platform's was wrong and nobody could know, only the
-        // issuer can tell.
-        let can_know = !entry.lied_about
-            && entry
-                .asked
-                .iter()
-                .all(|(asked, truly)| elapsed(asked, now) + SLACK >= truth - *truly);
-        if !can_know {
+        // Where both clocks went slow since, or all were wrong and nobody could know, only the issuer
+        // can tell. No slack: a token in its last moment must not be blamed on a clock that lags.
+        let is_known =
+            |(asked, time): &(Now, Duration)| *time + elapsed(asked, now) >= self.origin + truth;
+        let Some(end) = entry.end.filter(|_| entry.asked.iter().all(is_known)) else {
             self.unjudged += 1;
             return Ok(());
-        }
+        };
         self.judged += 1;
-        let left = entry.end.saturating_sub(truth);
+        let left = end.saturating_sub(truth);
         let least = least_life(&self.windows, token.life.duration(), self.repeats);
         if left.is_zero() {
             return Err("served a dead token".to_owned());

@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use crate::figures::Figures;
 use crate::model::{Entry, LONGEST_LIFE, Model, PLATFORM};
-use crate::pace::SLACK;
 
 /// How it goes with the platform.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -227,12 +226,11 @@ impl World {
                 let fingerprint = secret.fingerprint();
                 figures.answers += 1;
                 let reckoned = model.delivered(source, fingerprint, *issued, *term, &now, truth);
-                let asked = self.origin + truth - (now.boot.saturating_sub(issued.boot));
-                let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
-                entry.asked.push((*issued, truth));
-                entry.lied_about |= reckoned.is_some_and(|time| time + SLACK < asked);
                 // The environment does not tell the time.
                 if let Some(time) = reckoned {
+                    let asked = self.origin + truth - (now.boot.saturating_sub(issued.boot));
+                    let entry = model.ledger.get_mut(&fingerprint).expect("it was issued");
+                    entry.asked.push((*issued, time));
                     model.misled = time > asked + Duration::from_mins(1);
                 }
             }
@@ -291,7 +289,7 @@ impl World {
         } else {
             end
         };
-        let entry = Entry { end, asked: Vec::new(), lied_about: false };
+        let entry = Entry { end: Some(end), asked: Vec::new() };
         model.ledger.insert(Fingerprint::of(bytes.as_bytes()), entry);
         platform.cached = Some((bytes.clone(), end));
         (bytes, end)
@@ -437,8 +435,7 @@ impl EnvSource {
     pub fn new(world: Arc<World>, token: Option<&str>) -> Self {
         let token = token.map(|token| Secret::new(token.as_bytes().to_vec()).expect("a token"));
         if let Some(token) = &token {
-            // Its end is outside the promise.
-            let entry = Entry { end: Duration::MAX, asked: Vec::new(), lied_about: true };
+            let entry = Entry { end: None, asked: Vec::new() };
             world.inner().model.ledger.insert(token.fingerprint(), entry);
             if token.expose_str().starts_with("ghs_") {
                 world.inner().model.stopgap = Some(token.fingerprint());
