@@ -239,7 +239,9 @@ impl Model {
         }
         // A token that came in the very instant of the deadline came too late.
         let just_came = self.hand.as_ref().is_some_and(|hand| truth <= hand.since + SLACK);
-        let had_time = open.deadline > open.asked + SLACK && !just_came;
+        // Whoever wakes up after so long finds that nobody wants a token.
+        let slept = now.boot.saturating_sub(open.asked) > self.windows.idle;
+        let had_time = open.deadline > open.asked + SLACK && !just_came && !slept;
         if had_time && !timed_out && !self.pace.fruitless && !withheld {
             return Err(format!("refused ({error}), though no request has failed"));
         }
@@ -510,7 +512,8 @@ impl Model {
         } else if self.rejections[of_hand].is_some() {
             self.rejections[1 - of_hand] = None;
         }
-        self.pace.restarted(now.boot);
+        let in_hand = self.hand.as_ref().is_some_and(|hand| hand.source == PLATFORM);
+        self.pace.restarted(in_hand, now.boot);
     }
 
     pub fn is_active(&self, now: &Now) -> bool {

@@ -36,13 +36,20 @@ pub struct Pace {
     wish: Duration,
     heals_by_change: bool,
     changed: bool,
+    changed_at: Option<Duration>,
+    /// When the plan was last made by both clocks.
+    planned: Now,
     /// The next token is the first after a start or a streak of failures.
     spread: bool,
     /// It may count as such, because another source stood in.
     pub may_spread: bool,
+    /// The last open.
+    opened_at: Option<Duration>,
     /// The last accepted refresh; and what came last of that and a reject.
     accepted: Option<Duration>,
     last_forced: Option<Duration>,
+    /// What was rejected is not replaced before.
+    spaced_until: Duration,
     back_off: BackOff,
 }
 
@@ -119,7 +126,7 @@ impl Pace {
         live: Option<Duration>,
         now: Duration,
     ) {
-        self.in_flight = None;
+        let since = self.in_flight.take();
         self.fruitless = true;
         self.streak += 1;
         let longest = live.map_or(30 * SECOND, |left| (left / 8).max((left / 4).min(30 * SECOND)));
@@ -139,18 +146,26 @@ impl Pace {
         self.heals_by_change = !kind.is_transient() || kind == FetchErrorKind::NotRegistered;
         if self.changed {
             self.source_changed(now);
+        } else if self.heals_by_change
+            && self.changed_at.zip(since).is_some_and(|(at, since)| at + SLACK >= since)
+        {
+            // What changed in the instant of the request may have changed after it.
+            self.window.0 = now;
         }
         self.settled(now);
     }
 
     /// A request brought a token, which is now in hand (or the same one again).
     pub fn succeeded(&mut self, hand: &Hand, repeats: bool, windows: &Windows, now: &Now) {
-        self.spread |= self.streak > 0;
+        // A token that came again has a plan of its own, which ends the failures, too.
+        self.spread = !self.repeat && (self.spread || self.streak > 0);
         self.in_flight = None;
         self.streak = 0;
+        self.spaced_until = Duration::ZERO;
         self.back_off = BackOff::default();
         self.wish = Duration::ZERO;
         self.heals_by_change = false;
+        self.planned = *now;
         let left = hand.left(now);
         self.fruitless = left <= least_life(windows, hand.life, repeats);
         let after = |delay: Duration| now.boot.saturating_add(delay);
@@ -187,16 +202,23 @@ impl Pace {
         }
         (self.spread, self.may_spread) = (false, false);
         self.settled(now.boot);
+        if self.opened_at.is_some_and(|at| at + SLACK >= now.boot) {
+            // That open may come after the answer, too.
+            let latest = self.window.1;
+            self.opened(hand, now);
+            self.window.1 = latest;
+        }
     }
 
     /// An open of the token in hand, which is this source's.
     pub fn opened(&mut self, hand: &Hand, now: &Now) {
+        self.opened_at = Some(now.boot);
         if self.streak > 0 || self.repeat || self.in_flight.is_some() {
             return;
         }
         let left = hand.left(now);
         // What was rejected is replaced when its reject allows.
-        let soonest = self.last_forced.unwrap_or_default().max(now.boot);
+        let soonest = self.spaced_until.max(now.boot);
         if left <= hand.life / 5 + SECOND {
             self.window.0 = self.window.0.min(soonest);
         }
@@ -225,6 +247,7 @@ impl Pace {
     /// A consumer rejected the token in hand, which is this source's.
     pub fn rejected(&mut self, now: Duration) {
         let spaced = self.spaced(now);
+        self.spaced_until = spaced;
         self.repeat = false;
         if self.streak == 0 {
             self.window = (self.window.0.min(spaced), spaced);
@@ -241,6 +264,7 @@ impl Pace {
 
     /// The bearer file was written.
     pub fn source_changed(&mut self, now: Duration) {
+        self.changed_at = Some(now);
         if self.in_flight.is_some() {
             self.changed = true;
         } else if self.heals_by_change && self.streak > 0 {
@@ -262,7 +286,15 @@ impl Pace {
             } else {
                 now.boot + latest.saturating_sub(hand.age(now))
             };
-            self.window = (self.window.0.min(due), self.window.1.min(due + SECOND));
+            self.window.0 = self.window.0.min(due);
+            // One second may be the clocks' own, and changes no plan.
+            let offset = |at: &Now| at.wall.saturating_sub(at.boot);
+            if offset(&self.planned).abs_diff(offset(now)) > SECOND + SLACK {
+                self.planned = *now;
+                // What was rejected is replaced when its reject allows.
+                let due = due.max(self.spaced_until);
+                self.window.1 = self.window.1.min(due + SECOND);
+            }
         }
         self.awake(now.boot);
     }
@@ -276,13 +308,15 @@ impl Pace {
         }
     }
 
-    /// Another engine goes on where the last one was killed.
-    pub fn restarted(&mut self, now: Duration) {
+    /// Another engine goes on where the last one was killed, with a token of this source in hand or
+    /// without.
+    pub fn restarted(&mut self, in_hand: bool, now: Duration) {
+        self.spread = !in_hand;
         self.wish = Duration::ZERO;
         self.heals_by_change = false;
         self.back_off.wait = None;
         if self.in_flight.take().is_some() {
-            self.window = (self.window.0.min(now), now.max(self.last_forced.unwrap_or_default()));
+            self.window = (self.window.0.min(now), now.max(self.spaced_until));
         }
         if self.streak == 0 {
             // It looks at the clocks anew, which may have been set since the token came.
