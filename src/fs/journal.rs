@@ -243,10 +243,11 @@ impl Journal {
 
     /// A request that a dead worker left is about to be answered in a roundabout way, and is kept like an
     /// open that waits until [`Journal::leave`]. Where there is no room it is kept as what is in hand.
-    pub(super) fn keep(&self, left: &Left, now: Duration) {
-        let known = self.around(left.unique).any(|entry| entry.holds(left.unique));
-        let place = self.around(left.unique).find(|entry| !known && entry.holds(0));
-        if let Some(entry) = place {
+    pub(super) fn keep(&self, groups: &Groups, left: &Left, now: Duration) {
+        let known = self.around(left.unique).any(|(_, entry)| entry.holds(left.unique));
+        let place = self.around(left.unique).find(|(_, entry)| !known && entry.holds(0));
+        if let Some((place, entry)) = place {
+            groups.note(place);
             entry.set(left.unique, &left.call, &left.caller, now);
         }
     }
@@ -430,8 +431,8 @@ mod tests {
         let call = Call { handle: 7, size: 4096, ..Call::kept("read", Opcode::Read, 12_288) };
         journal.enter(10, &call, &CALLER);
         let left = Left { unique: 10, call, caller: CALLER };
-        journal.keep(&left, SECOND);
-        journal.keep(&left, SECOND);
+        journal.keep(&state.shared().waits, &left, SECOND);
+        journal.keep(&state.shared().waits, &left, SECOND);
         assert_eq!(journal.left(), (10, None, vec![left]), "once");
         journal.enter(10, &call, &CALLER);
         journal.leave(10, false);

@@ -69,7 +69,7 @@ impl State {
 
     /// A request that a dead worker left is kept until it is [answered](Self::answered).
     pub fn keep(&self, left: &Left, now: Duration) {
-        self.shared().journal.keep(left, now);
+        self.shared().journal.keep(&self.shared().waits, left, now);
     }
 
     /// A request was answered by another way than its reply: by the supervisor in a worker's place, or with
