@@ -400,7 +400,9 @@ impl Model {
             if better || !self.is_usable(now) || self.blurred {
                 self.hand = Some(offer.clone());
                 self.came_again = false;
-                self.blur(false);
+                self.blurred = false;
+                // What is planned for the platform is uncertain until it gives a token itself.
+                self.pace.blurred &= source != PLATFORM;
             }
             if source == PLATFORM {
                 self.pace.repeat = false;
