@@ -271,7 +271,7 @@ impl Fs {
             _ if writing => return Open::Now(Err(self.refuse(ReadErrorKind::ReadOnly))),
             Node::Page(page) => {
                 let may_know = self.config.access.may_know(&request.caller);
-                if !self.pages.are_long() {
+                if !self.pages.are_long() || self.note_wait(request, call).is_none() {
                     return Open::Now(Ok(self.open_page(page, may_know)));
                 }
                 // Who opens a token meanwhile does not wait for it.

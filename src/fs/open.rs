@@ -175,13 +175,7 @@ impl Fs {
         settle: impl Fn(&Self, &Request, &FreshToken) -> Option<Result<Opened, Errno>> + Send + 'static,
     ) -> Open {
         let (fs, request) = (Arc::clone(self), *request);
-        let now = self.clock.now().boot;
-        let given_up = now.saturating_sub(self.config.open_timeout).saturating_sub(GIVEN_UP);
-        let waits = Waits { now, again: request.again, given_up };
-        let shared = self.connection.shared();
-        let first_seen =
-            shared.journal.wait(&shared.waits, request.unique, call, &request.caller, waits);
-        let Some(first_seen) = first_seen else {
+        let Some(first_seen) = self.note_wait(&request, call) else {
             return Open::Now(Err(self.refuse(ReadErrorKind::TooMany)));
         };
         let caller = Some(request.caller);
@@ -215,6 +209,16 @@ impl Fs {
             }
             opened
         }))
+    }
+
+    /// Notes that an open waits, so that it outlives this process; since when. `None` where there is no
+    /// room for it.
+    pub(super) fn note_wait(&self, request: &Request, call: &Call) -> Option<Duration> {
+        let now = self.clock.now().boot;
+        let given_up = now.saturating_sub(self.config.open_timeout).saturating_sub(GIVEN_UP);
+        let waits = Waits { now, again: request.again, given_up };
+        let shared = self.connection.shared();
+        shared.journal.wait(&shared.waits, request.unique, call, &request.caller, waits)
     }
 
     /// Completes when the view shows the generation, or at the deadline; not before [`LAST_MOMENT`].

@@ -14,7 +14,7 @@ use super::generations::tests::{adopted, root};
 use super::generations::{SLOTS, State, TokenState};
 use super::journal::{Call, Opcode};
 use super::node::{ROOT, Root};
-use super::pages::Pages;
+use super::pages::{OnDemand, Other, Pages};
 use super::places::Places;
 use super::*;
 use crate::caller::Caller;
@@ -518,4 +518,39 @@ async fn nothing_can_be_written_but_refresh() {
     mounted.time.suspend(SECOND * 2);
     assert_eq!(mounted.fs.write(&request, control, b"refresh"), Ok(()));
     assert_eq!(mounted.fs.write(&request, control, b"refresh"), Err(Errno::EAGAIN));
+}
+
+/// Tokens on demand, of which there are as many.
+struct Kept(usize);
+
+impl OnDemand for Kept {
+    fn count(&self) -> usize {
+        self.0
+    }
+
+    fn shown(&self) -> Vec<Other> {
+        Vec::new()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_of_a_long_page_waits_and_outlives_the_worker() {
+    for (count, waits) in [(0, false), (1, true)] {
+        let mut mounted = Mounted::new(Scripted::NewToken(HOUR));
+        mounted.fs.tell_of(Arc::new(Kept(count)));
+        let ino = mounted.lookup(READER, "status.json").unwrap().ino;
+        let request = mounted.request(READER);
+        let call = Call::kept("open", Opcode::Open, ino);
+        mounted.fs.enter(&request, &call).unwrap();
+        let open = mounted.fs.open(&request, &call, ino, false);
+        let left = adopted(mounted.state.connection()).requests_left().2;
+        assert_eq!(left.iter().any(|left| left.unique == request.unique), waits);
+        let opened = match open {
+            Open::Now(opened) => opened,
+            Open::Wait(opened) => opened.await,
+        };
+        mounted.fs.leave(request.unique, &call, true);
+        assert!(mounted.read(ino, opened.unwrap()).unwrap().starts_with('{'));
+        assert!(mounted.state.connection().requests_left().2.is_empty());
+    }
 }
