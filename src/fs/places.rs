@@ -417,11 +417,13 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::generations::regions::PLACES;
 
     #[test]
     fn an_inode_number_says_whose_it_is() {
-        for (place, ino) in [(0, ROOT), (0, (1 << PLACE_BITS) - 1), (1, ROOT), (0xffff, 7 << 12)] {
+        for (place, ino) in [(0, ROOT), (0, (1 << PLACE_BITS) - 1), (1, ROOT), (PLACES, 7 << 12)] {
             assert_eq!(local(global(place, ino)), (place, ino));
+            assert!(!Demand::owns(global(place, ino)), "it has no mark of those on demand");
         }
         assert_eq!(global(0, 77), 77, "the root's are its own, as they always were");
     }

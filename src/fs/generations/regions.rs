@@ -22,8 +22,9 @@ use super::mapping::Mapping;
 use super::saved::{read_text, write_text};
 use super::token::TokenState;
 
-/// The numbers of named tokens end here: inode numbers have 16 bits for them.
-pub const PLACES: u64 = 0xffff;
+/// The numbers of named tokens end here: inode numbers have 15 bits for them, below the one that marks
+/// those on demand.
+pub const PLACES: u64 = 0x7fff;
 
 /// Whose region it is. A token of another configuration is another one, whatever its name.
 #[derive(Debug, Clone, Copy)]
