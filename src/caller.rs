@@ -85,8 +85,9 @@ fn status(thread: u32) -> Option<String> {
     Some(String::from_utf8_lossy(&status).into_owned())
 }
 
-/// The numbers of a line of such a status.
-fn numbers<'a>(status: &'a str, name: &str) -> impl Iterator<Item = u32> + use<'a> {
+/// The numbers of a line of a process's or thread's status (`proc_pid_status(5)`); none where there is no
+/// such line.
+pub fn numbers<'a>(status: &'a str, name: &str) -> impl Iterator<Item = u32> + use<'a> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_default().split_whitespace().map_while(|number| number.parse().ok())
 }

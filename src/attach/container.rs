@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::error::AttachError;
 use super::process::start_of;
+use crate::caller::numbers;
 
 /// Where a directory for each container is, and how many directories above it have any name (namespaces
 /// of containerd's).
@@ -171,9 +172,8 @@ impl System<'_> {
     /// How many namespaces of processes a process is in below ours, if it is the first one of the innermost.
     fn depth_of_first(&self, pid: i32) -> Option<usize> {
         let status = fs::read_to_string(self.root.join(format!("proc/{pid}/status"))).ok()?;
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        let numbers: Vec<_> = numbers.split_whitespace().collect();
-        (numbers.len() > 1 && numbers.last() == Some(&"1")).then_some(numbers.len())
+        let numbers: Vec<_> = numbers(&status, "NSpid").collect();
+        (numbers.len() > 1 && numbers.last() == Some(&1)).then_some(numbers.len())
     }
 
     /// The ids in the names of the control groups that a process is in, without what engines put around them

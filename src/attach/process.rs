@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Tree;
 use super::error::AttachError;
+use crate::caller::numbers;
 use crate::trust::IdMap;
 
 /// A process, its root directory, and who exists where it is.
@@ -128,13 +129,7 @@ pub(super) fn start_of(stat: &Path) -> Option<u64> {
 
 /// From `/proc/PID/status`: the second of the numbers is the effective one.
 fn effective_user(status: &str) -> Option<u32> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))?
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    numbers(status, "Uid").nth(1)
 }
 
 #[cfg(test)]

@@ -74,9 +74,10 @@ fn may_lock_without_limit() -> bool {
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard).is_ok() && can
 }
 
-/// Takes the program's code and constants out of this process's memory, and what the heap does not need:
-/// most of it was needed for a start or a fetch. What runs again comes back from the page cache, sixteen pages with each fault of
-/// about a microsecond. Nothing is lost: pages that were written to are not among them.
+/// Takes the program's code and constants out of this process's memory, and what the heap holds for
+/// nobody: most of it was needed for a start or a fetch. What runs again comes back from the page cache,
+/// sixteen pages with each fault of about a microsecond. Nothing is lost: of the program no page is among
+/// them that was written to.
 pub fn forget_the_program() {
     trim_the_heap();
     for_each_read_only_segment(|page, length| {

@@ -22,6 +22,7 @@ pub mod clocks;
 mod due;
 mod event;
 mod progress;
+mod source;
 #[cfg(test)]
 mod tests;
 pub mod windows;
@@ -31,69 +32,7 @@ pub use event::{Answer, Decision, Event, Held, Publish, Rules, Settled, SourceRu
 pub use progress::{BackOff, Progress};
 pub use windows::Windows;
 
-/// The request to a source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Request {
-    #[default]
-    None,
-    InFlight,
-    /// In flight, but the source has changed since: its answer may be stale.
-    Overtaken,
-}
-
-/// How it goes with one source.
-#[derive(Debug, Clone, Default)]
-struct SourceState {
-    request: Request,
-    /// Failures in a row.
-    strikes: u32,
-    /// The last failure, while the streak lasts.
-    failure: Option<FetchErrorKind>,
-    /// The failure does not heal by itself.
-    permanent: bool,
-    /// No attempt before this (boot clock).
-    not_before: Duration,
-    /// The source asked not to be tried before this; not even a forced fetch may.
-    wish: Duration,
-    /// The rejection of its last token, until it gives another.
-    rejection: Option<Box<Rejection>>,
-    /// It has given a token since the start, so that its next one does not count as the first.
-    has_given: bool,
-}
-
-impl SourceState {
-    fn succeed(&mut self) {
-        *self = Self {
-            request: self.request,
-            rejection: self.rejection.take(),
-            has_given: self.has_given,
-            ..Self::default()
-        };
-    }
-
-    fn in_flight(&self) -> bool {
-        self.request != Request::None
-    }
-
-    /// What a successor must know of it.
-    fn back_off(&self) -> BackOff {
-        BackOff { strikes: self.strikes, not_before: self.not_before, wish: self.wish }
-    }
-
-    /// Goes on where an earlier process stopped.
-    fn resume(&mut self, saved: &BackOff, now: &Now) {
-        let latest = now.boot.saturating_add(windows::LONGEST_WISH);
-        self.strikes = saved.strikes;
-        self.not_before = saved.not_before.min(latest);
-        self.wish = saved.wish.min(latest);
-        // Which failure it was is not kept, only that it was one.
-        self.failure = (saved.strikes > 0).then_some(FetchErrorKind::Unreachable);
-    }
-
-    fn heals_by_change(&self) -> bool {
-        self.permanent || self.failure == Some(FetchErrorKind::NotRegistered)
-    }
-}
+use source::{Request, SourceState};
 
 /// Why the refresh of the token at hand is planned for its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

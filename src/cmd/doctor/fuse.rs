@@ -15,15 +15,13 @@ use super::{Finding, Verdict};
 use crate::cmd;
 use crate::config;
 use crate::connection::mount::{self, Obstacle};
+use crate::place::HELPER;
 use crate::spawn;
 use crate::status::Backend;
 
 const CHECK: &str = "fuse";
 /// The bit of `CAP_SYS_ADMIN` (`capabilities(7)`).
 const SYS_ADMIN: u32 = 21;
-/// The helper of ordinary users.
-const HELPER: &str = "fusermount3";
-
 /// What was found out.
 pub(super) struct Looked {
     pub(super) findings: Vec<Finding>,

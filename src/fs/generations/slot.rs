@@ -24,9 +24,9 @@ const _: () = assert!(BYTES >= 3 * MAX_SECRET_BYTES);
 /// The bytes of a token's generations.
 pub(super) type Bytes = [AtomicU64; BYTES / WORD];
 
-/// One generation of a token.
+/// What there is of a generation besides its bytes. Earlier layouts have the same.
 #[repr(C)]
-pub(super) struct Slot {
+pub(super) struct Head {
     /// 0 while it is empty or being written.
     pub(super) generation: AtomicU64,
     checksum: AtomicU64,
@@ -41,6 +41,12 @@ pub(super) struct Slot {
     /// Seconds since the epoch, as shown in views; [`u64::MAX`] where nobody knows.
     expires_at: AtomicU64,
     source: AtomicU64,
+}
+
+/// One generation of a token.
+#[repr(C)]
+pub(super) struct Slot {
+    pub(super) head: Head,
     /// Where its bytes begin, in words.
     at: AtomicU64,
     /// How many bytes there are. The place is taken while it is not 0, also where a writer died.
@@ -58,12 +64,106 @@ pub struct Generation {
     pub published_at: Duration,
 }
 
-impl Slot {
-    /// Whether it holds this generation whole.
+impl Head {
+    /// Whether it is of this generation, whole.
     pub(super) fn holds(&self, generation: u64) -> bool {
         generation != 0 && self.generation.load(Ordering::Acquire) == generation
     }
 
+    /// Writes all but the bytes, and but what makes it valid: see [`Head::complete`].
+    fn write(&self, token: &Token, published: &Published, source: Option<usize>, now: &Now) {
+        let write = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        write(&self.issued_boot, nanos(token.issued.boot));
+        write(&self.issued_wall, nanos(token.issued.wall));
+        write(&self.life, nanos(token.life.duration()));
+        write(&self.life_is_known, u64::from(matches!(token.life, Life::Known(_))));
+        write(&self.published, nanos(now.wall));
+        write(&self.published_boot, nanos(now.boot));
+        let expiry = published.expires_at.and_then(|at| u64::try_from(at.as_second()).ok());
+        write(&self.expires_at, expiry.unwrap_or(NEVER));
+        write(&self.source, source.map_or(NEVER, |index| index as u64));
+    }
+
+    /// Makes it valid. `rest` is what follows it: where its bytes are, and they.
+    fn complete<'a>(&'a self, generation: u64, rest: impl Iterator<Item = &'a AtomicU64>) {
+        self.checksum.store(self.sum(generation, rest), Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The token, if it is whole and of this generation. `place` says where its bytes are, of which there
+    /// are `length`; `sources` are the names of the sources.
+    pub(super) fn read(
+        &self,
+        generation: u64,
+        place: &[&AtomicU64],
+        (words, length): (&[AtomicU64], usize),
+        sources: &[&'static str],
+    ) -> Option<Generation> {
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let time = |word: &AtomicU64| Duration::from_nanos(read(word));
+        let issued = Now { boot: time(&self.issued_boot), wall: time(&self.issued_wall) };
+        let is_known = read(&self.life_is_known) == 1;
+        let life = if is_known { Life::Known } else { Life::Assumed }(time(&self.life));
+        let (expires_at, published_at) = (read(&self.expires_at), time(&self.published));
+        let source = usize::try_from(read(&self.source)).ok();
+        let source = source.and_then(|index| sources.get(index)).copied().unwrap_or("unknown");
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length.next_multiple_of(WORD)));
+        for word in words {
+            bytes.extend_from_slice(&read(word).to_le_bytes());
+        }
+        bytes.truncate(length);
+        let sum = read(&self.checksum);
+        let own_sum = self.sum(generation, place.iter().copied().chain(words));
+        fence(Ordering::Acquire);
+        if generation == 0 || read(&self.generation) != generation || sum != own_sum {
+            return None;
+        }
+        let secret = Secret::new(std::mem::take(&mut *bytes)).ok()?;
+        let expires_at = (expires_at != NEVER).then(|| i64::try_from(expires_at).ok()).flatten();
+        let expires_at = expires_at.and_then(|at| Timestamp::from_second(at).ok());
+        let published = Published { secret: secret.clone(), expires_at };
+        let token = Token { secret, generation, source, issued, life };
+        Some(Generation { token, published, published_at })
+    }
+
+    /// FNV-1a over the words of the body: tells a complete slot from one whose writer died.
+    fn sum<'a>(&'a self, generation: u64, rest: impl Iterator<Item = &'a AtomicU64>) -> u64 {
+        let own = [
+            &self.issued_boot,
+            &self.issued_wall,
+            &self.life,
+            &self.life_is_known,
+            &self.published,
+            &self.published_boot,
+            &self.expires_at,
+            &self.source,
+        ];
+        own.into_iter()
+            .chain(rest)
+            .map(|word| word.load(Ordering::Relaxed))
+            .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
+                (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+    }
+}
+
+#[cfg(test)]
+impl Head {
+    /// Writes a token and its bytes.
+    pub(super) fn put(
+        &self,
+        token: &Token,
+        published: &Published,
+        place: &[&AtomicU64],
+        words: &[AtomicU64],
+    ) {
+        self.write(token, published, Some(0), &token.issued);
+        put(token.secret.expose(), words);
+        self.complete(token.generation, place.iter().copied().chain(words));
+    }
+}
+
+impl Slot {
     /// Puts a token into it, which must be clear; one writer at a time. Its bytes go to `at`, where there
     /// is room. `source` is the number of its source.
     pub(super) fn write(
@@ -75,34 +175,19 @@ impl Slot {
         now: &Now,
         in_the_middle: impl FnOnce(),
     ) {
-        let write = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
         let secret = token.secret.expose();
-        write(&self.at, at as u64);
+        self.at.store(at as u64, Ordering::Relaxed);
         self.length.store(secret.len() as u64, Ordering::Release);
-        write(&self.issued_boot, nanos(token.issued.boot));
-        write(&self.issued_wall, nanos(token.issued.wall));
-        write(&self.life, nanos(token.life.duration()));
-        write(&self.life_is_known, u64::from(matches!(token.life, Life::Known(_))));
-        write(&self.published, nanos(now.wall));
-        write(&self.published_boot, nanos(now.boot));
-        let expiry = published.expires_at.and_then(|at| u64::try_from(at.as_second()).ok());
-        write(&self.expires_at, expiry.unwrap_or(NEVER));
-        write(&self.source, source.map_or(NEVER, |index| index as u64));
-        for (chunk, word) in secret.chunks(WORD).zip(self.words(bytes)) {
-            let mut padded = Zeroizing::new([0; WORD]);
-            for (to, from) in padded.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            write(word, u64::from_le_bytes(*padded));
-        }
+        self.head.write(token, published, source, now);
+        let words = self.words(bytes);
+        put(secret, words);
         in_the_middle();
-        write(&self.checksum, self.sum(bytes, token.generation));
-        self.generation.store(token.generation, Ordering::Release);
+        self.head.complete(token.generation, [&self.at, &self.length].into_iter().chain(words));
     }
 
     /// Wipes it and what it has of the bytes, whether its writer came to an end or died.
     pub(super) fn clear(&self, bytes: &Bytes) {
-        self.generation.store(0, Ordering::Relaxed);
+        self.head.generation.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         self.words(bytes).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.length.store(0, Ordering::Release);
@@ -115,52 +200,20 @@ impl Slot {
         generation: u64,
         sources: &[&'static str],
     ) -> Option<Generation> {
-        if !self.holds(generation) {
+        if !self.head.holds(generation) {
             return None;
         }
-        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let length = usize::try_from(read(&self.length)).ok()?;
-        let issued = Now {
-            boot: Duration::from_nanos(read(&self.issued_boot)),
-            wall: Duration::from_nanos(read(&self.issued_wall)),
-        };
-        let life = Duration::from_nanos(read(&self.life));
-        let life =
-            if read(&self.life_is_known) == 1 { Life::Known(life) } else { Life::Assumed(life) };
-        let expires_at = read(&self.expires_at);
-        let source = usize::try_from(read(&self.source)).ok();
-        let source = source.and_then(|index| sources.get(index)).copied().unwrap_or("unknown");
-        let published_at = Duration::from_nanos(read(&self.published));
+        let length = usize::try_from(self.length.load(Ordering::Relaxed)).ok()?;
         if length > MAX_SECRET_BYTES {
             return None;
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length.next_multiple_of(WORD)));
-        for word in self.words(all) {
-            bytes.extend_from_slice(&read(word).to_le_bytes());
-        }
-        bytes.truncate(length);
-        let sum = read(&self.checksum);
-        let own_sum = self.sum(all, generation);
-        fence(Ordering::Acquire);
-        if self.generation.load(Ordering::Relaxed) != generation || sum != own_sum {
-            return None;
-        }
-        let secret = Secret::new(std::mem::take(&mut *bytes)).ok()?;
-        let expires_at = (expires_at != NEVER)
-            .then(|| i64::try_from(expires_at).ok().and_then(|at| Timestamp::from_second(at).ok()))
-            .flatten();
-        let published = Published { secret: secret.clone(), expires_at };
-        Some(Generation {
-            token: Token { secret, generation, source, issued, life },
-            published,
-            published_at,
-        })
+        self.head.read(generation, &[&self.at, &self.length], (self.words(all), length), sources)
     }
 
     /// Its generation, and when that was published (boot clock).
     pub(super) fn kept(&self) -> Option<(u64, Duration)> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let published = Duration::from_nanos(self.published_boot.load(Ordering::Relaxed));
+        let generation = self.head.generation.load(Ordering::Acquire);
+        let published = Duration::from_nanos(self.head.published_boot.load(Ordering::Relaxed));
         (generation != 0).then_some((generation, published))
     }
 
@@ -175,32 +228,17 @@ impl Slot {
     fn words<'a>(&self, bytes: &'a Bytes) -> &'a [AtomicU64] {
         bytes.get(self.extent()).unwrap_or_default()
     }
-
-    /// Over the words of the body: tells a complete slot from one whose writer died.
-    fn sum(&self, bytes: &Bytes, generation: u64) -> u64 {
-        let head = [
-            &self.issued_boot,
-            &self.issued_wall,
-            &self.life,
-            &self.life_is_known,
-            &self.published,
-            &self.published_boot,
-            &self.expires_at,
-            &self.source,
-            &self.at,
-            &self.length,
-        ];
-        checksum(generation, head.into_iter().chain(self.words(bytes)))
-    }
 }
 
-/// FNV-1a over the words of a slot.
-pub(super) fn checksum<'a>(generation: u64, words: impl Iterator<Item = &'a AtomicU64>) -> u64 {
-    words
-        .map(|word| word.load(Ordering::Relaxed))
-        .fold(0xcbf2_9ce4_8422_2325 ^ generation, |sum, word| {
-            (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+/// Writes bytes into words; the last is padded with zeros.
+fn put(bytes: &[u8], words: &[AtomicU64]) {
+    for (chunk, word) in bytes.chunks(WORD).zip(words) {
+        let mut padded = Zeroizing::new([0; WORD]);
+        for (to, from) in padded.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        word.store(u64::from_le_bytes(*padded), Ordering::Relaxed);
+    }
 }
 
 /// Where so many bytes fit among those that the slots have; a generation that is older than all others
@@ -211,8 +249,8 @@ pub(super) fn make_room(slots: &[&Slot], bytes: &Bytes, newest: u64, length: usi
         if let Some(at) = gap(slots, words) {
             return at;
         }
-        let age = |slot: &&&Slot| slot.generation.load(Ordering::Relaxed);
-        let may_go = |slot: &&&Slot| !slot.extent().is_empty() && !slot.holds(newest);
+        let age = |slot: &&&Slot| slot.head.generation.load(Ordering::Relaxed);
+        let may_go = |slot: &&&Slot| !slot.extent().is_empty() && !slot.head.holds(newest);
         match slots.iter().filter(may_go).min_by_key(age) {
             Some(slot) => slot.clear(bytes),
             // The newest alone leaves room for any token.

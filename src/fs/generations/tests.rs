@@ -101,7 +101,7 @@ fn a_slot_whose_writer_died_is_not_read() {
     assert!(state.generation(1).is_none(), "the checksum does not fit");
     first.fetch_xor(0xff, Ordering::Relaxed);
     assert!(state.generation(1).is_some());
-    slot.generation.store(0, Ordering::Relaxed);
+    slot.head.generation.store(0, Ordering::Relaxed);
     assert!(state.generation(1).is_none(), "it was being written");
 }
 
@@ -116,7 +116,7 @@ fn what_a_writer_that_died_has_written_is_wiped_by_the_next_one() {
         let (bytes, published) = (&state.region.bytes, token.publish(&now()));
         let at = state.region.slots().map(|slot| slot.extent().end).max().unwrap();
         slot.write((bytes, at), token.token(), &published, None, &now(), || ());
-        slot.generation.store(0, Ordering::Relaxed);
+        slot.head.generation.store(0, Ordering::Relaxed);
         let next = adopted(state.connection()).token(root(), vec!["env"], vec![0]).unwrap();
         assert_eq!(next.load().token.map(|it| it.generation), Some(n as u64 + 1), "{n}");
     }

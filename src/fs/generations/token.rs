@@ -281,7 +281,7 @@ impl TokenState {
 
     /// The slot of a generation, nearly always the first that is looked at.
     pub(super) fn slot(&self, generation: u64) -> Option<&Slot> {
-        self.newest_first().find(|slot| slot.holds(generation))
+        self.newest_first().find(|slot| slot.head.holds(generation))
     }
 
     /// Whether a generation is still in its slot.
