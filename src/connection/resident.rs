@@ -2,15 +2,16 @@
 
 #![expect(
     unsafe_code,
-    reason = "finds its own program in memory and gives it back; mallopt(3), malloc_trim(3), mlock(2)"
+    reason = "finds its own program in memory and gives it back; malloc(3), mlock(2)"
 )]
 
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise, mlock, munlock};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mm::{MlockAllFlags, MlockFlags, mlock_with, mlockall};
 
 /// Gives back what a fetch needed for a moment, most of all the root certificates: the next one may be
 /// an hour away.
@@ -26,14 +27,78 @@ pub fn keep_the_heap_small() {
     }
 }
 
-/// Gives back what the heap holds for nobody, wherever it lies: reading arguments and a configuration
-/// leaves holes in it. Of memory that is locked only the end can be given back.
+/// Gives back what the heap holds for nobody, wherever it lies: reading arguments, a configuration or an
+/// answer leaves holes in it.
 fn trim_the_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the allocator takes its own locks, and only gives back what nobody has.
-    unsafe {
-        libc::malloc_trim(0);
+    {
+        empty_the_holes();
+        // SAFETY: the allocator takes its own locks, and only gives back what nobody has.
+        unsafe { libc::malloc_trim(0) };
     }
+}
+
+/// Does what `malloc_trim(3)` cannot do where memory is locked, which `madvise(2)` refuses to take: each
+/// hole is allocated, so that its pages are ours, emptied, and freed.
+#[cfg(target_env = "gnu")]
+fn empty_the_holes() {
+    // Less than what the allocator maps by itself; and more than a page, of which none may be whole.
+    const LARGEST: usize = 64 * 1024;
+    const SMALLEST: usize = 8 * 1024;
+    const MOST: usize = 256;
+    let mut holes = Vec::with_capacity(MOST);
+    let mut size = LARGEST;
+    while size >= SMALLEST && holes.len() < MOST {
+        // SAFETY: asks where the heap ends.
+        let end = || unsafe { libc::sbrk(0) };
+        let end_before = end();
+        // SAFETY: allocates; nobody else knows the memory.
+        let Some(hole) = NonNull::new(unsafe { libc::malloc(size) }) else { break };
+        if end() != end_before {
+            // SAFETY: allocated above, and used by nobody.
+            unsafe { libc::free(hole.as_ptr()) };
+            size /= 2;
+            continue;
+        }
+        // SAFETY: the memory is ours, as long as the allocator says.
+        if let Err(error) = unsafe { empty(hole, libc::malloc_usable_size(hole.as_ptr())) } {
+            // What is no longer locked must not be handed out again, so that it is not freed.
+            tracing::debug!(%error, "memory of the heap cannot be given back");
+            break;
+        }
+        holes.push(hole);
+    }
+    for hole in holes {
+        // SAFETY: allocated above, and used by nobody.
+        unsafe { libc::free(hole.as_ptr()) };
+    }
+}
+
+/// Gives the whole pages of a range back, which then read as zeros and are as locked as before. After an
+/// error they may not be locked.
+///
+/// # Safety
+///
+/// The range is the caller's, with nothing in it that is still needed.
+#[cfg(target_env = "gnu")]
+unsafe fn empty(start: NonNull<c_void>, length: usize) -> io::Result<()> {
+    let page = rustix::param::page_size();
+    let skipped = start.as_ptr().cast::<u8>().align_offset(page);
+    let length = length.saturating_sub(skipped) / page * page;
+    if length == 0 {
+        return Ok(());
+    }
+    // SAFETY: the pages lie in the range, and hold nothing that anybody needs.
+    unsafe {
+        let start = start.byte_add(skipped);
+        let give_back = || madvise(start, length, MmapAdvise::MADV_DONTNEED);
+        if give_back().is_err() {
+            munlock(start, length)?;
+            give_back()?;
+            mlock_with(start.as_ptr(), length, MlockFlags::ONFAULT)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps all of this process's memory from being swapped out, each page from its first use on, where
@@ -123,4 +188,37 @@ unsafe extern "C" fn read_only_segments(
         }
     }
     LAST
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+    use super::*;
+
+    #[test]
+    fn locked_pages_are_emptied_and_stay_locked() {
+        let page = rustix::param::page_size();
+        let length = 4 * page;
+        // SAFETY: a mapping of our own, which is not used after it is unmapped.
+        unsafe {
+            let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+            let start = mmap_anonymous(std::ptr::null_mut(), length, access, flags).expect("pages");
+            let bytes = std::slice::from_raw_parts_mut(start.cast::<u8>(), length);
+            bytes.fill(1);
+            mlock_with(start, length, MlockFlags::ONFAULT).expect("four pages may be locked");
+            empty(NonNull::new(start.byte_add(1)).expect("a page"), length - 1).expect("emptied");
+            let mut resident = [0_u8; 4];
+            assert_eq!(libc::mincore(start, length, resident.as_mut_ptr()), 0);
+            assert_eq!(resident.map(|of| of & 1), [1, 0, 0, 0], "the first is not whole");
+            assert!(bytes[..page].iter().all(|&byte| byte == 1));
+            assert!(bytes[page..].iter().all(|&byte| byte == 0));
+            assert!(
+                madvise(NonNull::new(start).expect("a page"), length, MmapAdvise::MADV_DONTNEED)
+                    .is_err(),
+                "locked"
+            );
+            munmap(start, length).expect("unmapped");
+        }
+    }
 }

@@ -48,7 +48,9 @@ const ROTATION_PATIENCE: Duration = Duration::from_millis(250);
 /// After the connection has ended, the supervisor says within this that nothing goes on.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// After a start or a fetch everything has ended within this, and sleeps.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_secs(10);
+/// The thread in which everything waits does so within this after it had something to do.
+const FALLS_ASLEEP: Duration = Duration::from_millis(100);
 
 /// What a worker needs besides the connection and the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -267,12 +269,20 @@ pub fn serve(
     end
 }
 
-/// Gives the code back that only the start or a fetch needed, when that has ended.
+/// Gives the code back that only the start or a fetch needed, when that has ended. A thread does it a
+/// moment later, when this one sleeps: on its way there it would bring most of the code back.
 async fn stay_small(state: &State) {
     let mut publications = state.publications();
     loop {
         tokio::time::sleep(BUSY).await;
-        forget_the_program();
+        let forget = || {
+            thread::sleep(FALLS_ASLEEP);
+            forget_the_program();
+        };
+        let thread = thread::Builder::new().name("forget".into()).stack_size(16 * 1024);
+        if let Err(error) = thread.spawn(forget) {
+            tracing::debug!(%error, "memory that nobody needs is kept until the next fetch");
+        }
         if publications.changed().await.is_err() {
             return;
         }
