@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, Session, SessionACL};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -47,8 +48,8 @@ const WIND_DOWN: Duration = Duration::from_millis(100);
 const ROTATION_PATIENCE: Duration = Duration::from_millis(250);
 /// After the connection has ended, the supervisor says within this that nothing goes on.
 const LAST_WORD: Duration = Duration::from_secs(1);
-/// After a start or a fetch everything has ended within this, and sleeps.
-const BUSY: Duration = Duration::from_secs(10);
+/// After a start or a fetch everything has ended within this, the watchdog's question to us included.
+const BUSY: Duration = Duration::from_secs(5);
 /// The thread in which everything waits does so within this after it had something to do.
 const FALLS_ASLEEP: Duration = Duration::from_millis(100);
 
@@ -224,7 +225,7 @@ pub fn serve(
         channel.send(Message::Rotate)?;
     }
     let last_word = channel.try_clone()?;
-    let mut stop = told_to_stop(channel)?;
+    let (mut stop, sleep) = listen(channel)?;
     let end = runtime.block_on(async {
         let mut tasks = JoinSet::new();
         let mut is_told = false;
@@ -247,7 +248,7 @@ pub fn serve(
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::Error::other("the thread that answers the kernel failed")),
             },
-            () = stay_small(&state) => Ok(End::Stopped),
+            () = stay_small(&state, &sleep) => Ok(End::Stopped),
             // Without it no open would ever be answered with a new token.
             () = panicked(&mut tasks) => std::process::abort(),
         };
@@ -269,19 +270,13 @@ pub fn serve(
     end
 }
 
-/// Gives the code back that only the start or a fetch needed, when that has ended. A thread does it a
-/// moment later, when this one sleeps: on its way there it would bring most of the code back.
-async fn stay_small(state: &State) {
+/// Has the memory given back that only the start or a fetch needed, when that has ended.
+async fn stay_small(state: &State, sleep: &OwnedFd) {
     let mut publications = state.publications();
     loop {
         tokio::time::sleep(BUSY).await;
-        let forget = || {
-            thread::sleep(FALLS_ASLEEP);
-            forget_the_program();
-        };
-        let thread = thread::Builder::new().name("forget".into()).stack_size(16 * 1024);
-        if let Err(error) = thread.spawn(forget) {
-            tracing::debug!(%error, "memory that nobody needs is kept until the next fetch");
+        if let Err(error) = rustix::io::write(sleep, &1_u64.to_ne_bytes()) {
+            tracing::debug!(%error, "memory that nobody needs is kept");
         }
         if publications.changed().await.is_err() {
             return;
@@ -320,11 +315,19 @@ fn open_session(adapter: Adapter, init: OwnedFd, device: &OwnedFd) -> io::Result
     Ok(session)
 }
 
-/// Completes when the supervisor says stop, with `true`, or is gone.
-fn told_to_stop(channel: Channel) -> io::Result<oneshot::Receiver<bool>> {
+/// Hears the supervisor, in a thread: the receiver completes when that says stop, with `true`, or is gone.
+/// The same thread gives memory back a moment after its event descriptor was written to, when the one that
+/// everything waits in sleeps: on its way there that would bring most of the code back.
+fn listen(channel: Channel) -> io::Result<(oneshot::Receiver<bool>, OwnedFd)> {
     let (tell, told) = oneshot::channel();
+    let sleep = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let sleeps = sleep.try_clone()?;
     let listen = move || {
         let is_told = loop {
+            if !speaks(&channel, &sleeps) {
+                forget_the_program();
+                continue;
+            }
             match channel.receive(true) {
                 Ok(Some((Message::Stop, _))) => break true,
                 Ok(Some(_)) => {}
@@ -334,5 +337,25 @@ fn told_to_stop(channel: Channel) -> io::Result<oneshot::Receiver<bool>> {
         tell.send(is_told).ok();
     };
     thread::Builder::new().name("supervisor".into()).stack_size(64 * 1024).spawn(listen)?;
-    Ok(told)
+    Ok((told, sleep))
+}
+
+/// Waits until the supervisor speaks, or is gone; `false` where everything sleeps before that.
+fn speaks(channel: &Channel, sleeps: &OwnedFd) -> bool {
+    let mut timeout = None;
+    loop {
+        let (channel, event) = (channel.as_fd(), sleeps.as_fd());
+        let mut descriptors =
+            [channel, event].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(0) => return false,
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) if descriptors[0].revents().is_empty() => {
+                rustix::io::read(sleeps, &mut [0_u8; 8]).ok();
+                timeout = Timespec::try_from(FALLS_ASLEEP).ok();
+            }
+            // What is wrong, the receiver says.
+            Ok(_) | Err(_) => return true,
+        }
+    }
 }
