@@ -124,7 +124,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The worker of now has served: what each reader had in hand may be of the one before. A request that is
-    /// in hand when two workers die counts as what they died of, and fails.
+    /// in hand when three workers die counts as what they died of, and fails.
     fn wait_for_opens(&self) {
         let opens = self.readers.done() + self.number;
         eventually("served again", secs(20), || (self.readers.done() > opens).then_some(()));
