@@ -185,7 +185,8 @@ fn told_of_tokens(daemon: &Daemon) -> Log {
         }
         let token = token.flatten().and_then(|rest| rest.split(' ').next());
         let time = line.split(' ').next().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        let time = time.expect("a line begins with its time").as_millisecond();
+        // A worker that is killed can leave half a line, on which the next one goes on.
+        let time = time?.as_millisecond();
         let time = Duration::from_millis(time.try_into().expect("a time"));
         Some((now.boot.saturating_sub(now.wall.saturating_sub(time)), token))
     });
