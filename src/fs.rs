@@ -25,7 +25,7 @@ use crate::time::Clock;
 use crate::view::{self, ViewContext};
 use access::Access;
 pub use answer::{Attributes, Cache, Chunk, Entry, Open, Opened, Request};
-use generations::{Generation, State, TokenState};
+use generations::{Generation, Place, State, TokenState};
 use journal::Call;
 use node::{Node, Page, Root, Tree};
 use pages::{OnDemand, Other, Pages};
@@ -82,8 +82,9 @@ pub struct Fs {
     tree: Arc<Tree>,
     /// The connection's part of the state: the journal, marks, and signs of life.
     connection: Arc<State>,
-    /// The token's.
+    /// The token's, and that of the place where it is shown.
     state: Arc<TokenState>,
+    place: Arc<Place>,
     recent: Recent,
     token: Handle,
     /// The views whose readers keep a token for long: see [`view::View::is_held`].
@@ -96,10 +97,10 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A filesystem that shows `state` and asks `token` whether it is fresh.
+    /// A filesystem that shows `state` at a place of it, and asks `token` whether it is fresh.
     pub fn new(
         config: FsConfig,
-        state: Arc<TokenState>,
+        (state, place): (Arc<TokenState>, Arc<Place>),
         token: Handle,
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
@@ -111,6 +112,7 @@ impl Fs {
             config,
             connection: Arc::clone(state.connection()),
             state,
+            place,
             recent: Recent::default(),
             token,
             held: view::ALL.iter().filter(|view| view.is_held()).map(|view| view.id()).collect(),
@@ -166,6 +168,12 @@ impl Fs {
     #[must_use]
     pub fn state(&self) -> &Arc<TokenState> {
         &self.state
+    }
+
+    /// The place where it shows it.
+    #[must_use]
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     /// The boot clock.
@@ -249,7 +257,7 @@ impl Fs {
         let own = [(ino, true, "."), (parent, true, "..")];
         let names = names.map(|(name, node)| match node {
             Node::Generation { view, .. } => {
-                let generation = self.state.current(view);
+                let generation = self.place.current(view);
                 (Node::Generation { generation, view }.ino(), false, name)
             }
             _ => (node.ino(), matches!(node, Node::Directory(_)), name),
@@ -385,7 +393,7 @@ impl Fs {
         let node = name.and_then(|name| self.tree.lookup(parent, name));
         match node {
             Some(Node::Generation { view, .. }) if is_onto_itself && self.is_helper(request) => {
-                self.state.flip(view);
+                self.place.flip(view);
                 Ok(())
             }
             _ => Err(self.refuse(ReadErrorKind::ReadOnly)),
@@ -401,9 +409,9 @@ impl Fs {
         match self.node(ino)? {
             Node::Live { view } if self.is_helper(request) => {
                 if let Root::View(_) = self.config.root {
-                    self.state.flip(view);
+                    self.place.flip(view);
                 }
-                self.state.touch(view);
+                self.place.touch(view);
                 self.getattr(request, ino, None)
             }
             _ => Err(self.refuse(ReadErrorKind::ReadOnly)),
@@ -439,14 +447,14 @@ impl Fs {
 
     /// What a thread was last handed of a live view.
     fn handed(&self, thread: u32, view: u8) -> Option<u64> {
-        self.connection.shared().handed.get(thread, (self.state.index(), view))
+        self.connection.shared().handed.get(thread, (self.place.index(), view))
     }
 
     /// The node and attributes of the generation that a view shows now.
     fn current_view(&self, view: u8) -> Result<(Node, Attributes), Errno> {
         // Between the two reads the generation may leave the ring, if it rotates 64 times meanwhile.
         for _ in 0..8 {
-            let generation = self.state.current(view);
+            let generation = self.place.current(view);
             let node = Node::Generation { generation, view };
             match self.generation_attributes(node.ino(), generation, view) {
                 Err(Errno::EKEYEXPIRED) => {}
@@ -506,7 +514,7 @@ impl Fs {
     /// When a rotation last renamed in a directory; the kernel asks again after each rename.
     fn renamed(&self, directory: u64) -> Option<Duration> {
         let view = self.renames_in(directory)?;
-        Some(self.state.generation(self.state.current(view))?.published_at)
+        Some(self.state.generation(self.place.current(view))?.published_at)
     }
 
     fn generation_attributes(&self, ino: u64, number: u64, view: u8) -> Result<Attributes, Errno> {
@@ -514,13 +522,13 @@ impl Fs {
         if number == 0 {
             // Never 0 bytes: `test -s` must not say for ever that there is nothing, since nothing
             // but an open fetches.
-            let links = u32::from(self.state.current(view) == 0);
+            let links = u32::from(self.place.current(view) == 0);
             return Ok(self.fixed(ino, 1, mode, links));
         }
         let generation = self.recent.get(&self.state, number).ok_or(Errno::EKEYEXPIRED)?;
         let size = self.render(view, &generation)?.as_bytes().len() as u64;
         // Without a name the kernel tells watchers that the file was deleted.
-        let links = u32::from(self.state.current(view) == number);
+        let links = u32::from(self.place.current(view) == number);
         let modified = generation.published_at;
         Ok(Attributes { modified, ..self.fixed(ino, size, mode, links) })
     }

@@ -82,7 +82,9 @@ impl Shared {
         let shown = (identity.clone(), handle.clone(), Arc::clone(&counters));
         let pages = Pages::new(identity, Arc::clone(&self.connection)).with_others(others);
         let config = FsConfig { root, views, ..self.fs.clone() };
-        let fs = Fs::new(config, store, handle, clock, counters, pages);
+        let place =
+            store.place().ok_or_else(|| io::Error::other("a token that is shown nowhere"))?;
+        let fs = Fs::new(config, (store, place), handle, clock, counters, pages);
         Ok(Token { fs, engine, shown })
     }
 }

@@ -2,14 +2,16 @@
 //! a request, so that a process that takes the mount over goes on where the last one stopped.
 //!
 //! It has two parts: what belongs to the connection ([`State`]), and a region for each token
-//! ([`TokenState`], [`regions`]). Every word of it is an atomic. A slot is written under the rule of a
-//! sequence lock (generation 0, body, checksum, generation), so that a process that dies in the middle
-//! leaves no torn token, and a reader never sees one. What holds tokens is locked in memory and kept out
-//! of core dumps; the file is sealed against a change of its size.
+//! ([`TokenState`], [`regions`]), with one for each further [`Place`] where it is shown. Every word of it
+//! is an atomic. A slot is written under the rule of a sequence lock (generation 0, body, checksum,
+//! generation), so that a process that dies in the middle leaves no torn token, and a reader never sees
+//! one. What holds tokens is locked in memory and kept out of core dumps; the file is sealed against a
+//! change of its size.
 
 mod earlier;
 mod layout;
 mod mapping;
+mod place;
 pub mod regions;
 mod requests;
 mod saved;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use tokio::sync::watch;
 
+pub use self::place::Place;
 pub use self::slot::Generation;
 pub use self::token::TokenState;
 

@@ -39,7 +39,7 @@ impl Fs {
         let patient = mark.is_none() && self.is_patient(request, view);
         let caller = Some(request.caller);
         // Nearly every open.
-        if self.state.current(view) == generation && self.serves(generation, caller, patient) {
+        if self.place.current(view) == generation && self.serves(generation, caller, patient) {
             return Open::Now(Ok(keep));
         }
         let fresh = self.usable(caller, patient);
@@ -52,7 +52,7 @@ impl Fs {
             }
         };
         if generation != 0 && fresh.as_ref().is_some_and(may_serve) {
-            let is_current = self.state.current(view) == generation;
+            let is_current = self.place.current(view) == generation;
             let is_the_second_look =
                 mark.is_some_and(|mark| mark.view == view && generation >= mark.generation);
             if is_current || is_the_second_look || self.is_spared() {
@@ -68,7 +68,7 @@ impl Fs {
         }
         self.wait(request, call, view, patient, move |fs, request, fresh| {
             // What the source gave may be the very token that was there.
-            if generation == fresh.token().generation && fs.state.current(view) == generation {
+            if generation == fresh.token().generation && fs.place.current(view) == generation {
                 return Some(Ok(keep));
             }
             let is_settled = !may_look_again || fs.shows(view, fresh);
@@ -110,7 +110,7 @@ impl Fs {
 
     /// Whether a view already shows the generation of a token.
     fn shows(&self, view: u8, fresh: &FreshToken) -> bool {
-        self.state.current(view) >= fresh.token().generation
+        self.place.current(view) >= fresh.token().generation
     }
 
     /// Whether a generation's own token may be served. It nearly always is the one just judged.
@@ -131,7 +131,7 @@ impl Fs {
         fresh: &FreshToken,
         may_look_again: bool,
     ) -> Result<Opened, Errno> {
-        let mark = Mark { view, generation: self.state.current(view) };
+        let mark = Mark { view, generation: self.place.current(view) };
         let (marks, thread) = (&self.connection.shared().marks, request.caller.thread);
         let now = self.clock.now().boot;
         if may_look_again && marks.set(&self.connection.writers, thread, mark, now) {
@@ -149,7 +149,7 @@ impl Fs {
     pub(super) fn open_live(self: &Arc<Self>, request: &Request, call: &Call, view: u8) -> Open {
         let hand = move |fs: &Self, request: &Request, fresh: &FreshToken| {
             let opened = fs.newest(fresh);
-            let (thread, of) = (request.caller.thread, (fs.state.index(), view));
+            let (thread, of) = (request.caller.thread, (fs.place.index(), view));
             let handed = &fs.connection.shared().handed;
             handed.set(&fs.connection.writers, thread, of, opened.handle);
             opened
@@ -224,7 +224,7 @@ impl Fs {
     /// Completes when the view shows the generation, or at the deadline; not before [`LAST_MOMENT`].
     async fn shown(&self, view: u8, generation: u64, deadline: Duration) {
         let left = deadline.saturating_sub(self.clock.now().boot).max(LAST_MOMENT);
-        tokio::time::timeout(left, self.state.flipped(view, generation)).await.ok();
+        tokio::time::timeout(left, self.place.flipped(view, generation)).await.ok();
     }
 
     fn refused_open(&self, request: &Request, error: &ReadError) -> Errno {

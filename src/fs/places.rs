@@ -99,7 +99,7 @@ impl Places {
     #[must_use]
     pub fn new(root: Arc<Fs>, named: Vec<(String, Arc<Fs>)>, demand: Option<Demand>) -> Arc<Self> {
         let named = named.into_iter();
-        let named = named.map(|(name, fs)| Named { place: fs.state().place(), name, fs });
+        let named = named.map(|(name, fs)| Named { place: fs.place().number(), name, fs });
         let mut named: Vec<_> = named.collect();
         named.sort_unstable_by_key(|named| named.place);
         let demand = demand.map(Arc::new);
@@ -208,7 +208,7 @@ impl Places {
         if parent == ROOT {
             let named = self.named.iter().find(|named| name == &*named.name);
             let named = named.map(|named| {
-                named.fs.state().see();
+                named.fs.place().see();
                 global(named.place, ROOT)
             });
             let at_root = || self.at_root().find(|(at_root, _)| name == *at_root);

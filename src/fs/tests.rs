@@ -162,7 +162,8 @@ fn worker(
         hosts: Vec::new(),
     };
     let pages = Pages::new(identity, Arc::clone(state.connection()));
-    let fs = Fs::new(config, Arc::clone(state), token, clock, Arc::default(), pages);
+    let place = state.place().unwrap();
+    let fs = Fs::new(config, (Arc::clone(state), place), token, clock, Arc::default(), pages);
     (fs, tokio::spawn(engine.run()))
 }
 
@@ -344,16 +345,20 @@ async fn the_views_of_a_named_token_flip_in_renames_once_somebody_may_see_them()
         asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     });
     let first = published(1);
-    assert_eq!((state.current(view()), state.wants_rotation()), (first, false), "nobody looked");
+    assert_eq!(
+        (state.place().unwrap().current(view()), state.wants_rotation()),
+        (first, false),
+        "nobody looked"
+    );
     let directory = places.lookup(&by(4), ROOT, OsStr::new("acme")).unwrap().attributes.ino;
     let second = published(2);
-    assert_eq!((state.current(view()), state.wants_rotation()), (first, true));
+    assert_eq!((state.place().unwrap().current(view()), state.wants_rotation()), (first, true));
     assert_eq!(rotations.load(std::sync::atomic::Ordering::Relaxed), 1);
     let helper = Request { caller: Caller::new(1000, 1000, HELPER), ..by(6) };
     let (next, name) = (OsStr::new(".next-token"), OsStr::new("token"));
     let waiting = places.lookup(&helper, directory, next).unwrap().attributes.ino;
     assert_eq!(places.rename(&helper, (directory, next), (directory, name)), Ok(()));
-    assert_eq!(state.current(view()), second);
+    assert_eq!(state.place().unwrap().current(view()), second);
     assert_eq!(places.lookup(&by(8), directory, name).unwrap().attributes.ino, waiting);
 }
 
@@ -477,7 +482,7 @@ async fn a_view_flips_in_the_rename_of_the_helper_and_of_nobody_else() {
     // From now on somebody renames: this test.
     mounted.state.rotate_with(|| ());
     mounted.rotate().await;
-    assert_eq!((mounted.state.current(view()), mounted.state.prepared()), (1, 2));
+    assert_eq!((mounted.state.place().unwrap().current(view()), mounted.state.prepared()), (1, 2));
     let next = OsStr::new(".next-token");
     assert_eq!(mounted.lookup(READER, ".next-token"), Err(Errno::ENOENT));
     let rename = |mounted: &mut Mounted, thread| {
@@ -485,10 +490,10 @@ async fn a_view_flips_in_the_rename_of_the_helper_and_of_nobody_else() {
         mounted.fs.rename(&request, (ROOT, next), (ROOT, OsStr::new("token")))
     };
     assert_eq!(rename(&mut mounted, READER), Err(Errno::EROFS));
-    assert_eq!(mounted.state.current(view()), 1);
+    assert_eq!(mounted.state.place().unwrap().current(view()), 1);
     let waiting = mounted.lookup(HELPER, ".next-token").unwrap();
     assert_eq!(rename(&mut mounted, HELPER), Ok(()));
-    assert_eq!(mounted.state.current(view()), 2);
+    assert_eq!(mounted.state.place().unwrap().current(view()), 2);
     assert_eq!(mounted.lookup(READER, "token").unwrap().ino, waiting.ino);
 }
 

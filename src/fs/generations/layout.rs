@@ -20,7 +20,7 @@ pub const REGIONS: usize = 1024;
 pub(super) const FREE: u64 = 0;
 pub(super) const BUSY: u64 = u64::MAX;
 
-/// What kind of token a region is for.
+/// What a region is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Kind {
@@ -32,6 +32,10 @@ pub enum Kind {
     OnDemand = 3,
     /// None that outlives its process.
     Passing = 4,
+    /// One that is shown by doors alone, and by any number of them.
+    Shared = 5,
+    /// Not a token, but a place where one of these is shown.
+    Place = 6,
 }
 
 /// Which regions are whose.
@@ -39,7 +43,7 @@ pub enum Kind {
 pub(super) struct Directory {
     /// The entries from here on were never taken.
     pub(super) end: AtomicU64,
-    /// The last number that was given to a named token. None is given twice: the kernel keeps inodes.
+    /// The last number that was given to a place. None is given twice: the kernel keeps inodes.
     pub(super) last_place: AtomicU64,
     /// It was said that memory cannot be locked.
     pub(super) told_unlocked: AtomicU64,
@@ -50,7 +54,7 @@ pub(super) struct Directory {
 pub(super) struct Entry {
     pub(super) state: AtomicU64,
     pub(super) key: [AtomicU64; 2],
-    /// The number of a named token.
+    /// The number of a place.
     pub(super) place: AtomicU64,
 }
 

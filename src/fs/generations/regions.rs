@@ -19,6 +19,7 @@ use super::State;
 pub use super::layout::Kind;
 use super::layout::{BUSY, Directory, Entry, FIRST, FREE, REGION, Region};
 use super::mapping::Mapping;
+use super::place::Place;
 use super::saved::{read_text, write_text};
 use super::token::TokenState;
 
@@ -50,6 +51,14 @@ impl Whose<'_> {
         let word = |n: usize| words.get(n).copied().map_or(0, u64::from_le_bytes);
         [word(0), word(1)]
     }
+}
+
+/// A region that belongs to this process.
+struct Taken {
+    region: Mapping<Region>,
+    index: usize,
+    /// The number of its place.
+    place: u64,
 }
 
 /// A region, for whoever makes rotations visible.
@@ -106,7 +115,8 @@ impl Regions {
 
 impl State {
     /// The state of a token: that which was kept, or else an empty one. `sources` are the names of its
-    /// sources, `views` the numbers of the views that it is shown in.
+    /// sources, `views` the numbers of the views that it is shown in, at the one place that it has. A token
+    /// of doors has none of its own; see [`State::place`].
     ///
     /// # Errors
     /// `StorageFull` where there are too many; what the system says.
@@ -116,6 +126,42 @@ impl State {
         sources: Vec<&'static str>,
         views: Vec<u8>,
     ) -> io::Result<TokenState> {
+        let Taken { region, index, place } = self.take(whose)?;
+        let earlier = self.earlier.clone().filter(|_| whose.kind == Kind::Root);
+        let token = TokenState::new(Arc::clone(self), region, earlier, index, sources);
+        Ok(if whose.kind == Kind::Shared { token } else { token.with_place(place, views) })
+    }
+
+    /// Another place of a token, at a path from the root of the mount.
+    ///
+    /// # Errors
+    /// Those of [`State::token`].
+    pub fn place(
+        self: &Arc<Self>,
+        path: &str,
+        token: &TokenState,
+        views: Vec<u8>,
+    ) -> io::Result<Arc<Place>> {
+        let entry = self.regions.directory.entry(token.index());
+        let key = entry.map(|entry| entry.key.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        // What shows another token is another place.
+        let key = key.unwrap_or_default().map(u64::to_le_bytes).concat();
+        let whose = Whose { kind: Kind::Place, name: path, configuration: &key };
+        let Taken { region, index, place } = self.take(whose)?;
+        let (is_new, own) = (region.prepared() == 0, Some(Arc::clone(self)));
+        let (region, numbers) = (Arc::new(region), (index, place));
+        let place = Arc::new(Place::new(region, numbers, views, token.changes(), own));
+        // A worker that died may not have come to this.
+        place.prepare(token.prepared());
+        if is_new {
+            place.flip_all();
+        }
+        token.show_at(Arc::clone(&place));
+        Ok(place)
+    }
+
+    /// The region that was kept, or else an empty one.
+    fn take(&self, whose: Whose<'_>) -> io::Result<Taken> {
         let key = whose.key();
         // Within a process two threads make tokens: the runtime's and the one that answers the kernel.
         let mut held = self.held();
@@ -136,7 +182,7 @@ impl State {
             if whose.kind == Kind::Root {
                 region.seen.store(1, Ordering::Relaxed);
             }
-            if whose.kind == Kind::Named {
+            if matches!(whose.kind, Kind::Named | Kind::Place) {
                 let place = directory.last_place.fetch_add(1, Ordering::AcqRel) + 1;
                 if place > PLACES {
                     entry.state.store(FREE, Ordering::Release);
@@ -149,9 +195,7 @@ impl State {
             entry.state.store(whose.kind as u64, Ordering::Release);
         }
         held.insert(index);
-        let place = entry.place.load(Ordering::Relaxed);
-        let earlier = self.earlier.clone().filter(|_| whose.kind == Kind::Root);
-        Ok(TokenState::new(Arc::clone(self), (region, earlier), index, place, sources, views))
+        Ok(Taken { region, index, place: entry.place.load(Ordering::Relaxed) })
     }
 
     /// Whether something was kept of a token.
@@ -185,13 +229,14 @@ impl State {
         }
     }
 
-    /// The tokens whose views are renamed: that at the root, and those that have a directory. `known` are
+    /// The places where views are renamed: the root, and the directories of tokens. `known` are
     /// those of an earlier call.
     ///
     /// # Errors
     /// What the system says.
     pub fn shown(&self, known: &mut Vec<(usize, Shown)>) -> io::Result<()> {
-        let is_shown = |entry: &Entry| entry.is(Kind::Root) || entry.is(Kind::Named);
+        let kinds = [Kind::Root, Kind::Named, Kind::Place];
+        let is_shown = |entry: &Entry| kinds.into_iter().any(|kind| entry.is(kind));
         let entries = self.regions.directory.entries().filter(|(_, entry)| is_shown(entry));
         let mut shown = Vec::new();
         for (index, entry) in entries {

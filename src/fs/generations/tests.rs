@@ -44,6 +44,16 @@ fn take(state: &Arc<State>, whose: Whose<'_>) -> TokenState {
     state.token(whose, vec!["env"], vec![0]).unwrap()
 }
 
+/// The number of the place that a token has.
+fn number(token: &TokenState) -> u64 {
+    token.place().unwrap().number()
+}
+
+/// The generation that a view shows there.
+fn current(token: &TokenState, view: u8) -> u64 {
+    token.place().unwrap().current(view)
+}
+
 fn now() -> Now {
     Now { boot: SECOND * 100, wall: SECOND * 1_700_000_000 }
 }
@@ -63,7 +73,8 @@ fn what_was_published_is_read_back_whole() {
     assert_eq!(&read.token, token.token());
     assert_eq!(read.published, token.publish(&now()));
     assert_eq!(read.published_at, now().wall);
-    assert_eq!((state.current(0), state.current(7), state.current(1)), (1, 1, 0));
+    let current = |view| current(&state, view);
+    assert_eq!((current(0), current(7), current(1)), (1, 1, 0));
     assert_eq!(state.load().token.as_ref(), Some(token.token()));
 }
 
@@ -222,10 +233,10 @@ fn the_token_of_an_earlier_supervisor_is_served_until_there_is_another_one() {
     let state = Arc::new(State::adopt(memory).unwrap());
     let (token, other) = (take(&state, root()), take(&state, on_demand("acme")));
     assert_eq!(token.load().token.unwrap().secret.expose(), b"ghs_before");
-    assert_eq!((token.prepared(), token.current(0), token.current(7)), (41, 41, 0));
+    assert_eq!((token.prepared(), current(&token, 0), current(&token, 7)), (41, 41, 0));
     assert_eq!((other.load().token, other.prepared()), (None, 0));
     token.publish(&fresh(token.reserve(), "ghs_new", Life::Known(SECOND * 60)), &now());
-    assert_eq!((token.prepared(), token.current(0), token.current(7)), (42, 42, 0));
+    assert_eq!((token.prepared(), current(&token, 0), current(&token, 7)), (42, 42, 0));
     assert_eq!(text(token.generation(42)).unwrap(), "ghs_new");
     assert_eq!(text(token.generation(41)).unwrap(), "ghs_before", "who has it open reads on");
     assert!(token.generation(40).is_none() && token.generation(0).is_none());
@@ -277,20 +288,81 @@ fn each_token_is_found_by_kind_name_and_configuration() {
     }
     let numbers: Vec<_> = tokens.iter().map(TokenState::prepared).collect();
     assert_eq!(numbers, [1, 2, 3, 4], "the numbers are the connection's");
-    assert_eq!(tokens.iter().map(TokenState::place).collect::<Vec<_>>(), [0, 1, 2, 0]);
+    assert_eq!(tokens.iter().map(number).collect::<Vec<_>>(), [0, 1, 2, 0]);
     // Another process, in another order.
     let next = adopted(&state);
     for (token, whose) in tokens.iter().zip(whose).rev() {
         let kept = take(&next, whose);
-        assert_eq!((kept.load(), kept.place()), (token.load(), token.place()));
+        assert_eq!((kept.load(), number(&kept)), (token.load(), number(token)));
     }
     let other = take(&next, named("acme", b"2"));
-    assert_eq!((other.load().token, other.place()), (None, 3), "another token of the same name");
+    assert_eq!((other.load().token, number(&other)), (None, 3), "another token of the same name");
     let mut shown = Vec::new();
     next.shown(&mut shown).unwrap();
     let all: Vec<_> = shown.iter().map(|(_, shown)| (&*shown.name, shown.prepared())).collect();
     assert_eq!(all, [("", 1), ("acme", 2), ("globex", 3), ("acme", 0)]);
     assert_eq!(next.on_demand().unwrap(), ["acme"]);
+}
+
+fn shared(name: &str) -> Whose<'_> {
+    Whose { kind: Kind::Shared, name, configuration: b"" }
+}
+
+/// The places where somebody renames: path, what it can show, and what its view 0 shows.
+fn places_of(state: &State) -> Vec<(String, u64, u64)> {
+    let mut shown = Vec::new();
+    state.shown(&mut shown).unwrap();
+    shown.into_iter().map(|(_, at)| (at.name.clone(), at.prepared(), at.current(0))).collect()
+}
+
+#[test]
+fn a_token_is_shown_at_many_places_which_flip_each_for_itself() {
+    let state = Arc::new(State::create().unwrap());
+    let token = take(&state, shared("acme"));
+    let publish = || {
+        let number = token.reserve();
+        token.publish(&fresh(number, "ghs_acme", Life::Known(SECOND * 60)), &now());
+    };
+    assert!(token.place().is_none(), "only doors show it");
+    let one = state.place("agent-1", &token, vec![0]).unwrap();
+    publish();
+    let other = state.place("agent-2", &token, vec![0]).unwrap();
+    assert_eq!((one.current(0), other.current(0)), (1, 1));
+    assert_eq!((one.number(), other.number()), (1, 2));
+    token.rotate_with(|| ());
+    one.see();
+    publish();
+    assert_eq!((one.current(0), other.current(0)), (1, 2), "nobody watches the other one");
+    assert!(token.wants_rotation() && !token.is_settled());
+    let agent = |number: u64, current| (format!("agent-{number}"), 2, current);
+    assert_eq!(places_of(&state), [agent(1, 1), agent(2, 2)]);
+    // The next worker finds them by path and token, also where the last one died in the middle.
+    let next = adopted(&state);
+    let kept = take(&next, shared("acme"));
+    let again = next.place("agent-1", &kept, vec![0]).unwrap();
+    assert_eq!((again.number(), again.current(0), kept.wants_rotation()), (1, 1, true));
+    again.flip(0);
+    again.touch(0);
+    assert_eq!((one.current(0), token.wants_rotation()), (2, false));
+    let another = take(&next, shared("globex"));
+    let bound_anew = next.place("agent-1", &another, vec![0]).unwrap();
+    assert_eq!((bound_anew.number(), bound_anew.current(0)), (3, 0), "another token's place");
+}
+
+#[test]
+fn a_place_that_is_left_is_nobodys_and_its_number_is_never_given_again() {
+    let state = Arc::new(State::create().unwrap());
+    let token = take(&state, shared("acme"));
+    let place = |path: &str| state.place(path, &token, vec![0]).unwrap();
+    let (left, stays) = (place("agent-1"), place("agent-2"));
+    let index = left.index();
+    left.see();
+    token.leave(&left);
+    assert_eq!(places_of(&state), [("agent-2".to_owned(), 0, 0)]);
+    drop(left);
+    let again = place("agent-1");
+    assert_eq!((again.index(), again.number(), again.is_seen()), (index, 3, false));
+    assert_eq!(stays.number(), 2);
 }
 
 /// What was ever written of the file that is behind a state, and not given back.

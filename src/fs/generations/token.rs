@@ -1,9 +1,9 @@
-//! What outlives a worker of one token: its generations, which of them each view shows, and how far its
-//! engine is.
+//! What outlives a worker of one token: its generations, and how far its engine is. Which of them each
+//! view shows is a matter of its places.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::earlier::Earlier;
 use super::layout::{FIRST_SLOTS, Region};
 use super::mapping::Mapping;
+use super::place::Place;
 use super::slot::{self, Generation, Slot};
 use super::{SLOTS, State, TOLD_WITHIN, nanos};
 use crate::fs::fault;
@@ -23,21 +24,20 @@ use crate::token::FreshToken;
 /// See the module.
 pub struct TokenState {
     connection: Arc<State>,
-    pub(super) region: Mapping<Region>,
+    pub(super) region: Arc<Mapping<Region>>,
     /// What the supervisor has of it, where that is of an earlier version.
     earlier: Option<Arc<Mapping<Earlier>>>,
     index: usize,
-    place: u64,
+    /// Where it is shown.
+    places: RwLock<Vec<Arc<Place>>>,
     /// The names of the sources that slots refer to by number.
     sources: Vec<&'static str>,
     /// One writer of a slot at a time; only this process writes.
     writer: Mutex<Locked>,
-    /// The views that there are.
-    views: Vec<u8>,
     /// Asks whoever makes rotations visible to do so; without it a publication flips at once.
     rotator: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Tells whenever a generation is prepared or a view flipped.
-    changes: Notify,
+    changes: Arc<Notify>,
     is_forgotten: AtomicBool,
 }
 
@@ -53,25 +53,52 @@ struct Locked {
 impl TokenState {
     pub(super) fn new(
         connection: Arc<State>,
-        (region, earlier): (Mapping<Region>, Option<Arc<Mapping<Earlier>>>),
+        region: Mapping<Region>,
+        earlier: Option<Arc<Mapping<Earlier>>>,
         index: usize,
-        place: u64,
         sources: Vec<&'static str>,
-        views: Vec<u8>,
     ) -> Self {
         Self {
             connection,
-            region,
+            region: Arc::new(region),
             earlier,
             index,
-            place,
+            places: RwLock::default(),
             sources,
             writer: Mutex::default(),
-            views,
             rotator: OnceLock::new(),
-            changes: Notify::new(),
+            changes: Arc::default(),
             is_forgotten: AtomicBool::new(false),
         }
+    }
+
+    /// Gives it a place in its own region, with these views.
+    pub(super) fn with_place(self, number: u64, views: Vec<u8>) -> Self {
+        let (region, changes) = (Arc::clone(&self.region), Arc::clone(&self.changes));
+        let place = Place::new(region, (self.index, number), views, changes, None);
+        self.show_at(Arc::new(place));
+        self
+    }
+
+    /// Shows it at a place from now on.
+    pub(super) fn show_at(&self, place: Arc<Place>) {
+        self.places.write().unwrap_or_else(PoisonError::into_inner).push(place);
+    }
+
+    /// What tells of changes at its places.
+    pub(super) fn changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.changes)
+    }
+
+    /// Where it is shown.
+    fn places(&self) -> RwLockReadGuard<'_, Vec<Arc<Place>>> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first place where it is shown.
+    #[must_use]
+    pub fn place(&self) -> Option<Arc<Place>> {
+        self.places().first().cloned()
     }
 
     /// The state that it is a part of.
@@ -80,15 +107,8 @@ impl TokenState {
         &self.connection
     }
 
-    /// The number of a named token, from 1 on: the same in every worker, and of no other token that this
-    /// mount ever had.
-    #[must_use]
-    pub fn place(&self) -> u64 {
-        self.place
-    }
-
     /// The number of its region, which no other token has meanwhile.
-    pub(in crate::fs) fn index(&self) -> usize {
+    pub(super) fn index(&self) -> usize {
         self.index
     }
 
@@ -97,6 +117,15 @@ impl TokenState {
         if !self.is_forgotten.swap(true, Ordering::AcqRel) {
             self.connection.leave_region(self.index);
         }
+    }
+
+    /// It is no longer shown at a place.
+    pub fn leave(&self, place: &Arc<Place>) {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|other| !Arc::ptr_eq(other, place));
+        place.forget();
+        drop(places);
+        self.changes.notify_waiters();
     }
 
     /// How many files of a token on demand are open, and when one was opened last (boot clock).
@@ -116,12 +145,6 @@ impl TokenState {
     #[must_use]
     pub fn prepared(&self) -> u64 {
         self.region.prepared()
-    }
-
-    /// The generation that a view shows; 0 before the first.
-    #[must_use]
-    pub fn current(&self, view: u8) -> u64 {
-        self.region.current(view)
     }
 
     /// Writes a generation into its slot. From now on it can be served, but no view shows it yet.
@@ -163,47 +186,21 @@ impl TokenState {
         }
     }
 
-    /// Lets a view show the newest prepared generation.
-    pub fn flip(&self, view: u8) {
-        if let Some(word) = self.region.current.get(usize::from(view)) {
-            word.fetch_max(self.prepared(), Ordering::AcqRel);
-            self.changes.notify_waiters();
-        }
-    }
-
-    /// Whether every view shows the newest generation.
+    /// Whether every view shows the newest generation, at every place.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let newest = self.prepared();
-        self.views.iter().all(|view| self.current(*view) >= newest)
+        self.places().iter().all(|place| place.is_settled())
     }
 
     /// Whether some view, or its live inode, has not told watchers of the newest generation.
     #[must_use]
     pub fn wants_rotation(&self) -> bool {
-        let is_untold = |view: &u8| self.touched(*view) < self.prepared();
-        !self.is_settled() || (self.is_seen() && self.views.iter().any(is_untold))
+        self.places().iter().any(|place| place.wants_rotation())
     }
 
     /// Leaves flipping to `rotate`, which is called after each publication that somebody may see.
     pub fn rotate_with(&self, rotate: impl Fn() + Send + Sync + 'static) {
         self.rotator.set(Box::new(rotate)).ok();
-    }
-
-    /// Somebody has asked for the directory, and may watch what happens in it.
-    pub fn see(&self) {
-        if !self.is_seen() {
-            self.region.seen.store(1, Ordering::Release);
-        }
-    }
-
-    fn is_seen(&self) -> bool {
-        self.region.is_seen()
-    }
-
-    /// Completes when the view shows at least this generation.
-    pub async fn flipped(&self, view: u8, generation: u64) {
-        self.until(|| self.current(view) >= generation).await;
     }
 
     /// Completes when a newer generation is prepared.
@@ -212,14 +209,7 @@ impl TokenState {
     }
 
     async fn until(&self, is_so: impl Fn() -> bool) {
-        loop {
-            // Made before the look, so that a change after it is not missed.
-            let changed = self.changes.notified();
-            if is_so() {
-                return;
-            }
-            changed.await;
-        }
+        until(&self.changes, is_so).await;
     }
 
     /// Flips the views of a generation that nobody has made visible within `patience`: for a mount
@@ -233,25 +223,9 @@ impl TokenState {
             let may_flip = !self.is_settled() && !self.connection.is_renaming();
             if self.prepared() == newest && may_flip {
                 tracing::debug!(generation = newest, "nobody renames: flipping without events");
-                for view in &self.views {
-                    self.flip(*view);
-                }
+                self.places().iter().for_each(|place| place.flip_all());
                 flipped();
             }
-        }
-    }
-
-    /// The generation of which the view's live inode has told watchers.
-    #[must_use]
-    pub fn touched(&self, view: u8) -> u64 {
-        self.region.touched(view)
-    }
-
-    /// The live inode of the view has told watchers of what it shows.
-    pub fn touch(&self, view: u8) {
-        if let Some(word) = self.region.touched.get(usize::from(view)) {
-            word.fetch_max(self.current(view), Ordering::AcqRel);
-            self.changes.notify_waiters();
         }
     }
 
@@ -330,6 +304,18 @@ impl TokenState {
     }
 }
 
+/// Completes when something is so, which is looked at after each change.
+pub(super) async fn until(changes: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        // Made before the look, so that a change after it is not missed.
+        let changed = changes.notified();
+        if is_so() {
+            return;
+        }
+        changed.await;
+    }
+}
+
 impl Store for TokenState {
     fn reserve(&self) -> u64 {
         self.connection.reserve()
@@ -337,10 +323,15 @@ impl Store for TokenState {
 
     fn publish(&self, token: &FreshToken, now: &Now) {
         self.prepare(token, now);
+        let generation = self.prepared();
+        self.places().iter().for_each(|place| place.prepare(generation));
         self.changes.notify_waiters();
-        match self.rotator.get().filter(|_| self.is_seen()) {
-            Some(rotate) => rotate(),
-            None => self.views.iter().for_each(|view| self.flip(*view)),
+        let rotate = self.rotator.get();
+        let (seen, unseen): (Vec<_>, Vec<_>) =
+            self.places().iter().cloned().partition(|place| rotate.is_some() && place.is_seen());
+        unseen.iter().for_each(|place| place.flip_all());
+        if let Some(rotate) = rotate.filter(|_| !seen.is_empty()) {
+            rotate();
         }
     }
 

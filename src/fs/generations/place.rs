@@ -1,0 +1,133 @@
+//! What outlives a worker of a place, where a token is shown: which generation each view shows there, and
+//! which one watchers were told of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+use super::State;
+use super::layout::Region;
+use super::mapping::Mapping;
+
+/// See the module. Most tokens have one place, which is in their own region.
+pub struct Place {
+    pub(super) region: Arc<Mapping<Region>>,
+    index: usize,
+    number: u64,
+    /// The views that there are.
+    views: Vec<u8>,
+    /// Tells whenever a generation of the token is prepared or a view of it flipped, at any place.
+    changes: Arc<Notify>,
+    /// Where the region is the place's own.
+    own: Option<Arc<State>>,
+    is_forgotten: AtomicBool,
+}
+
+impl Place {
+    pub(super) fn new(
+        region: Arc<Mapping<Region>>,
+        (index, number): (usize, u64),
+        views: Vec<u8>,
+        changes: Arc<Notify>,
+        own: Option<Arc<State>>,
+    ) -> Self {
+        Self { region, index, number, views, changes, own, is_forgotten: AtomicBool::new(false) }
+    }
+
+    /// Its number, from 1 on: the same in every worker, and of no other place that this mount ever had.
+    /// That of the root, and of one on demand, is 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The number of its region, which no other place has meanwhile.
+    pub(in crate::fs) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The newest generation that can be shown; 0 before the first.
+    fn prepared(&self) -> u64 {
+        self.region.prepared()
+    }
+
+    /// From now on this generation can be shown, but no view shows it yet.
+    pub(super) fn prepare(&self, generation: u64) {
+        self.region.prepared.fetch_max(generation, Ordering::AcqRel);
+    }
+
+    /// The generation that a view shows; 0 before the first.
+    #[must_use]
+    pub fn current(&self, view: u8) -> u64 {
+        self.region.current(view)
+    }
+
+    /// Lets a view show the newest prepared generation.
+    pub fn flip(&self, view: u8) {
+        if let Some(word) = self.region.current.get(usize::from(view)) {
+            word.fetch_max(self.prepared(), Ordering::AcqRel);
+            self.changes.notify_waiters();
+        }
+    }
+
+    /// Lets all views do so.
+    pub(super) fn flip_all(&self) {
+        self.views.iter().for_each(|view| self.flip(*view));
+    }
+
+    /// The live inode of the view has told watchers of what it shows.
+    pub fn touch(&self, view: u8) {
+        if let Some(word) = self.region.touched.get(usize::from(view)) {
+            word.fetch_max(self.current(view), Ordering::AcqRel);
+            self.changes.notify_waiters();
+        }
+    }
+
+    /// Whether every view shows the newest generation.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let newest = self.prepared();
+        self.views.iter().all(|view| self.current(*view) >= newest)
+    }
+
+    /// Whether some view, or its live inode, has not told watchers of the newest generation.
+    pub(super) fn wants_rotation(&self) -> bool {
+        let newest = self.prepared();
+        let is_untold = |view: &u8| self.region.touched(*view) < newest;
+        !self.is_settled() || (self.is_seen() && self.views.iter().any(is_untold))
+    }
+
+    /// Somebody has asked for the directory, and may watch what happens in it.
+    pub fn see(&self) {
+        if !self.is_seen() {
+            self.region.seen.store(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn is_seen(&self) -> bool {
+        self.region.is_seen()
+    }
+
+    /// Completes when the view shows at least this generation.
+    pub async fn flipped(&self, view: u8, generation: u64) {
+        super::token::until(&self.changes, || self.current(view) >= generation).await;
+    }
+
+    /// Nothing is shown there any more: its memory is given back when nobody uses it.
+    pub(super) fn forget(&self) {
+        if let Some(state) = &self.own
+            && !self.is_forgotten.swap(true, Ordering::AcqRel)
+        {
+            state.leave_region(self.index);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(state) = &self.own {
+            state.drop_region(self.index, self.is_forgotten.load(Ordering::Acquire));
+        }
+    }
+}
