@@ -111,6 +111,9 @@ pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Mount(Box<cmd::mount::MountArgs>),
+    /// Serve doors: a directory of tokens for each container of this host
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    Serve(Box<cmd::host::HostArgs>),
     /// Mount, wire git and gh, and run a command: the first process of a container
     #[command(after_help = EXIT_CODES_OF_RUN)]
     Run(Box<cmd::run::RunArgs>),
@@ -200,7 +203,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let before = self.reads_tokens().then(Limits::close);
         match self {
-            Self::Mount(args) => cmd::mount::run(*args),
+            Self::Mount(args) => cmd::mount::run(&args),
+            Self::Serve(args) => cmd::host::run(*args),
             Self::Run(args) => cmd::run::run(*args),
             Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),

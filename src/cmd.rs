@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod exec;
 pub mod get;
 pub mod git_credential;
+pub mod host;
 pub mod init;
 pub mod live;
 pub mod mount;

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 pub mod declare;
+pub mod doors;
 pub mod file;
 pub mod flags;
 pub mod found;

@@ -2,6 +2,7 @@
 
 pub mod companion;
 pub mod demand;
+pub mod doors;
 pub mod handover;
 pub mod kernel;
 pub mod manager;

@@ -303,6 +303,11 @@ impl Fs {
         Opened { handle, cache: Cache::Direct }
     }
 
+    /// Whether it is a directory of doors, whose readers are nobody's to each other.
+    fn shows_doors(&self) -> bool {
+        self.config.root == Root::Doors
+    }
+
     /// Whether an inode is a page, which shows no token.
     fn is_page(&self, ino: u64) -> bool {
         matches!(self.tree.node(ino), Some(Node::Page(_)))

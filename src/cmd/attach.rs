@@ -6,6 +6,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -13,8 +14,8 @@ use clap::builder::NonEmptyStringValueParser;
 use nix::unistd::geteuid;
 
 use crate::attach::{self, AttachError, Process, Tree};
-use crate::cmd::{self, Advise, EXIT_FAILURE};
-use crate::config;
+use crate::cmd::{self, Advise, EXIT_FAILURE, host};
+use crate::config::{self, tables};
 use crate::spawn;
 
 /// How long the container's file systems, and the daemon, may take to answer.
@@ -62,7 +63,11 @@ pub struct AttachArgs {
     #[arg(long)]
     allow_refresh: bool,
 
-    /// The mount, or a directory in it: that of a named token [default: the mount of this machine]
+    /// Show this door of `molecule-tokenfs serve`
+    #[arg(long, value_name = "NAME", conflicts_with = "mountpoint")]
+    door: Option<Door>,
+
+    /// The mount, or a directory in it: a door, or that of a named token [default: the mount of this machine]
     mountpoint: Option<PathBuf>,
 }
 
@@ -83,7 +88,8 @@ pub fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     if !target.alone {
         return watched();
     }
-    let (mountpoint, directory) = directory(args.mountpoint.clone())?;
+    let door = args.door.as_ref().map(|Door(name)| Path::new(host::DEFAULT).join(name));
+    let (mountpoint, directory) = directory(door.or_else(|| args.mountpoint.clone()))?;
     let (process, name) = target.container.find().map_err(explained)?;
     let tree = Tree::of(&directory, &mountpoint, args.allow_refresh).map_err(explained)?;
     let has_replaced = attach::attach(&process, &tree, &target.path).map_err(explained)?;
@@ -160,6 +166,19 @@ fn explained(error: AttachError) -> anyhow::Error {
     match error.hint() {
         Some(hint) => anyhow::Error::new(error).hint(hint),
         None => error.into(),
+    }
+}
+
+/// The name of a door at the usual place.
+#[derive(Debug, Clone)]
+struct Door(String);
+
+impl FromStr for Door {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let is_name = tables::flaw_of_name(name).is_none();
+        is_name.then(|| Self(name.to_owned())).ok_or("it must be the NAME of [doors.NAME]")
     }
 }
 

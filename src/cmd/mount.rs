@@ -2,7 +2,7 @@
 #![expect(clippy::doc_markdown, reason = "the comments at the flags are their help, not Markdown")]
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::sys::prctl;
@@ -12,7 +12,7 @@ use nix::unistd::{Pid, setsid};
 use crate::cmd::background;
 use crate::cmd::serve::{self, Executable, serve};
 use crate::cmd::served::{ServeArgs, forbid_core_dumps};
-use crate::config;
+use crate::config::{self, Settings};
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::supervisor::{UPGRADE, take_signals};
 use crate::observe;
@@ -50,13 +50,32 @@ pub struct MountArgs {
 ///
 /// # Errors
 /// When the mount cannot be made; the error says what stands in the way and what to do.
-pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
-    let settings = args.serve.load()?;
-    let target = args.mountpoint.map_or_else(config::default_mountpoint, Ok)?;
-    if args.background {
-        return background::start(&settings);
+pub fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
+    let mut settings = args.serve.load()?;
+    let target = args.mountpoint.clone().map_or_else(config::default_mountpoint, Ok)?;
+    let doors = settings.tables.doors().count();
+    if doors > 0 {
+        let told = format!(
+            "the {doors} [doors] of the configuration are served by: molecule-tokenfs serve"
+        );
+        settings.warnings.push(told);
     }
-    serve::begin(&args.serve, &settings)?;
+    serve_as_daemon(args, &settings, &target)
+}
+
+/// Serves at `target`, in the background where that is asked for.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn serve_as_daemon(
+    args: &MountArgs,
+    settings: &Settings,
+    target: &Path,
+) -> anyhow::Result<ExitCode> {
+    if args.background {
+        return background::start(settings);
+    }
+    serve::begin(&args.serve, settings)?;
     if args.with_parent {
         prctl::set_pdeathsig(Signal::SIGTERM)?;
     }
@@ -67,8 +86,8 @@ pub fn run(args: MountArgs) -> anyhow::Result<ExitCode> {
     let executable = Executable::own()?;
     forbid_core_dumps();
     let signals = take_signals(SIGNALS.into_iter().collect())?;
-    let mut daemon = Daemon { target: target.clone(), tell_parent: args.tell_parent };
-    serve(&args.serve, &settings, &target, &executable, &signals, &mut daemon)?;
+    let mut daemon = Daemon { target: target.to_owned(), tell_parent: args.tell_parent };
+    serve(&args.serve, settings, target, &executable, &signals, &mut daemon)?;
     Ok(ExitCode::SUCCESS)
 }
 

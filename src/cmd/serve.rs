@@ -1,4 +1,4 @@
-//! Serving the tokens: what `mount` and `run` have in common.
+//! Serving the tokens: what `mount`, `serve` and `run` have in common.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -138,6 +138,10 @@ pub fn serve(
     companion: &mut dyn Companion,
 ) -> anyhow::Result<End> {
     files::clear(target).map_err(explained)?;
+    if args.doors {
+        return serve_mount(args, settings, target, executable, signals, companion)
+            .or_else(|error| Err(explained(error.downcast::<MountError>()?)));
+    }
     let choice = settings.backend.value;
     let why = if choice == BackendChoice::Files {
         "it was asked for".to_owned()
@@ -222,11 +226,11 @@ fn serve_mount(
 ) -> anyhow::Result<End> {
     let mount = Mount::open(target, settings.layout.value, Uid::effective().is_root())?;
     become_opaque();
-    let root = settings.root(mount.layout());
+    let root = args.root(settings, mount.layout());
     if root == Root::Directory && settings.view.origin != Origin::Default {
         tracing::warn!("a directory is mounted, and shows every view, whatever `view` says");
     }
-    if root != Root::Directory {
+    if let Root::View(_) = root {
         for (name, _) in settings.tables.named() {
             tracing::warn!("the token `{name}` is not served: a mounted file has room for one");
         }
@@ -234,7 +238,8 @@ fn serve_mount(
     let state = State::create().map_err(|error| cannot_share(&error))?;
     let state = Arc::new(state);
     observe::start();
-    let helper = Helper::start(mount.target(), root, Arc::clone(&state), settings.access())
+    let access = args.access(settings);
+    let helper = Helper::start(mount.target(), root, Arc::clone(&state), access)
         .map_err(|error| MountError::cannot("give up the descriptors of a thread", &error))?;
     let helper_thread = helper.thread_id();
     let target = mount.target().to_owned();

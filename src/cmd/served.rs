@@ -1,4 +1,4 @@
-//! What `mount`, `run` and their worker have in common: the arguments that say what is served, and what
+//! What `mount`, `serve`, `run` and their worker have in common: the arguments that say what is served, and what
 //! a process does first that will hold tokens.
 
 use std::ffi::{CString, OsStr, OsString};
@@ -7,13 +7,16 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
 use crate::config::{Origin, Settings, SettingsArgs};
+use crate::fs::access::Access;
+use crate::fs::node::Root;
 use crate::observe::{LogLevel, Target};
+use crate::status::Layout;
 
 mod testing;
 
 use testing::TestingArgs;
 
-/// What is served: the same for whoever serves it, `mount`, `run` and their worker.
+/// What is served: the same for whoever serves it, `mount`, `serve`, `run` and their worker.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ServeArgs {
     /// Who may read the tokens where no setting says so: the user whom `run` runs its command as
@@ -27,6 +30,10 @@ pub struct ServeArgs {
     /// What is logged where no setting says so
     #[arg(long, hide = true, value_name = "LEVEL", value_parser = parse_level)]
     pub default_log_level: Option<LogLevel>,
+
+    /// Show the doors of the configuration, and nothing else: for the worker of `serve`
+    #[arg(long, hide = true)]
+    pub doors: bool,
 
     /// What only tests ask for.
     #[command(flatten)]
@@ -57,6 +64,16 @@ impl ServeArgs {
         Ok(settings)
     }
 
+    /// What is at the root of the mount, where that has this layout.
+    pub(super) fn root(&self, settings: &Settings, layout: Layout) -> Root {
+        if self.doors { Root::Doors } else { settings.root(layout) }
+    }
+
+    /// Whom that belongs to.
+    pub(super) fn access(&self, settings: &Settings) -> Access {
+        if self.doors { Access::OF_HOST } else { settings.access() }
+    }
+
     /// Where the log goes.
     pub(super) fn log(&self, settings: &Settings) -> Target {
         let file = settings.log_file.value.clone().map(Target::File);
@@ -71,7 +88,8 @@ impl ServeArgs {
         let level = self.default_log_level.as_ref();
         let level = level.map(|level| flag("default-log-level", level.to_string().as_ref()));
         let settings = self.settings.each().map(|(name, value)| flag(name, value));
-        let own = [owner, log, level].into_iter().flatten();
+        let doors = self.doors.then(|| "--doors".into());
+        let own = [owner, log, level, doors].into_iter().flatten();
         own.chain(self.testing.arguments()).chain(settings).collect()
     }
 }

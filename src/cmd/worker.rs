@@ -75,7 +75,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
         Some(helper) => {
             let settings = args.serve.load()?;
             let target = args.mountpoint.as_deref().context("no mountpoint is given")?;
-            let root = as_served(&settings, args.file.as_deref())?;
+            let root = as_served(&args.serve, &settings, args.file.as_deref())?;
             let config = config(&settings, &args.serve, target, root, helper, args.supervisor);
             handover.config = write(&config)?;
             config
@@ -108,9 +108,9 @@ fn start_log(config: &WorkerConfig) {
 }
 
 /// What is served goes on: the kernel knows the root of a mount as what it was at first.
-fn as_served(settings: &Settings, file: Option<&str>) -> anyhow::Result<Root> {
+fn as_served(args: &ServeArgs, settings: &Settings, file: Option<&str>) -> anyhow::Result<Root> {
     let layout = if file.is_some() { Layout::File } else { Layout::Directory };
-    let root = settings.root(layout);
+    let root = args.root(settings, layout);
     let is_other = settings.layout.value.is_some_and(|wanted| wanted != layout);
     if is_other || root.view() != file {
         let what =
@@ -135,7 +135,7 @@ pub(super) fn config(
         windows: settings.windows(),
         fs: FsConfig {
             root,
-            access: settings.access(),
+            access: args.access(settings),
             views: settings.view_context(),
             open_timeout: settings.open_timeout.value,
             helper: Some(helper),
@@ -143,6 +143,7 @@ pub(super) fn config(
         // A mounted file has no room for others.
         tokens: if root == Root::Directory { settings.named_tokens() } else { Vec::new() },
         on_demand: if root == Root::Directory { settings.on_demand() } else { Vec::new() },
+        doors: if root == Root::Doors { settings.doors() } else { Vec::new() },
         identity: Identity {
             name: tables::DEFAULT.to_owned(),
             mountpoint: mountpoint.to_owned(),

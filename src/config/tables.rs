@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::config::doors::DoorTable;
 use crate::config::parse;
 use crate::config::written::{Origin, Raw, line};
 use crate::source::table::{Located, Table, TableError, Value, most_like};
@@ -25,6 +26,8 @@ pub struct Tables {
     sources: BTreeMap<String, Located<SourceConfig>>,
     /// `[tokens.NAME]`, and the line of each.
     tokens: BTreeMap<String, Located<TokenTable>>,
+    /// `[doors.NAME]`.
+    doors: BTreeMap<String, DoorTable>,
 }
 
 /// A token as the file describes it.
@@ -39,9 +42,9 @@ pub struct TokenTable {
 
 impl Tables {
     /// The names of tables at the top of the file.
-    pub const NAMES: [&str; 2] = ["sources", "tokens"];
+    pub const NAMES: [&str; 3] = ["sources", "tokens", "doors"];
 
-    /// Reads everything below `[sources]` or `[tokens]`.
+    /// Reads everything below one of these.
     ///
     /// # Errors
     /// The first mistake.
@@ -67,7 +70,13 @@ impl Tables {
             if let Some(why) = flaw_of_name(&entry) {
                 return Err(table.error(why));
             }
-            if name == "sources" { self.source(table)? } else { self.token(table)? }
+            match name {
+                "sources" => self.source(table)?,
+                "tokens" => self.token(table)?,
+                _ => {
+                    self.doors.insert(entry, DoorTable::read(table)?);
+                }
+            }
         }
         Ok(())
     }
@@ -126,6 +135,7 @@ impl Tables {
             self.check_chain(&token.value.sources)?;
         }
         self.check_owners()?;
+        self.doors.values().try_for_each(|door| self.check_door(door))?;
         let used = self.tokens.values().flat_map(|token| &token.value.sources);
         let used: Vec<_> = used.map(|source| &*source.value).collect();
         match self.sources.iter().find(|(name, _)| !used.contains(&&***name)) {
@@ -149,6 +159,27 @@ impl Tables {
                     message: format!("[tokens.{first}] and [tokens.{name}] are both for `{owner}`"),
                     hint: Some("name each owner in one of them".to_owned()),
                 });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_door(&self, door: &DoorTable) -> Result<(), TableError> {
+        let error = |line, message| TableError { line, message, hint: None };
+        for Located { value: name, line } in door.names() {
+            if self.tokens.contains_key(name) {
+                continue;
+            }
+            let error = error(*line, format!("there is no token `{name}`"));
+            let known = || self.tokens.keys().map(|name| (&**name, name));
+            return Err(match most_like(name, known()) {
+                Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                None => error.hint(format!("describe it in [tokens.{name}]")),
+            });
+        }
+        for (place, Located { value: name, line }) in door.tokens.iter().enumerate() {
+            if door.tokens.iter().take(place).any(|earlier| earlier.value == *name) {
+                return Err(error(*line, format!("the token `{name}` is named twice")));
             }
         }
         Ok(())
@@ -180,6 +211,17 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// The doors, by name.
+    pub fn doors(&self) -> impl Iterator<Item = (&str, &DoorTable)> {
+        self.doors.iter().map(|(name, door)| (&**name, door))
+    }
+
+    /// A token that has a table.
+    #[must_use]
+    pub fn token_by_name(&self, name: &str) -> Option<&TokenTable> {
+        self.tokens.get(name).map(|token| &token.value)
     }
 
     /// The names of the sources of the mount's token, best first.
@@ -259,8 +301,9 @@ fn is_taken(name: &str) -> bool {
     views.chain(["live", "refresh", "repos", "orgs"]).any(|taken| taken == name)
 }
 
-/// Names become parts of paths and of metrics.
-fn flaw_of_name(name: &str) -> Option<&'static str> {
+/// What is wrong with the name of a source, a token or a door. Names become parts of paths and of metrics.
+#[must_use]
+pub fn flaw_of_name(name: &str) -> Option<&'static str> {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_part);
     if name.len() > 39 {

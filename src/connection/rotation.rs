@@ -123,7 +123,7 @@ fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
     while let Ok(task) = tasks.recv() {
         let done = match task {
             Task::Rotate(tokens) => tokens.iter().try_for_each(|token| match root {
-                Root::Directory => rotate(target, token, state),
+                Root::Directory | Root::Doors => rotate(target, token, state),
                 // Nothing there is renamed.
                 Root::Live => Ok(()),
                 Root::View(view) => rotate_file(target, view, token, state),

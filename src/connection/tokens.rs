@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::fs::generations::State;
 use crate::fs::generations::regions::{Kind, Whose};
+use crate::fs::generations::{Place, State, TokenState};
 use crate::fs::node::Root;
 use crate::fs::pages::{Other, Pages};
 use crate::fs::{Fs, FsConfig};
@@ -70,22 +70,46 @@ impl Shared {
     /// Where there is no memory for the state.
     pub fn token(&self, config: TokenConfig<'_>) -> io::Result<Token> {
         let TokenConfig { kind, name, sources, windows, root, views, owners, others } = config;
-        let (timer, clock) = (Arc::clone(&self.timer), Arc::clone(&self.surroundings.clock));
         let identity = identity(&sources)?;
         let whose = Whose { kind, name, configuration: &identity };
-        let service = TokenService::new(sources, windows, &self.surroundings, timer, |names| {
-            self.connection.token(whose, names, root.views())
-        })?;
-        let TokenService { store, handle, engine, counters } = service;
-        let (name, hosts) = (name.to_owned(), views.hosts.clone());
-        let identity = Identity { name, owners, hosts, ..self.identity.clone() };
-        let shown = (identity.clone(), handle.clone(), Arc::clone(&counters));
-        let pages = Pages::new(identity, Arc::clone(&self.connection)).with_others(others);
+        let service = self.service(whose, sources, windows, root.views())?;
+        let nowhere = || io::Error::other("a token that is shown nowhere");
+        let place = service.store.place().ok_or_else(nowhere)?;
+        let hosts = views.hosts.clone();
+        let identity = Identity { name: name.to_owned(), owners, hosts, ..self.identity.clone() };
         let config = FsConfig { root, views, ..self.fs.clone() };
-        let place =
-            store.place().ok_or_else(|| io::Error::other("a token that is shown nowhere"))?;
-        let fs = Fs::new(config, (store, place), handle, clock, counters, pages);
-        Ok(Token { fs, engine, shown })
+        let (fs, shown) = self.show(&service, place, config, identity, others);
+        Ok(Token { fs, engine: service.engine, shown })
+    }
+
+    /// What serves a token, at whatever place.
+    pub(super) fn service(
+        &self,
+        whose: Whose<'_>,
+        sources: Vec<SourceConfig>,
+        windows: Windows,
+        views: Vec<u8>,
+    ) -> io::Result<TokenService<TokenState>> {
+        let timer = Arc::clone(&self.timer);
+        TokenService::new(sources, windows, &self.surroundings, timer, |names| {
+            self.connection.token(whose, names, views)
+        })
+    }
+
+    /// The file system of a place of a token, and what other pages tell of that.
+    pub(super) fn show(
+        &self,
+        service: &TokenService<TokenState>,
+        place: Arc<Place>,
+        config: FsConfig,
+        identity: Identity,
+        others: Vec<Other>,
+    ) -> (Arc<Fs>, Other) {
+        let TokenService { store, handle, counters, .. } = service;
+        let shown = (identity.clone(), handle.clone(), Arc::clone(counters));
+        let pages = Pages::new(identity, Arc::clone(&self.connection)).with_others(others);
+        let (at, clock) = ((Arc::clone(store), place), Arc::clone(&self.surroundings.clock));
+        (Fs::new(config, at, handle.clone(), clock, Arc::clone(counters), pages), shown)
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::connection::demand::{self, OnDemand};
+use crate::connection::doors::{DoorConfig, Doors};
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
@@ -68,6 +69,9 @@ pub struct WorkerConfig {
     /// The tokens of whose sources narrower ones can be had.
     #[serde(default)]
     pub on_demand: Vec<OnDemand>,
+    /// The doors, where the mount shows nothing else.
+    #[serde(default)]
+    pub doors: Vec<DoorConfig>,
     /// What status says of the mount.
     pub identity: Identity,
     /// What is logged.
@@ -154,10 +158,12 @@ pub fn serve(
         shown.push(token.shown);
         state.step();
     }
+    // A directory of doors has no token of its own.
+    let has_token = config.fs.root != Root::Doors;
     let root = shared.token(TokenConfig {
-        kind: Kind::Root,
+        kind: if has_token { Kind::Root } else { Kind::Passing },
         name: &config.identity.name,
-        sources: config.sources,
+        sources: if has_token { config.sources } else { Vec::new() },
         windows: config.windows.clone(),
         root: config.fs.root,
         views: config.fs.views,
@@ -165,13 +171,28 @@ pub fn serve(
         others: shown,
     })?;
     state.step();
-    engines.push(root.engine);
+    if has_token {
+        engines.push(root.engine);
+    }
+    let mut doors = Doors::new(&shared, &config.windows);
+    for door in config.doors {
+        doors.add(door)?;
+        state.step();
+    }
+    let (behind_doors, their_engines) = doors.finish();
+    named.extend(behind_doors);
+    engines.extend(their_engines);
     let demand = (!config.on_demand.is_empty()).then(|| {
         demand::demand(config.on_demand, &config.windows, shared, runtime.handle().clone())
     });
     let demand = demand.transpose()?;
     let mut rotating: Vec<_> = named.iter().map(|(_, fs)| Arc::clone(fs.state())).collect();
-    rotating.push(Arc::clone(root.fs.state()));
+    if has_token {
+        rotating.push(Arc::clone(root.fs.state()));
+    }
+    // Several doors may show the same.
+    rotating.sort_unstable_by_key(Arc::as_ptr);
+    rotating.dedup_by_key(|token| Arc::as_ptr(token));
     if state.has_tokens() {
         for token in &rotating {
             let rotations = channel.try_clone()?;

@@ -25,6 +25,9 @@ impl Access {
     /// Status and metrics hold no secret.
     pub const STATUS_MODE: u16 = 0o444;
 
+    /// What is beside the doors of a host belongs to root. There is no token in it.
+    pub const OF_HOST: Self = Self { uid: 0, gid: 0, view_mode: 0o400, refresh_mode: 0o600 };
+
     /// Whether nobody but this user may read a view (root aside).
     #[must_use]
     pub fn is_for_nobody_but(&self, uid: u32) -> bool {

@@ -19,6 +19,8 @@ pub enum Root {
     View(u8),
     /// A directory of live views, in a mount that has other directories.
     Live,
+    /// A directory of doors, and nothing else.
+    Doors,
 }
 
 impl Root {
@@ -26,7 +28,7 @@ impl Root {
     #[must_use]
     pub fn layout(self) -> Layout {
         match self {
-            Self::Directory | Self::Live => Layout::Directory,
+            Self::Directory | Self::Live | Self::Doors => Layout::Directory,
             Self::View(_) => Layout::File,
         }
     }
@@ -35,7 +37,7 @@ impl Root {
     #[must_use]
     pub fn view(self) -> Option<&'static str> {
         match self {
-            Self::Directory | Self::Live => None,
+            Self::Directory | Self::Live | Self::Doors => None,
             Self::View(view) => view::by_id(view).map(view::View::path),
         }
     }
@@ -46,6 +48,7 @@ impl Root {
         match self {
             Self::Directory | Self::Live => view::ALL.iter().map(|view| view.id()).collect(),
             Self::View(view) => vec![view],
+            Self::Doors => Vec::new(),
         }
     }
 }
@@ -126,11 +129,16 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a layout: one for all tokens on demand, of which there are many.
+    /// The tree of a layout: one for all of those of which there may be many.
     #[must_use]
     pub fn of(root: Root) -> Arc<Self> {
         static LIVE: LazyLock<Arc<Tree>> = LazyLock::new(|| Arc::new(Tree::new(Root::Live)));
-        if root == Root::Live { Arc::clone(&LIVE) } else { Arc::new(Self::new(root)) }
+        static ALL: LazyLock<Arc<Tree>> = LazyLock::new(|| Arc::new(Tree::new(Root::Directory)));
+        match root {
+            Root::Live => Arc::clone(&LIVE),
+            Root::Directory => Arc::clone(&ALL),
+            Root::View(_) | Root::Doors => Arc::new(Self::new(root)),
+        }
     }
 
     /// A directory has the views, `live/` with all of them again, and the pages. A file has no names
@@ -142,6 +150,9 @@ impl Tree {
             return tree;
         }
         tree.directories.insert(ROOT, (ROOT, Names::new()));
+        if root == Root::Doors {
+            return tree;
+        }
         if root == Root::Live {
             tree.add(ROOT, "refresh", Node::Control);
             tree.add(ROOT, "status.json", Node::Page(Page::Status));

@@ -1,13 +1,13 @@
-//! The tokens of a mount: that of its root, and those that have a directory of their own in it.
+//! The places of a mount: its root, and those that have a directory of their own in it, or in one of these.
 //!
 //! Each is a [`Fs`] that knows nothing of the others. An inode number says whose it is: the root's are
 //! its own, those of the others carry the number of their place above them. A request goes to the one
 //! that its inode belongs to, and the journal of all is the root's.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
-use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -33,29 +33,12 @@ fn local(ino: u64) -> (u64, u64) {
     (ino >> PLACE_BITS, ino & ((1 << PLACE_BITS) - 1))
 }
 
-/// A file system that answers: one of the mount's, or one that was made on demand.
-enum Answering<'a> {
-    Own(&'a Arc<Fs>),
-    OnDemand(Arc<Fs>),
-}
-
-impl Deref for Answering<'_> {
-    type Target = Arc<Fs>;
-
-    fn deref(&self) -> &Arc<Fs> {
-        match self {
-            Self::Own(fs) => fs,
-            Self::OnDemand(fs) => fs,
-        }
-    }
-}
-
 /// What an inode is.
-enum At<'a> {
+enum At {
     /// A directory of names on demand.
-    Names(&'a Arc<Demand>),
+    Names(Arc<Demand>),
     /// What a file system knows by the last number; the one before is that of the place, for the others.
-    Inside(Answering<'a>, Numbers, u64),
+    Inside(Arc<Fs>, Numbers, u64),
 }
 
 /// How the inode numbers of a place come about.
@@ -79,34 +62,77 @@ impl Numbers {
     }
 }
 
+/// A place beside that of the root.
 struct Named {
-    place: u64,
-    name: String,
+    /// The inode of the directory that it lies in.
+    above: u64,
+    /// The number of the place at the root of the mount that it lies in, or is.
+    top: u64,
     fs: Arc<Fs>,
+}
+
+/// Places by number, which is that of their states: the kernel keeps inodes longer than a worker lives, and
+/// than a configuration holds.
+#[derive(Default)]
+struct Table {
+    places: BTreeMap<u64, Named>,
+    /// The numbers of those in a directory, by name.
+    inside: HashMap<u64, BTreeMap<String, u64>>,
+}
+
+impl Table {
+    /// Adds a place at a path. The one that it lies in must be there.
+    fn add(&mut self, path: &str, fs: Arc<Fs>) {
+        let number = fs.place().number();
+        let (above, name) = match path.rsplit_once('/') {
+            Some((above, name)) => (self.directory(above), name),
+            None => (ROOT, path),
+        };
+        let top = match local(above) {
+            (0, _) => number,
+            (above, _) => self.places.get(&above).map_or(number, |above| above.top),
+        };
+        self.inside.entry(above).or_default().insert(name.to_owned(), number);
+        self.places.insert(number, Named { above, top, fs });
+    }
+
+    /// The directory at a path.
+    fn directory(&self, path: &str) -> u64 {
+        path.split('/').fold(ROOT, |above, name| {
+            self.child(above, name).map_or(ROOT, |number| global(number, ROOT))
+        })
+    }
+
+    fn child(&self, above: u64, name: &str) -> Option<u64> {
+        self.inside.get(&above)?.get(name).copied()
+    }
 }
 
 /// See the module.
 pub struct Places {
     root: Arc<Fs>,
-    /// In the order of their numbers, which are those of their states: the kernel keeps inodes longer than
-    /// a worker lives, and than a configuration holds.
-    named: Vec<Named>,
+    table: RwLock<Table>,
     demand: Option<Arc<Demand>>,
 }
 
 impl Places {
-    /// A mount with this token at its root, and others in directories of these names.
+    /// A mount with this token at its root, and others in directories of these paths. A path stands after
+    /// those that it begins with.
     #[must_use]
     pub fn new(root: Arc<Fs>, named: Vec<(String, Arc<Fs>)>, demand: Option<Demand>) -> Arc<Self> {
-        let named = named.into_iter();
-        let named = named.map(|(name, fs)| Named { place: fs.place().number(), name, fs });
-        let mut named: Vec<_> = named.collect();
-        named.sort_unstable_by_key(|named| named.place);
+        let mut table = Table::default();
+        for (path, fs) in named {
+            table.add(&path, fs);
+        }
         let demand = demand.map(Arc::new);
         if let Some(demand) = &demand {
             root.tell_of(Arc::<Demand>::clone(demand));
         }
-        Arc::new(Self { root, named, demand })
+        Arc::new(Self { root, table: RwLock::new(table), demand })
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The token of the root; all requests are entered in its journal.
@@ -115,27 +141,25 @@ impl Places {
         &self.root
     }
 
-    fn at(&self, ino: u64) -> Result<At<'_>, Errno> {
+    fn at(&self, ino: u64) -> Result<At, Errno> {
         if let Some(demand) = self.demand.as_ref().filter(|_| Demand::owns(ino)) {
             return Ok(match demand.at(ino)? {
-                None => At::Names(demand),
-                Some(Inside { fs, prefix, ino }) => {
-                    At::Inside(Answering::OnDemand(fs), Numbers::OnDemand(prefix), ino)
-                }
+                None => At::Names(Arc::clone(demand)),
+                Some(Inside { fs, prefix, ino }) => At::Inside(fs, Numbers::OnDemand(prefix), ino),
             });
         }
         let (number, ino) = local(ino);
         if number == 0 {
-            return Ok(At::Inside(Answering::Own(&self.root), Numbers::Root, ino));
+            return Ok(At::Inside(Arc::clone(&self.root), Numbers::Root, ino));
         }
         // One that is no longer configured: the kernel looks the path up anew.
-        let named = self.named.binary_search_by_key(&number, |named| named.place);
-        let named = named.ok().and_then(|index| self.named.get(index)).ok_or(Errno::ESTALE)?;
-        Ok(At::Inside(Answering::Own(&named.fs), Numbers::Named(number), ino))
+        let table = self.table();
+        let named = table.places.get(&number).ok_or(Errno::ESTALE)?;
+        Ok(At::Inside(Arc::clone(&named.fs), Numbers::Named(number), ino))
     }
 
     /// The same on a path.
-    fn at_of(&self, request: &Request, ino: u64) -> Result<At<'_>, Errno> {
+    fn at_of(&self, request: &Request, ino: u64) -> Result<At, Errno> {
         self.at(ino).inspect_err(|errno| self.note_end(request, ino, *errno))
     }
 
@@ -148,7 +172,7 @@ impl Places {
     }
 
     /// The file system that has an inode that is no directory of names.
-    fn file(&self, ino: u64) -> Result<(Answering<'_>, Numbers, u64), Errno> {
+    fn file(&self, ino: u64) -> Result<(Arc<Fs>, Numbers, u64), Errno> {
         match self.at(ino)? {
             At::Inside(fs, numbers, ino) => Ok((fs, numbers, ino)),
             At::Names(..) => Err(Errno::EISDIR),
@@ -162,23 +186,31 @@ impl Places {
         attributes: Attributes,
         ttl: Duration,
     ) -> (Attributes, Duration) {
+        let ino = numbers.global(attributes.ino);
         let is_root = numbers == Numbers::Root && attributes.ino == ROOT;
-        let more = if is_root { self.named.len() + self.at_root().count() } else { 0 };
+        let on_demand = if is_root { self.at_root().count() } else { 0 };
+        let inside = if attributes.directory {
+            self.table().inside.get(&ino).map(BTreeMap::len)
+        } else {
+            None
+        };
+        let more = on_demand + inside.unwrap_or_default();
         let links = attributes.links.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
         // Nobody renames in the directories of tokens on demand, so the kernel does not hear of a rotation
         // that changes their times.
         let is_steady = !matches!(numbers, Numbers::OnDemand(_)) || !attributes.directory;
         let ttl = if is_steady { ttl } else { ttl.min(NAME_TTL) };
-        (Attributes { ino: numbers.global(attributes.ino), links, ..attributes }, ttl)
+        (Attributes { ino, links, ..attributes }, ttl)
     }
 
     /// The directories that hold views: each rotation changes their times.
     #[must_use]
     pub fn directories_of_views(&self) -> Vec<u64> {
         let root = self.root.directories_of_views();
-        let named = self.named.iter().flat_map(|named| {
+        let table = self.table();
+        let named = table.places.iter().flat_map(|(number, named)| {
             let directories = named.fs.directories_of_views().into_iter();
-            directories.map(|directory| global(named.place, directory))
+            directories.map(|directory| global(*number, directory))
         });
         root.into_iter().chain(named).collect()
     }
@@ -205,14 +237,11 @@ impl Places {
             At::Names(demand) => return demand.lookup(request, parent, name),
             At::Inside(fs, numbers, ino) => (fs, numbers, ino),
         };
-        if parent == ROOT {
-            let named = self.named.iter().find(|named| name == &*named.name);
-            let named = named.map(|named| {
-                named.fs.place().see();
-                global(named.place, ROOT)
-            });
-            let at_root = || self.at_root().find(|(at_root, _)| name == *at_root);
-            if let Some(directory) = named.or_else(|| at_root().map(|(_, ino)| ino)) {
+        // Only the root of a place has others in it.
+        if ino == ROOT {
+            let at_root = self.at_root().find(|(at_root, _)| parent == ROOT && name == *at_root);
+            let directory = self.named(parent, name).or_else(|| at_root.map(|(_, ino)| ino));
+            if let Some(directory) = directory {
                 let (attributes, attributes_ttl) = self.getattr(request, directory, None)?;
                 return Ok(Entry { attributes, attributes_ttl, name_ttl: FOR_EVER });
             }
@@ -221,6 +250,14 @@ impl Places {
         let (attributes, attributes_ttl) =
             self.shown(numbers, entry.attributes, entry.attributes_ttl);
         Ok(Entry { attributes, attributes_ttl, ..entry })
+    }
+
+    /// The directory of a place of this name, which somebody may watch from now on.
+    fn named(&self, above: u64, name: &OsStr) -> Option<u64> {
+        let table = self.table();
+        let number = table.child(above, name.to_str()?)?;
+        table.places.get(&number)?.fs.place().see();
+        Some(global(number, ROOT))
     }
 
     /// See [`Fs::getattr`].
@@ -256,21 +293,18 @@ impl Places {
             }
             At::Inside(fs, numbers, directory) => (fs, numbers, directory),
         };
+        let table = self.table();
+        let (number, _) = local(ino);
+        let above = table.places.get(&number).map_or(ROOT, |named| named.above);
         let entries = fs.readdir(directory)?.into_iter().map(|(entry, is_directory, name)| {
-            // Above the root of a place is that of the mount.
             let is_above = name == ".." && directory == ROOT;
-            let entry = if is_above { ROOT } else { numbers.global(entry) };
+            let entry = if is_above { above } else { numbers.global(entry) };
             (entry, is_directory, Cow::Borrowed(name))
         });
-        let mut entries: Vec<_> = entries.collect();
-        if ino == ROOT {
-            let named = self.named.iter();
-            let named =
-                named.map(|named| (global(named.place, ROOT), Cow::from(named.name.clone())));
-            let at_root = self.at_root().map(|(name, ino)| (ino, name.into()));
-            entries.extend(named.chain(at_root).map(|(ino, name)| (ino, true, name)));
-        }
-        Ok(entries)
+        let inside = table.inside.get(&ino).into_iter().flatten();
+        let inside = inside.map(|(name, number)| (global(*number, ROOT), Cow::from(name.clone())));
+        let at_root = self.at_root().filter(|_| ino == ROOT).map(|(name, ino)| (ino, name.into()));
+        Ok(entries.chain(inside.chain(at_root).map(|(ino, name)| (ino, true, name))).collect())
     }
 
     /// See [`Fs::open`].
@@ -320,13 +354,17 @@ impl Places {
         Ok(())
     }
 
-    /// Lets a fingerprint that was written to `refresh` find its token, wherever in the mount that is. The
-    /// place that it was written to knows already.
+    /// Lets a fingerprint that was written to `refresh` find its token, wherever in the mount that is, but
+    /// not behind another door. The place that it was written to knows already.
     fn tell_others(&self, told: &Arc<Fs>, request: &Request, data: &[u8]) {
         let Some(Wish::Another(fingerprint)) = Wish::parse(data) else { return };
-        let named = self.named.iter().map(|named| Arc::clone(&named.fs));
+        let table = self.table();
+        let top = table.places.get(&told.place().number()).map(|named| named.top);
+        let is_near = |named: &&Named| !self.root.shows_doors() || Some(named.top) == top;
+        let named = table.places.values().filter(is_near).map(|named| Arc::clone(&named.fs));
+        let root = Some(Arc::clone(&self.root)).filter(|root| !root.shows_doors());
         let on_demand = self.demand.iter().flat_map(|demand| demand.kept());
-        for fs in [Arc::clone(&self.root)].into_iter().chain(named).chain(on_demand) {
+        for fs in root.into_iter().chain(named).chain(on_demand) {
             if !Arc::ptr_eq(&fs, told) {
                 fs.reject(request, fingerprint);
             }

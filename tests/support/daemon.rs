@@ -146,6 +146,13 @@ impl Daemon {
         Builder { dir, mountpoint: dir.join("token"), command, log_level: "trace".to_owned() }
     }
 
+    /// A daemon that serves doors at `doors` in this directory.
+    pub fn of_host(dir: &TestDir) -> Builder<'_> {
+        let mut command = tokenfs(dir, User::Own);
+        command.arg("serve");
+        Builder { dir, mountpoint: dir.join("doors"), command, log_level: "trace".to_owned() }
+    }
+
     /// Waits until the mount answers.
     fn serving(mut self) -> Self {
         eventually("the mount answers", secs(10), || {

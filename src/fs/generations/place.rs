@@ -111,7 +111,7 @@ impl Place {
 
     /// Completes when the view shows at least this generation.
     pub async fn flipped(&self, view: u8, generation: u64) {
-        super::token::until(&self.changes, || self.current(view) >= generation).await;
+        until(&self.changes, || self.current(view) >= generation).await;
     }
 
     /// Nothing is shown there any more: its memory is given back when nobody uses it.
@@ -129,5 +129,17 @@ impl Drop for Place {
         if let Some(state) = &self.own {
             state.drop_region(self.index, self.is_forgotten.load(Ordering::Acquire));
         }
+    }
+}
+
+/// Completes when something is so, which is looked at after each change.
+pub(super) async fn until(changes: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        // Made before the look, so that a change after it is not missed.
+        let notified = changes.notified();
+        if is_so() {
+            return;
+        }
+        notified.await;
     }
 }

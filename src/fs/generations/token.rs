@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::earlier::Earlier;
 use super::layout::{FIRST_SLOTS, Region};
 use super::mapping::Mapping;
-use super::place::Place;
+use super::place::{Place, until};
 use super::slot::{self, Generation, Slot};
 use super::{SLOTS, State, TOLD_WITHIN, nanos};
 use crate::fs::fault;
@@ -304,18 +304,6 @@ impl TokenState {
     }
 }
 
-/// Completes when something is so, which is looked at after each change.
-pub(super) async fn until(changes: &Notify, is_so: impl Fn() -> bool) {
-    loop {
-        // Made before the look, so that a change after it is not missed.
-        let changed = changes.notified();
-        if is_so() {
-            return;
-        }
-        changed.await;
-    }
-}
-
 impl Store for TokenState {
     fn reserve(&self) -> u64 {
         self.connection.reserve()
@@ -329,7 +317,9 @@ impl Store for TokenState {
         let rotate = self.rotator.get();
         let (seen, unseen): (Vec<_>, Vec<_>) =
             self.places().iter().cloned().partition(|place| rotate.is_some() && place.is_seen());
-        unseen.iter().for_each(|place| place.flip_all());
+        for place in unseen {
+            place.flip_all();
+        }
         if let Some(rotate) = rotate.filter(|_| !seen.is_empty()) {
             rotate();
         }
