@@ -114,6 +114,9 @@ pub enum Command {
     /// Serve doors: a directory of tokens for each container of this host
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Serve(Box<cmd::host::HostArgs>),
+    /// Add, bind, remove and list the doors of `serve` while it runs
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    Doors(cmd::doors::DoorsArgs),
     /// Mount, wire git and gh, and run a command: the first process of a container
     #[command(after_help = EXIT_CODES_OF_RUN)]
     Run(Box<cmd::run::RunArgs>),
@@ -205,6 +208,7 @@ impl Command {
         match self {
             Self::Mount(args) => cmd::mount::run(&args),
             Self::Serve(args) => cmd::host::run(*args),
+            Self::Doors(args) => cmd::doors::run(args),
             Self::Run(args) => cmd::run::run(*args),
             Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),

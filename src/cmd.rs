@@ -18,6 +18,7 @@ pub mod choice;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+pub mod doors;
 pub mod exec;
 pub mod get;
 pub mod git_credential;

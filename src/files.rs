@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::connection::companion::{Answer, Companion, Received};
 use crate::connection::manager;
 use crate::connection::supervisor::End;
-use crate::connection::worker::NamedToken;
+use crate::connection::tokens::NamedToken;
 use crate::files::keeper::{Keeper, Kept};
 use crate::foreign::Launcher;
 use crate::fs::access::Access;

@@ -314,7 +314,8 @@ impl Fs {
     }
 
     /// What the pages of a mount need to tell of its token.
-    fn told(&self) -> Other {
+    #[must_use]
+    pub fn told(&self) -> Other {
         let identity = self.pages.identity().clone();
         (identity, self.token.clone(), Arc::clone(&self.counters))
     }

@@ -151,6 +151,7 @@ sources! {
     github_app::GithubApp(GithubAppConfig) needs clock, launcher, apps => Configured;
     env::Env(EnvConfig) needs clock;
     file::File(FileConfig) needs clock, launcher => Configured;
+    unbound::Unbound(UnboundConfig) needs clock;
     #[cfg(feature = "testing")]
     made_up::MadeUp(MadeUpConfig) needs clock;
 }

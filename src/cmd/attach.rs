@@ -15,7 +15,8 @@ use nix::unistd::geteuid;
 
 use crate::attach::{self, AttachError, Process, Tree};
 use crate::cmd::{self, Advise, EXIT_FAILURE, host};
-use crate::config::{self, tables};
+use crate::config;
+use crate::source::table::flaw_of_name;
 use crate::spawn;
 
 /// How long the container's file systems, and the daemon, may take to answer.
@@ -177,7 +178,7 @@ impl FromStr for Door {
     type Err = &'static str;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let is_name = tables::flaw_of_name(name).is_none();
+        let is_name = flaw_of_name(name).is_none();
         is_name.then(|| Self(name.to_owned())).ok_or("it must be the NAME of [doors.NAME]")
     }
 }

@@ -47,12 +47,6 @@ pub fn run(args: HostArgs) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("only root can serve other users and their containers")
             .hint("sudo molecule-tokenfs serve; for yourself: molecule-tokenfs mount"));
     }
-    if settings.tables.doors().next().is_none() {
-        let file = settings.file.as_deref().unwrap_or("/etc/molecule-tokenfs.toml".as_ref());
-        return Err(anyhow!("there is no door to serve: {} has no [doors.NAME]", file.display())
-            .hint("describe one, and its token: [doors.agent-1] token = \"NAME\", owner = \"1000\"")
-            .exit_code(EXIT_USAGE));
-    }
     let is_other =
         |layout: Option<Layout>| layout.is_some_and(|layout| layout != Layout::Directory);
     if settings.backend.value == BackendChoice::Files || is_other(settings.layout.value) {

@@ -143,7 +143,7 @@ pub(super) fn config(
         // A mounted file has no room for others.
         tokens: if root == Root::Directory { settings.named_tokens() } else { Vec::new() },
         on_demand: if root == Root::Directory { settings.on_demand() } else { Vec::new() },
-        doors: if root == Root::Doors { settings.doors() } else { Vec::new() },
+        host: (root == Root::Doors).then(|| settings.host()),
         identity: Identity {
             name: tables::DEFAULT.to_owned(),
             mountpoint: mountpoint.to_owned(),

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::config::parse;
 use crate::config::written::{Invalid, Origin, Raw};
+use crate::connection::doors::DoorToken;
 use crate::source::table::{Located, Table, TableError};
 
 /// A door as the file describes it.
 #[derive(Debug, Clone)]
 pub struct DoorTable {
-    /// What it shows itself.
-    pub token: DoorToken,
+    /// What it shows itself; nothing until it is bound, if nobody says.
+    pub token: Option<DoorToken>,
+    /// The line of that, or of the table.
+    line: usize,
     /// The names of the tokens that have a directory in it.
     pub tokens: Vec<Located<String>>,
     /// Whom the files belong to, as this host numbers users.
@@ -19,20 +22,6 @@ pub struct DoorTable {
     pub group: Option<u32>,
     /// The permission bits of the views.
     pub mode: Option<u16>,
-}
-
-/// Which token a door shows.
-#[derive(Debug, Clone)]
-pub enum DoorToken {
-    /// One that the file describes.
-    Named(Located<String>),
-    /// The platform's of a workspace.
-    Workspace {
-        /// Its id.
-        id: String,
-        /// The file that holds its bearer.
-        bearer_file: PathBuf,
-    },
 }
 
 impl DoorTable {
@@ -44,12 +33,13 @@ impl DoorTable {
         let token = table.text("token")?;
         let workspace = table.text("workspace-id")?;
         let bearer = table.text("bearer-file")?;
+        let line = token.as_ref().map_or(table.line, |token| token.line);
         let token = match (token, workspace, bearer) {
-            (Some(token), None, None) => DoorToken::Named(token),
-            (None, Some(id), Some(bearer)) => DoorToken::Workspace {
+            (Some(token), None, None) => Some(DoorToken::Named(token.value)),
+            (None, Some(id), Some(bearer)) => Some(DoorToken::Workspace {
                 id: parsed(&table, "workspace-id", &id, parse::workspace_id)?,
                 bearer_file: bearer_file(&table, bearer)?,
-            },
+            }),
             (None, Some(_), None) => {
                 let error = table.error("has a `workspace-id` and no `bearer-file`");
                 return Err(error.hint("bearer-file = \"/var/lib/molecule/WORKSPACE/.auth_token\""));
@@ -61,26 +51,23 @@ impl DoorTable {
                 let error = table.error("has a `token`, and a workspace whose token it would show");
                 return Err(error.hint("name further tokens in `tokens`: tokens = [\"NAME\"]"));
             }
-            (None, None, None) => {
-                let error = table.error("shows no token");
-                return Err(error.hint("token = \"NAME\", or `workspace-id` and `bearer-file`"));
-            }
+            (None, None, None) => None,
         };
         let tokens = table.texts("tokens")?.unwrap_or_default();
         let owner = number(&mut table, "owner", parse::user)?;
         let group = number(&mut table, "group", parse::group)?;
         let mode = number(&mut table, "mode", parse::mode)?;
         table.finish()?;
-        Ok(Self { token, tokens, owner, group, mode })
+        Ok(Self { token, line, tokens, owner, group, mode })
     }
 
-    /// The names of tokens that it needs.
-    pub(super) fn names(&self) -> impl Iterator<Item = &Located<String>> {
+    /// The names of tokens that it needs, with their lines.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, usize)> {
         let own = match &self.token {
-            DoorToken::Named(name) => Some(name),
-            DoorToken::Workspace { .. } => None,
+            Some(DoorToken::Named(name)) => Some((&**name, self.line)),
+            Some(DoorToken::Workspace { .. }) | None => None,
         };
-        own.into_iter().chain(&self.tokens)
+        own.into_iter().chain(self.tokens.iter().map(|name| (&*name.value, name.line)))
     }
 }
 
@@ -151,10 +138,6 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_its_line_and_what_to_do() {
         for (doors, line) in [
-            (
-                "[doors.a]\nowner = '1000'",
-                "error: t.toml:3: [doors.a] shows no token\nhint: token = \"NAME\", or `workspace-id` and `bearer-file`",
-            ),
             (
                 "[doors.a]\nworkspace-id = 'ws1'",
                 "error: t.toml:3: [doors.a] has a `workspace-id` and no `bearer-file`\nhint: bearer-file = \"/var/lib/molecule/WORKSPACE/.auth_token\"",

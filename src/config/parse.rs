@@ -9,7 +9,7 @@ use nix::unistd::{Group, User};
 
 use crate::config::written::{Invalid, Origin, Raw};
 use crate::observe::LogLevel;
-use crate::source::http;
+use crate::source::{http, platform};
 use crate::status::Layout;
 use crate::view;
 
@@ -256,8 +256,7 @@ pub fn server_url(raw: &Raw) -> Result<ServerUrl, Invalid> {
 /// Characters other than those that RFC 3986 §2.3 calls unreserved, `.` and `..`.
 pub fn workspace_id(raw: &Raw) -> Result<String, Invalid> {
     let id = text(raw)?;
-    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    if id.is_empty() || id == "." || id == ".." || !id.bytes().all(unreserved) {
+    if !platform::is_workspace_id(id) {
         return Err(Invalid::expected("letters, digits, and any of - . _ ~"));
     }
     Ok(id.to_owned())

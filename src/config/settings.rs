@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::doors::DoorToken;
 use crate::config::file::{self, ConfigFile};
 use crate::config::found::Found;
 pub use crate::config::kind::shown_span;
@@ -13,8 +12,8 @@ use crate::config::parse::ServerUrl;
 use crate::config::tables::TokenTable;
 use crate::config::{Environment, Key, Origin, Setting, Settings, SettingsArgs, kind, trust};
 use crate::connection::demand::OnDemand;
-use crate::connection::doors::{DoorConfig, DoorToken as ShownToken};
-use crate::connection::worker::NamedToken;
+use crate::connection::doors::{DoorConfig, HostConfig};
+use crate::connection::tokens::NamedToken;
 use crate::foreign::Request;
 use crate::foreign::plain::PlainFile;
 use crate::fs::access::Access;
@@ -132,13 +131,16 @@ impl Settings {
     /// The tokens that have a directory of their own.
     #[must_use]
     pub fn named_tokens(&self) -> Vec<NamedToken> {
-        let named = self.tables.named().map(|(name, token)| NamedToken {
+        self.tables.named().map(|(name, token)| self.named_token(name, token)).collect()
+    }
+
+    fn named_token(&self, name: &str, token: &TokenTable) -> NamedToken {
+        NamedToken {
             name: name.to_owned(),
             sources: self.sources_of(token),
             views: self.views_of(token),
             owners: self.owners_of(token),
-        });
-        named.collect()
+        }
     }
 
     /// The tokens of whose sources narrower ones can be had.
@@ -152,38 +154,29 @@ impl Settings {
         tokens.collect()
     }
 
-    /// The doors of a host.
+    /// What doors show, and to whom.
     #[must_use]
-    pub fn doors(&self) -> Vec<DoorConfig> {
-        let of_table = |token: &TokenTable| ShownToken {
-            sources: self.sources_of(token),
-            views: self.views_of(token),
-            owners: self.owners_of(token),
-        };
-        // The file was checked to describe each that it names.
-        let by_name = |name: &str| self.tables.token_by_name(name).map(of_table);
-        let doors = self.tables.doors().filter_map(|(name, door)| {
-            let token = match &door.token {
-                DoorToken::Named(name) => by_name(&name.value)?,
-                DoorToken::Workspace { id, bearer_file } => ShownToken {
-                    sources: vec![self.platform_of(id.clone(), bearer_file.clone())],
-                    views: self.view_context(),
-                    owners: Vec::new(),
-                },
-            };
-            let named = door.tokens.iter();
-            let named = named.filter_map(|name| Some((name.value.clone(), by_name(&name.value)?)));
-            let base = self.access();
-            let its_group = |owner| owner::default_group(Caller::own(), owner).value;
-            let access = Access {
+    pub fn host(&self) -> HostConfig {
+        let base = self.access();
+        let its_group = |owner| owner::default_group(Caller::own(), owner).value;
+        let doors = self.tables.doors().map(|(name, door)| DoorConfig {
+            name: name.to_owned(),
+            access: Access {
                 uid: door.owner.unwrap_or(base.uid),
                 gid: door.group.or(door.owner.map(its_group)).unwrap_or(base.gid),
                 view_mode: door.mode.unwrap_or(base.view_mode),
                 ..base
-            };
-            Some(DoorConfig { name: name.to_owned(), access, token, named: named.collect() })
+            },
+            token: door.token.clone(),
+            tokens: door.tokens.iter().map(|name| name.value.clone()).collect(),
         });
-        doors.collect()
+        HostConfig {
+            doors: doors.collect(),
+            tokens: self.tables.all().map(|(name, token)| self.named_token(name, token)).collect(),
+            platform: self.platform(),
+            views: self.view_context(),
+            access: base,
+        }
     }
 
     /// Whose repositories the mount's token is for, in lower case, where that is known.
@@ -217,7 +210,7 @@ impl Settings {
     #[must_use]
     pub fn source(&self, name: &str) -> Option<SourceConfig> {
         match name {
-            platform::NAME => Some(self.platform()),
+            platform::NAME => Some(SourceConfig::Platform(self.platform())),
             env::NAME => Some(SourceConfig::Env(EnvConfig {
                 token: self.token.value.clone(),
                 assumed_life: self.assumed_life.value,
@@ -227,34 +220,17 @@ impl Settings {
         }
     }
 
-    fn platform(&self) -> SourceConfig {
-        let id = self.workspace_id.value.clone();
-        self.platform_as(id, self.bearer_file(), self.configs_owner)
-    }
-
-    /// The platform, as another workspace asks it.
-    fn platform_of(&self, workspace_id: String, bearer_file: PathBuf) -> SourceConfig {
-        let directory = bearer_file.parent().unwrap_or(Path::new("/"));
-        let owner = owner::of_configs(Caller::own(), directory).and_then(Result::ok);
-        self.platform_as(Some(workspace_id), bearer_file, owner)
-    }
-
-    fn platform_as(
-        &self,
-        workspace_id: Option<String>,
-        bearer_file: PathBuf,
-        bearer_user: Option<u32>,
-    ) -> SourceConfig {
+    fn platform(&self) -> PlatformConfig {
         let whole = |url: &ServerUrl| url.expose().to_owned();
-        SourceConfig::Platform(PlatformConfig {
+        PlatformConfig {
             url: whole(&self.platform_url.value),
-            workspace_id,
-            bearer_file,
-            bearer_user,
+            workspace_id: self.workspace_id.value.clone(),
+            bearer_file: self.bearer_file(),
+            bearer_user: self.configs_owner,
             proxy: self.proxy.value.as_ref().map(whole),
             ca_file: self.ca_file.value.clone(),
             request_timeout: self.request_timeout.value,
-        })
+        }
     }
 
     /// When tokens are fetched and how long opens wait.

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use crate::config::doors::DoorTable;
 use crate::config::parse;
 use crate::config::written::{Origin, Raw, line};
-use crate::source::table::{Located, Table, TableError, Value, most_like};
+use crate::source::table::{Located, Table, TableError, Value, flaw_of_name, most_like};
 use crate::source::{MAX_SOURCES, Scope, SourceConfig};
 use crate::source::{env, platform};
 use crate::view;
@@ -166,11 +166,11 @@ impl Tables {
 
     fn check_door(&self, door: &DoorTable) -> Result<(), TableError> {
         let error = |line, message| TableError { line, message, hint: None };
-        for Located { value: name, line } in door.names() {
+        for (name, line) in door.names() {
             if self.tokens.contains_key(name) {
                 continue;
             }
-            let error = error(*line, format!("there is no token `{name}`"));
+            let error = error(line, format!("there is no token `{name}`"));
             let known = || self.tokens.keys().map(|name| (&**name, name));
             return Err(match most_like(name, known()) {
                 Some(meant) => error.hint(format!("did you mean `{meant}`?")),
@@ -218,10 +218,9 @@ impl Tables {
         self.doors.iter().map(|(name, door)| (&**name, door))
     }
 
-    /// A token that has a table.
-    #[must_use]
-    pub fn token_by_name(&self, name: &str) -> Option<&TokenTable> {
-        self.tokens.get(name).map(|token| &token.value)
+    /// All tokens that have a table, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &TokenTable)> {
+        self.tokens.iter().map(|(name, token)| (&**name, &token.value))
     }
 
     /// The names of the sources of the mount's token, best first.
@@ -299,20 +298,6 @@ fn is_taken(name: &str) -> bool {
     let first = |path: &'static str| path.split('/').next().unwrap_or(path);
     let views = view::ALL.iter().map(|view| first(view.path()));
     views.chain(["live", "refresh", "repos", "orgs"]).any(|taken| taken == name)
-}
-
-/// What is wrong with the name of a source, a token or a door. Names become parts of paths and of metrics.
-#[must_use]
-pub fn flaw_of_name(name: &str) -> Option<&'static str> {
-    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_part);
-    if name.len() > 39 {
-        Some("has too long a name: 39 characters are the most")
-    } else if is_name {
-        None
-    } else {
-        Some("has a wrong name: a name begins with a letter and has only a–z, 0–9 and -")
-    }
 }
 
 fn value_of(text: &str, value: &DeValue<'_>) -> Value {

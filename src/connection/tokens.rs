@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::fs::generations::regions::{Kind, Whose};
@@ -11,13 +12,28 @@ use crate::fs::generations::{Place, State, TokenState};
 use crate::fs::node::Root;
 use crate::fs::pages::{Other, Pages};
 use crate::fs::{Fs, FsConfig};
-use crate::refresh::Engine;
 use crate::refresh::policy::Windows;
 use crate::refresh::timer::Timer;
+use crate::refresh::{Engine, Handle};
 use crate::service::TokenService;
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::Identity;
+use crate::status::counters::Counters;
 use crate::view::ViewContext;
+
+/// A token with a directory of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamedToken {
+    /// Its name, that of the directory.
+    pub name: String,
+    /// Where it comes from, in order.
+    pub sources: Vec<SourceConfig>,
+    /// What its views are rendered with.
+    pub views: ViewContext,
+    /// Whose repositories it is for, in lower case, where that is known.
+    #[serde(default)]
+    pub owners: Vec<String>,
+}
 
 /// What the tokens of a mount share.
 pub struct Shared {
@@ -63,6 +79,14 @@ pub struct Token {
     pub shown: Other,
 }
 
+/// A token that is served, for each place where it is shown.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) store: Arc<TokenState>,
+    pub(super) handle: Handle,
+    pub(super) counters: Arc<Counters>,
+}
+
 impl Shared {
     /// Makes a token, which goes on where an earlier worker's stopped.
     ///
@@ -78,8 +102,10 @@ impl Shared {
         let hosts = views.hosts.clone();
         let identity = Identity { name: name.to_owned(), owners, hosts, ..self.identity.clone() };
         let config = FsConfig { root, views, ..self.fs.clone() };
-        let (fs, shown) = self.show(&service, place, config, identity, others);
-        Ok(Token { fs, engine: service.engine, shown })
+        let TokenService { store, handle, engine, counters } = service;
+        let token = Shown { store, handle, counters };
+        let (fs, shown) = self.show(&token, place, config, identity, others);
+        Ok(Token { fs, engine, shown })
     }
 
     /// What serves a token, at whatever place.
@@ -99,13 +125,13 @@ impl Shared {
     /// The file system of a place of a token, and what other pages tell of that.
     pub(super) fn show(
         &self,
-        service: &TokenService<TokenState>,
+        token: &Shown,
         place: Arc<Place>,
         config: FsConfig,
         identity: Identity,
         others: Vec<Other>,
     ) -> (Arc<Fs>, Other) {
-        let TokenService { store, handle, counters, .. } = service;
+        let Shown { store, handle, counters } = token;
         let shown = (identity.clone(), handle.clone(), Arc::clone(counters));
         let pages = Pages::new(identity, Arc::clone(&self.connection)).with_others(others);
         let (at, clock) = ((Arc::clone(store), place), Arc::clone(&self.surroundings.clock));

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -16,21 +16,23 @@ use fuser::{Config, INodeNo, Session, SessionACL};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::connection::demand::{self, OnDemand};
-use crate::connection::doors::{DoorConfig, Doors};
+use crate::connection::doors::kept::Kept;
+use crate::connection::doors::socket::{self, Changes};
+use crate::connection::doors::{Doors, HostConfig};
 use crate::connection::handover::{Channel, Handover, Message};
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
-use crate::connection::tokens::{Shared, TokenConfig};
+use crate::connection::tokens::{NamedToken, Shared, TokenConfig};
 use crate::foreign::Launcher;
 use crate::fs::FsConfig;
 use crate::fs::fault;
 use crate::fs::fuse::{Adapter, Waiters, separate_descriptors};
-use crate::fs::generations::State;
 use crate::fs::generations::regions::Kind;
+use crate::fs::generations::{State, TokenState};
 use crate::fs::node::Root;
 use crate::fs::places::Places;
 use crate::refresh::Engine;
@@ -39,7 +41,6 @@ use crate::refresh::timer::{SystemTimer, Timer};
 use crate::source::{SourceConfig, Surroundings};
 use crate::status::Identity;
 use crate::time::{Clock, SystemClock};
-use crate::view::ViewContext;
 
 /// How the threads that answer the kernel are called: this, and fuser's number.
 pub const THREAD: &str = "fuser-";
@@ -71,7 +72,7 @@ pub struct WorkerConfig {
     pub on_demand: Vec<OnDemand>,
     /// The doors, where the mount shows nothing else.
     #[serde(default)]
-    pub doors: Vec<DoorConfig>,
+    pub host: Option<HostConfig>,
     /// What status says of the mount.
     pub identity: Identity,
     /// What is logged.
@@ -81,20 +82,6 @@ pub struct WorkerConfig {
     /// Where to break.
     #[cfg(feature = "testing")]
     pub fault: Option<fault::Fault>,
-}
-
-/// A token with a directory of its own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NamedToken {
-    /// Its name, that of the directory.
-    pub name: String,
-    /// Where it comes from, in order.
-    pub sources: Vec<SourceConfig>,
-    /// What its views are rendered with.
-    pub views: ViewContext,
-    /// Whose repositories it is for, in lower case, where that is known.
-    #[serde(default)]
-    pub owners: Vec<String>,
 }
 
 /// Why a worker ended.
@@ -174,31 +161,43 @@ pub fn serve(
     if has_token {
         engines.push(root.engine);
     }
-    let mut doors = Doors::new(&shared, &config.windows);
-    for door in config.doors {
-        doors.add(door)?;
-        state.step();
-    }
-    let (behind_doors, their_engines) = doors.finish();
-    named.extend(behind_doors);
-    engines.extend(their_engines);
-    let demand = (!config.on_demand.is_empty()).then(|| {
-        demand::demand(config.on_demand, &config.windows, shared, runtime.handle().clone())
-    });
-    let demand = demand.transpose()?;
     let mut rotating: Vec<_> = named.iter().map(|(_, fs)| Arc::clone(fs.state())).collect();
     if has_token {
         rotating.push(Arc::clone(root.fs.state()));
     }
-    // Several doors may show the same.
-    rotating.sort_unstable_by_key(Arc::as_ptr);
-    rotating.dedup_by_key(|token| Arc::as_ptr(token));
-    if state.has_tokens() {
-        for token in &rotating {
-            let rotations = channel.try_clone()?;
+    let rotations = Arc::new(channel.try_clone()?);
+    let has_tokens = state.has_tokens();
+    let tell_rotations = move |token: &Arc<TokenState>| {
+        let rotations = Arc::clone(&rotations);
+        if has_tokens {
             // Where it cannot be said, the patience below makes the generation visible.
             token.rotate_with(move || rotations.send_if_room(Message::Rotate));
         }
+    };
+    rotating.iter().for_each(&tell_rotations);
+    // The tokens of doors come and go.
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    for token in &rotating {
+        arrived.send(Arc::clone(token)).ok();
+    }
+    let (doors, demand) = match config.host {
+        Some(host) => {
+            let directory = config.identity.mountpoint.clone();
+            let begin = move |token: &Arc<TokenState>| {
+                tell_rotations(token);
+                arrived.send(Arc::clone(token)).ok();
+            };
+            let doors = Doors::new(shared, config.windows.clone(), host, begin);
+            (Some((doors.map_err(io::Error::other)?, directory)), None)
+        }
+        None if config.on_demand.is_empty() => (None, None),
+        None => {
+            let (windows, runtime) = (&config.windows, runtime.handle().clone());
+            (None, Some(demand::demand(config.on_demand, windows, shared, runtime)?))
+        }
+    };
+    if let Some((doors, _)) = &doors {
+        named.extend(doors.places());
     }
     let places = Places::new(root.fs, named, demand);
     let waiters = Waiters::new(runtime.handle().clone());
@@ -216,6 +215,17 @@ pub fn serve(
     // Another worker may have gone on until this moment. From now on this one alone makes and frees states.
     engines.iter_mut().for_each(Engine::resume);
     places.take_over();
+    let host = doors.map(|(mut doors, directory)| {
+        let kept = Kept::beside(&directory);
+        let loaded = kept.load().unwrap_or_else(|error| {
+            tracing::error!("the doors that were added are not there: {error}");
+            Vec::new()
+        });
+        doors.run(runtime.handle());
+        doors.take_over(loaded, &places);
+        let places = Arc::clone(&places);
+        (Arc::new(Changes { doors: Mutex::new(doors), places, kept }), socket::beside(&directory))
+    });
     state.free_what_is_left();
     if must_recover {
         recover(&state, handover.device.as_fd(), &init, move |socket| {
@@ -225,11 +235,11 @@ pub fn serve(
     }
     state.step();
     // A rename would have had the kernel do so.
-    let (notifier, directories) = (session.notifier(), places.directories_of_views());
+    let (notifier, shown) = (session.notifier(), Arc::clone(&places));
     let forget_times = Arc::new(move || {
-        for directory in &directories {
+        for directory in shown.directories_of_views() {
             // Attributes alone: that waits for nobody. It fails where the kernel does not know it yet.
-            notifier.inval_inode(INodeNo(*directory), -1, 0).ok();
+            notifier.inval_inode(INodeNo(directory), -1, 0).ok();
         }
     });
     let (ended, end) = oneshot::channel();
@@ -242,7 +252,9 @@ pub fn serve(
         ended.send(session.run())
     })?;
     is_apart.recv().ok();
-    if rotating.iter().any(|token| token.wants_rotation()) {
+    let wants_rotation = rotating.iter().any(|token| token.wants_rotation())
+        || host.as_ref().is_some_and(|(changes, _)| changes.want_rotation());
+    if wants_rotation {
         channel.send(Message::Rotate)?;
     }
     let last_word = channel.try_clone()?;
@@ -253,10 +265,22 @@ pub fn serve(
         for engine in engines {
             tasks.spawn(engine.run());
         }
-        for token in rotating {
-            let forget_times = Arc::clone(&forget_times);
+        tasks.spawn(async move {
+            let mut flipping = JoinSet::new();
+            while let Some(token) = arrivals.recv().await {
+                let forget_times = Arc::clone(&forget_times);
+                flipping.spawn(async move {
+                    token.flip_what_stays(ROTATION_PATIENCE, move || forget_times()).await;
+                });
+            }
+            std::future::pending::<()>().await;
+        });
+        if let Some((changes, socket)) = host {
             tasks.spawn(async move {
-                token.flip_what_stays(ROTATION_PATIENCE, move || forget_times()).await;
+                if let Err(error) = socket::listen(&socket, changes).await {
+                    tracing::error!("doors cannot be changed, {}: {error}", socket.display());
+                }
+                std::future::pending::<()>().await;
             });
         }
         let end = tokio::select! {

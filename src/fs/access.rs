@@ -22,6 +22,8 @@ impl Access {
     /// Directories: whoever knows a name may pass, only the owner may list. Whoever may list a
     /// directory can stall it for everybody.
     pub const DIRECTORY_MODE: u16 = 0o711;
+    /// What views can have: their owner may read, and nobody may write.
+    pub const VIEW_MODES: [u16; 3] = [0o400, 0o440, 0o444];
     /// Status and metrics hold no secret.
     pub const STATUS_MODE: u16 = 0o444;
 

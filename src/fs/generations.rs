@@ -18,7 +18,7 @@ mod saved;
 mod slot;
 mod token;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(feature = "testing")]
 use std::sync::OnceLock;
@@ -52,7 +52,7 @@ pub const VIEWS: usize = 32;
 const MAGIC: u64 = u64::from_be_bytes(*b"mol-tkfs");
 /// Changes with every change of the layout. A worker whose supervisor is of an earlier version finds
 /// another one; see [`State::adopt`].
-const LAYOUT: u64 = 9;
+const LAYOUT: u64 = 10;
 /// Earlier ones: all that belongs to the connection was where it is now, and tokens lay otherwise.
 const EARLIER: std::ops::Range<u64> = earlier::LAYOUT..LAYOUT;
 
@@ -115,8 +115,8 @@ pub struct State {
     /// What a supervisor of an earlier version has of its token.
     earlier: Option<Arc<Mapping<Earlier>>>,
     regions: Regions,
-    /// The regions that tokens of this process have.
-    held: Mutex<BTreeSet<usize>>,
+    /// The regions that tokens and places of this process have, and how many of these each.
+    held: Mutex<BTreeMap<usize, u32>>,
     /// Of the tables that threads of this process write.
     pub(super) writers: Writers,
     /// Changes whenever a generation of any token is prepared.

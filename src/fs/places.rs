@@ -11,14 +11,16 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio_util::sync::CancellationToken;
 
 use super::attribute::Attribute;
 use super::demand::{Demand, Inside};
 use super::journal::Call;
 use super::node::ROOT;
-use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Request};
+use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Opened, Request};
 use crate::error::ReadErrorKind;
 use crate::refresh::Wish;
+use crate::source::BoxFuture;
 
 /// Where the number of a place begins in an inode number. Below it is room for 2³⁶ generations.
 const PLACE_BITS: u32 = 48;
@@ -69,6 +71,8 @@ struct Named {
     /// The number of the place at the root of the mount that it lies in, or is.
     top: u64,
     fs: Arc<Fs>,
+    /// Cancelled when it is another file system that answers for the place, or none.
+    over: CancellationToken,
 }
 
 /// Places by number, which is that of their states: the kernel keeps inodes longer than a worker lives, and
@@ -93,7 +97,27 @@ impl Table {
             (above, _) => self.places.get(&above).map_or(number, |above| above.top),
         };
         self.inside.entry(above).or_default().insert(name.to_owned(), number);
-        self.places.insert(number, Named { above, top, fs });
+        let named = Named { above, top, fs, over: CancellationToken::new() };
+        if let Some(before) = self.places.insert(number, named) {
+            before.over.cancel();
+        }
+    }
+
+    /// Takes a place away, and those in it.
+    fn remove(&mut self, path: &str) {
+        let (above, name) = match path.rsplit_once('/') {
+            Some((above, name)) => (self.directory(above), name),
+            None => (ROOT, path),
+        };
+        let Some(number) = self.inside.get_mut(&above).and_then(|names| names.remove(name)) else {
+            return;
+        };
+        let inside = self.inside.remove(&global(number, ROOT)).into_iter().flatten();
+        for number in inside.map(|(_, number)| number).chain([number]) {
+            if let Some(gone) = self.places.remove(&number) {
+                gone.over.cancel();
+            }
+        }
     }
 
     /// The directory at a path.
@@ -129,6 +153,16 @@ impl Places {
             root.tell_of(Arc::<Demand>::clone(demand));
         }
         Arc::new(Self { root, table: RwLock::new(table), demand })
+    }
+
+    /// Shows a token at a path from now on. Opens that wait for another that was shown there wait for this.
+    pub fn show(&self, path: &str, fs: Arc<Fs>) {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).add(path, fs);
+    }
+
+    /// Nothing is at a path any more, or in it. Opens that wait there fail.
+    pub fn remove(&self, path: &str) {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).remove(path);
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -309,11 +343,15 @@ impl Places {
 
     /// See [`Fs::open`].
     #[must_use]
-    pub fn open(&self, request: &Request, call: &Call, writing: bool) -> Open {
+    pub fn open(self: &Arc<Self>, request: &Request, call: &Call, writing: bool) -> Open {
         match self.file(call.ino) {
-            Ok((fs, Numbers::Root | Numbers::Named(_), ino)) => {
-                fs.open(request, call, ino, writing)
-            }
+            Ok((fs, Numbers::Root, ino)) => fs.open(request, call, ino, writing),
+            Ok((fs, Numbers::Named(number), ino)) => match fs.open(request, call, ino, writing) {
+                Open::Wait(opened) if self.root.shows_doors() => {
+                    self.follow(number, (request, call, writing), (&fs, opened))
+                }
+                open => open,
+            },
             Ok((_, Numbers::OnDemand(_), _)) => match &self.demand {
                 Some(demand) => demand.open(request, call, writing),
                 None => Open::Now(Err(Errno::ENOENT)),
@@ -323,6 +361,33 @@ impl Places {
                 Open::Now(Err(errno))
             }
         }
+    }
+
+    /// An open that waits at a door, for whichever token that shows.
+    fn follow(
+        self: &Arc<Self>,
+        number: u64,
+        (request, call, writing): (&Request, &Call, bool),
+        (fs, opened): (&Arc<Fs>, BoxFuture<'static, Result<Opened, Errno>>),
+    ) -> Open {
+        let table = self.table();
+        let named = table.places.get(&number).filter(|named| Arc::ptr_eq(&named.fs, fs));
+        let over = named.map(|named| named.over.clone());
+        drop(table);
+        let (places, request, call) = (Arc::clone(self), *request, *call);
+        Open::Wait(Box::pin(async move {
+            if let Some(over) = over {
+                tokio::select! {
+                    biased;
+                    () = over.cancelled() => {}
+                    opened = opened => return opened,
+                }
+            }
+            match places.open(&request, &call, writing) {
+                Open::Now(opened) => opened,
+                Open::Wait(opened) => opened.await,
+            }
+        }))
     }
 
     /// See [`Fs::read`].

@@ -270,7 +270,7 @@ async fn a_fingerprint_finds_its_token_whatever_refresh_it_is_written_to() {
 }
 
 /// Opens a file of a place by path, as the kernel does, and what is in it.
-async fn read_in(places: &Places, directory: u64, name: &str) -> (u64, Opened, String) {
+async fn read_in(places: &Arc<Places>, directory: u64, name: &str) -> (u64, Opened, String) {
     let mut request = by(1_000);
     for _ in 0..2 {
         request.unique += 2;

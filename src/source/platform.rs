@@ -26,6 +26,14 @@ pub const NAME: &str = "platform";
 /// The longest bearer, in bytes: what servers accept as a header line.
 pub const MAX_BEARER_BYTES: usize = 16 * 1024;
 
+/// Whether this can be the id of a workspace, which becomes a part of a path: what RFC 3986 §2.3 calls
+/// unreserved, and neither `.` nor `..`.
+#[must_use]
+pub fn is_workspace_id(id: &str) -> bool {
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    !id.is_empty() && id != "." && id != ".." && id.bytes().all(unreserved)
+}
+
 /// How to reach the platform.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct PlatformConfig {

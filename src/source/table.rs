@@ -318,6 +318,20 @@ fn is_variable(text: &str) -> bool {
         && !text.starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// What is wrong with the name of a source, a token or a door. Names become parts of paths and of metrics.
+#[must_use]
+pub fn flaw_of_name(name: &str) -> Option<&'static str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_part);
+    if name.len() > 39 {
+        Some("has too long a name: 39 characters are the most")
+    } else if is_name {
+        None
+    } else {
+        Some("has a wrong name: a name begins with a letter and has only a–z, 0–9 and -")
+    }
+}
+
 /// The value whose name is most like `name`; `None` if none is at all like it.
 pub fn most_like<'a, T>(name: &str, named: impl Iterator<Item = (&'a str, T)>) -> Option<T> {
     named

@@ -1,5 +1,5 @@
 //! `serve`: one daemon for a host, whose doors show each its own tokens to its own users.
-//! needs: host-root, fuse, inotifywait
+//! needs: host-root, fuse, inotifywait, python3
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +19,7 @@ use support::{eventually, secs};
 #[path = "../support/mod.rs"]
 mod support;
 
+mod added;
 mod scene;
 
 #[test]
@@ -193,7 +194,6 @@ fn what_cannot_be_served_is_told_with_what_to_do() {
     sandboxed(secs(60), || {
         let host = Host::new(Setup::default());
         for (doors, flags, told) in [
-            ("[tokens.none]\nsources = ['env']\n", &[][..], "there is no door to serve"),
             (
                 Host::DOORS,
                 &["--backend", "files"][..],

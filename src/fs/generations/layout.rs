@@ -13,8 +13,8 @@ use super::saved::SavedProgress;
 use super::slot::{Bytes, Slot};
 use super::{SLOTS, VIEWS};
 
-/// The most tokens at a time, those included that an upgrade is about to replace.
-pub const REGIONS: usize = 1024;
+/// The most tokens and further places at a time, those included that an upgrade is about to replace.
+pub const REGIONS: usize = 4096;
 
 /// The states of an entry besides those of [`Kind`]: nobody's, and one that is being filled or freed.
 pub(super) const FREE: u64 = 0;
@@ -91,7 +91,8 @@ impl Directory {
             }
             let end = self.end.load(Ordering::Acquire);
             if end >= REGIONS as u64 {
-                let why = format!("a mount has room for {REGIONS} tokens, and for no other");
+                let why =
+                    format!("a mount has room for {REGIONS} tokens and doors, and for no other");
                 return Err(io::Error::new(io::ErrorKind::StorageFull, why));
             }
             // Where another process was faster, there is one more entry all the same.
@@ -116,6 +117,8 @@ pub(super) struct Region {
     /// How many files of a token on demand are open, and when one was opened last (boot clock).
     pub(super) opens: AtomicU64,
     pub(super) used_at: AtomicU64,
+    /// The key of the token that is shown, where the region is that of a place.
+    pub(super) shows: [AtomicU64; 2],
     pub(super) name_length: AtomicU64,
     pub(super) name: [AtomicU64; NAME / 8],
     pub(super) progress: SavedProgress,

@@ -57,6 +57,25 @@ impl Place {
         self.region.prepared.fetch_max(generation, Ordering::AcqRel);
     }
 
+    /// Shows the token with this key, whose newest generation is that.
+    pub(super) fn show(&self, key: [u64; 2], newest: u64) {
+        let shows = self.region.shows.each_ref();
+        let is_kept = shows.iter().zip(key).all(|(word, key)| word.load(Ordering::Acquire) == key);
+        if is_kept {
+            // A worker that died may not have come to this.
+            return self.prepare(newest);
+        }
+        // The order: whoever dies in between leaves a place that shows nothing.
+        let words = self.region.current.iter().chain(&self.region.touched);
+        self.region.prepared.store(0, Ordering::Release);
+        words.for_each(|word| word.store(0, Ordering::Release));
+        shows.iter().zip(key).for_each(|(word, key)| word.store(key, Ordering::Release));
+        self.prepare(newest);
+        if !self.is_seen() {
+            self.flip_all();
+        }
+    }
+
     /// The generation that a view shows; 0 before the first.
     #[must_use]
     pub fn current(&self, view: u8) -> u64 {

@@ -6,7 +6,7 @@
 //! Two workers may be there while one takes over, so an entry is taken by a compare-and-swap. Entries
 //! are freed by the worker that serves, and by no other.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -132,7 +132,8 @@ impl State {
         Ok(if whose.kind == Kind::Shared { token } else { token.with_place(place, views) })
     }
 
-    /// Another place of a token, at a path from the root of the mount.
+    /// A further place at a path from the root of the mount, where a token is shown from now on. One that
+    /// showed another before keeps its number.
     ///
     /// # Errors
     /// Those of [`State::token`].
@@ -144,18 +145,12 @@ impl State {
     ) -> io::Result<Arc<Place>> {
         let entry = self.regions.directory.entry(token.index());
         let key = entry.map(|entry| entry.key.each_ref().map(|word| word.load(Ordering::Relaxed)));
-        // What shows another token is another place.
-        let key = key.unwrap_or_default().map(u64::to_le_bytes).concat();
-        let whose = Whose { kind: Kind::Place, name: path, configuration: &key };
+        let whose = Whose { kind: Kind::Place, name: path, configuration: &[] };
         let Taken { region, index, place } = self.take(whose)?;
-        let (is_new, own) = (region.prepared() == 0, Some(Arc::clone(self)));
-        let (region, numbers) = (Arc::new(region), (index, place));
-        let place = Arc::new(Place::new(region, numbers, views, token.changes(), own));
-        // A worker that died may not have come to this.
-        place.prepare(token.prepared());
-        if is_new {
-            place.flip_all();
-        }
+        let own = Some(Arc::clone(self));
+        let place = Place::new(Arc::new(region), (index, place), views, token.changes(), own);
+        place.show(key.unwrap_or_default(), token.prepared());
+        let place = Arc::new(place);
         token.show_at(Arc::clone(&place));
         Ok(place)
     }
@@ -194,7 +189,7 @@ impl State {
             entry.key.iter().zip(key).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
             entry.state.store(whose.kind as u64, Ordering::Release);
         }
-        held.insert(index);
+        *held.entry(index).or_default() += 1;
         Ok(Taken { region, index, place: entry.place.load(Ordering::Relaxed) })
     }
 
@@ -222,7 +217,7 @@ impl State {
         let held = self.held();
         for (index, entry) in self.regions.directory.entries() {
             let state = entry.state.load(Ordering::Acquire);
-            if state != FREE && !held.contains(&index) {
+            if state != FREE && !held.contains_key(&index) {
                 entry.state.store(BUSY, Ordering::Release);
                 self.free(index);
             }
@@ -257,7 +252,7 @@ impl State {
         Mapping::map(self.tokens().as_fd(), self.regions.offset(index))
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<usize, u32>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -271,6 +266,11 @@ impl State {
     /// Nobody in this process uses a region any more. `is_forgotten` is whether it is freed.
     pub(super) fn drop_region(&self, index: usize, is_forgotten: bool) {
         let mut held = self.held();
+        let left = held.get(&index).map_or(0, |uses| uses.saturating_sub(1));
+        if left > 0 {
+            held.insert(index, left);
+            return;
+        }
         if is_forgotten {
             self.free(index);
         }

@@ -344,9 +344,15 @@ fn a_token_is_shown_at_many_places_which_flip_each_for_itself() {
     again.flip(0);
     again.touch(0);
     assert_eq!((one.current(0), token.wants_rotation()), (2, false));
+    // Another token at the same place.
     let another = take(&next, shared("globex"));
-    let bound_anew = next.place("agent-1", &another, vec![0]).unwrap();
-    assert_eq!((bound_anew.number(), bound_anew.current(0)), (3, 0), "another token's place");
+    let bound = next.place("agent-1", &another, vec![0]).unwrap();
+    kept.leave(&again, false);
+    drop(again);
+    assert_eq!((bound.number(), bound.current(0), bound.is_seen()), (1, 0, true));
+    kept.publish(&fresh(kept.reserve(), "ghs_acme", Life::Known(SECOND * 60)), &now());
+    assert_eq!((bound.current(0), another.is_settled()), (0, true));
+    assert_eq!(places_of(&next), [("agent-1".to_owned(), 0, 0), agent(2, 2)]);
 }
 
 #[test]
@@ -357,7 +363,7 @@ fn a_place_that_is_left_is_nobodys_and_its_number_is_never_given_again() {
     let (left, stays) = (place("agent-1"), place("agent-2"));
     let index = left.index();
     left.see();
-    token.leave(&left);
+    token.leave(&left, true);
     assert_eq!(places_of(&state), [("agent-2".to_owned(), 0, 0)]);
     drop(left);
     let again = place("agent-1");
@@ -457,7 +463,7 @@ fn there_is_room_for_so_many_tokens_and_an_error_says_so() {
     let make = |n: usize| state.token(on_demand(&format!("o/r{n}")), vec![], vec![]);
     let tokens: Vec<_> = (0..REGIONS).map(|n| make(n).unwrap()).collect();
     let error = make(REGIONS).err().unwrap();
-    assert!(error.to_string().contains("room for 1024 tokens"), "{error}");
+    assert!(error.to_string().contains("room for 4096 tokens"), "{error}");
     tokens[7].forget();
     assert!(make(REGIONS).is_err(), "somebody still uses it");
     drop(tokens);

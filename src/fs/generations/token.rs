@@ -119,12 +119,14 @@ impl TokenState {
         }
     }
 
-    /// It is no longer shown at a place.
-    pub fn leave(&self, place: &Arc<Place>) {
+    /// It is no longer shown at a place. If `for_ever`, nothing is.
+    pub fn leave(&self, place: &Arc<Place>, for_ever: bool) {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         places.retain(|other| !Arc::ptr_eq(other, place));
-        place.forget();
         drop(places);
+        if for_ever {
+            place.forget();
+        }
         self.changes.notify_waiters();
     }
 
@@ -201,6 +203,19 @@ impl TokenState {
     /// Leaves flipping to `rotate`, which is called after each publication that somebody may see.
     pub fn rotate_with(&self, rotate: impl Fn() + Send + Sync + 'static) {
         self.rotator.set(Box::new(rotate)).ok();
+    }
+
+    /// Asks whoever makes rotations visible to do so, or lets views flip where nobody does.
+    pub fn rotate(&self) {
+        let rotate = self.rotator.get();
+        let (seen, unseen): (Vec<_>, Vec<_>) =
+            self.places().iter().cloned().partition(|place| rotate.is_some() && place.is_seen());
+        for place in unseen {
+            place.flip_all();
+        }
+        if let Some(rotate) = rotate.filter(|_| !seen.is_empty()) {
+            rotate();
+        }
     }
 
     /// Completes when a newer generation is prepared.
@@ -314,15 +329,7 @@ impl Store for TokenState {
         let generation = self.prepared();
         self.places().iter().for_each(|place| place.prepare(generation));
         self.changes.notify_waiters();
-        let rotate = self.rotator.get();
-        let (seen, unseen): (Vec<_>, Vec<_>) =
-            self.places().iter().cloned().partition(|place| rotate.is_some() && place.is_seen());
-        for place in unseen {
-            place.flip_all();
-        }
-        if let Some(rotate) = rotate.filter(|_| !seen.is_empty()) {
-            rotate();
-        }
+        self.rotate();
     }
 
     fn settled(&self) -> BoxFuture<'_, ()> {
