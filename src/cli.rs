@@ -114,6 +114,9 @@ pub enum Command {
     /// Serve doors: a directory of tokens for each container of this host
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Serve(Box<cmd::host::HostArgs>),
+    /// Show a door in a container before it starts, for OCI runtimes
+    #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
+    OciHook(cmd::oci_hook::HookArgs),
     /// Add, bind, remove and list the doors of `serve` while it runs
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
     Doors(cmd::doors::DoorsArgs),
@@ -209,6 +212,7 @@ impl Command {
             Self::Mount(args) => cmd::mount::run(&args),
             Self::Serve(args) => cmd::host::run(*args),
             Self::Doors(args) => cmd::doors::run(args),
+            Self::OciHook(args) => cmd::oci_hook::run(&args),
             Self::Run(args) => cmd::run::run(*args),
             Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),

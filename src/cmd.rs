@@ -26,6 +26,7 @@ pub mod host;
 pub mod init;
 pub mod live;
 pub mod mount;
+pub mod oci_hook;
 pub mod read_foreign;
 pub mod reader;
 pub mod refresh;

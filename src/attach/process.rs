@@ -8,11 +8,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Tree;
-use super::error::AttachError;
+use super::error::{AttachError, errno};
 use crate::caller::numbers;
 use crate::trust::IdMap;
 
@@ -83,6 +83,22 @@ impl Process {
             return Err(AttachError::SameMounts { pid });
         }
         Ok(Self { pid, held, root, has_own_users, users, groups, user })
+    }
+
+    /// The same process with another root: the directory that becomes that of its container, which is
+    /// being made. The path is the host's.
+    ///
+    /// # Errors
+    /// Where there is no such directory among the process's mounts.
+    pub fn in_root(self, path: &Path) -> Result<Self, AttachError> {
+        let beneath = path.strip_prefix("/").unwrap_or(path);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let root = openat2(&self.root, beneath, flags, Mode::empty(), how).map_err(|error| {
+            let what = format!("find {} among the mounts of the container", path.display());
+            AttachError::system(what, errno(error))
+        })?;
+        Ok(Self { root, ..self })
     }
 
     /// Its number.

@@ -20,9 +20,11 @@ use crate::source::table::flaw_of_name;
 use crate::spawn;
 
 /// How long the container's file systems, and the daemon, may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Where tokens are in a container.
+pub(super) const PLACE: &str = "/run/molecule/token";
 /// What is given to the process that enters the container.
-const ALONE: &str = "--alone";
+pub(super) const ALONE: &str = "--alone";
 
 /// Which container, and where in it.
 #[derive(Debug, clap::Args)]
@@ -31,12 +33,16 @@ pub struct Target {
     container: Container,
 
     /// Where in the container: a path without symbolic links
-    #[arg(long, value_name = "PATH", default_value = "/run/molecule/token", value_parser = place)]
+    #[arg(long, value_name = "PATH", default_value = PLACE, value_parser = place)]
     path: PathBuf,
 
     /// Enter the container: this process is watched by another
     #[arg(long, hide = true)]
     alone: bool,
+
+    /// What becomes the root of a container that is being made, as the host names it
+    #[arg(long, hide = true, value_name = "DIRECTORY", requires = "alone")]
+    rootfs: Option<PathBuf>,
 }
 
 /// One of these.
@@ -92,6 +98,10 @@ pub fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     let door = args.door.as_ref().map(|Door(name)| Path::new(host::DEFAULT).join(name));
     let (mountpoint, directory) = directory(door.or_else(|| args.mountpoint.clone()))?;
     let (process, name) = target.container.find().map_err(explained)?;
+    let process = match &target.rootfs {
+        Some(rootfs) => process.in_root(rootfs).map_err(explained)?,
+        None => process,
+    };
     let tree = Tree::of(&directory, &mountpoint, args.allow_refresh).map_err(explained)?;
     let has_replaced = attach::attach(&process, &tree, &target.path).map_err(explained)?;
     let instead = if has_replaced { ", in the place of an earlier mount" } else { "" };
@@ -170,9 +180,15 @@ fn explained(error: AttachError) -> anyhow::Error {
     }
 }
 
-/// The name of a door at the usual place.
+/// The name of a door.
 #[derive(Debug, Clone)]
-struct Door(String);
+pub(super) struct Door(String);
+
+impl Door {
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+}
 
 impl FromStr for Door {
     type Err = &'static str;
@@ -184,7 +200,7 @@ impl FromStr for Door {
 }
 
 /// A path in the container.
-fn place(text: &str) -> Result<PathBuf, String> {
+pub(super) fn place(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let mut parts = path.components();
     let is_plain = parts.next() == Some(Component::RootDir)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nix::unistd::{Gid, Group, Uid, User};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::advice::{Advise, EXIT_FAILURE};
 use crate::cmd::{self, host};
@@ -77,6 +77,12 @@ enum Command {
         /// Its name
         name: String,
     },
+    /// Print the doors as devices for container engines (Container Device Interface)
+    Cdi {
+        /// Let a container start without its tokens where they cannot be shown
+        #[arg(long)]
+        optional: bool,
+    },
     /// List the doors
     List {
         /// Print one JSON object
@@ -108,6 +114,10 @@ struct Shows {
 /// Where no daemon answers, or it refuses; the error says why.
 pub fn run(args: DoorsArgs) -> anyhow::Result<ExitCode> {
     let socket = socket::beside(&args.directory);
+    let cdi = match &args.command {
+        Command::Cdi { optional } => Some(*optional),
+        _ => None,
+    };
     let (order, json) = match args.command {
         Command::Add { name, owner, group, mode, shows, tokens } => {
             let owner = owner.map(|owner| parsed("--owner", &owner, parse::user)).transpose()?;
@@ -127,9 +137,14 @@ pub fn run(args: DoorsArgs) -> anyhow::Result<ExitCode> {
         }
         Command::Remove { name } => (Order::Remove { name }, false),
         Command::List { json } => (Order::List, json),
+        Command::Cdi { .. } => (Order::List, false),
     };
     match ask(&socket, order)? {
         Reply::Done => {}
+        Reply::Doors(doors) if cdi.is_some() => {
+            let devices = devices(&doors, &args.directory, cdi == Some(true))?;
+            cmd::print(format!("{devices:#}\n").as_bytes())?;
+        }
         Reply::Doors(doors) if json => {
             let doors = json!({ "doors": doors });
             cmd::print(format!("{doors}\n").as_bytes())?;
@@ -193,6 +208,27 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
             connected => return connected,
         }
     }
+}
+
+/// A file for `/etc/cdi`: each door is a device, which the hook shows
+/// (<https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md>).
+fn devices(doors: &[Listed], directory: &Path, optional: bool) -> anyhow::Result<Value> {
+    let program = std::env::current_exe().context("cannot find my own executable")?;
+    let directory = std::path::absolute(directory)?;
+    let devices = doors.iter().map(|door| {
+        let mut words = vec![env!("CARGO_PKG_NAME"), "oci-hook", "--door", &*door.name];
+        let at = directory.to_string_lossy();
+        if directory != Path::new(host::DEFAULT) {
+            words.extend(["--directory", &*at]);
+        }
+        if optional {
+            words.push("--optional");
+        }
+        let hook = json!({ "hookName": "createRuntime", "path": program, "args": words });
+        json!({ "name": door.name, "containerEdits": { "hooks": [hook] } })
+    });
+    let devices = devices.collect::<Vec<_>>();
+    Ok(json!({ "cdiVersion": "0.5.0", "kind": "molecule.ai/token", "devices": devices }))
 }
 
 fn table(doors: &[Listed]) -> String {
