@@ -4,6 +4,7 @@ pub mod companion;
 pub mod demand;
 pub mod doors;
 pub mod handover;
+mod heal;
 pub mod kernel;
 pub mod manager;
 pub mod mount;

@@ -15,6 +15,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat};
 use crate::status::Layout;
 use crate::trust::Trust;
 
+pub mod attached;
 pub mod control;
 mod error;
 mod made;

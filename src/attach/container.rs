@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::AttachError;
-use super::process::start_of;
 use crate::caller::numbers;
+use crate::place::attached::start_of;
 
 /// Where a directory for each container is, and how many directories above it have any name (namespaces
 /// of containerd's).

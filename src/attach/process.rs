@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::Tree;
 use super::error::{AttachError, errno};
 use crate::caller::numbers;
+use crate::place::attached::start_of;
 use crate::trust::IdMap;
 
 /// A process, its root directory, and who exists where it is.
@@ -101,6 +102,12 @@ impl Process {
         Ok(Self { root, ..self })
     }
 
+    /// When it started, as `proc_pid_stat(5)` counts; `None` where it has ended.
+    #[must_use]
+    pub fn started(&self) -> Option<u64> {
+        start_of(format!("/proc/{}/stat", self.pid).as_ref()).filter(|_| !self.has_ended())
+    }
+
     /// Its number.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -134,13 +141,6 @@ fn is_there(pid: i32) -> bool {
 fn has_ended(held: &OwnedFd) -> bool {
     let mut polled = [PollFd::new(held, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec::default())) != Ok(0)
-}
-
-/// When a process started, in ticks since the machine did (`proc_pid_stat(5)`).
-pub(super) fn start_of(stat: &Path) -> Option<u64> {
-    let stat = fs::read_to_string(stat).ok()?;
-    // Its name, in parentheses, can hold anything. The state after it is the third field.
-    stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?.parse().ok()
 }
 
 /// From `/proc/PID/status`: the second of the numbers is the effective one.

@@ -3,19 +3,23 @@
 //! Another process of this program does it, which enters the container. The file system of a hostile one
 //! can keep whoever looks at it waiting for ever: then that process is given up.
 
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::builder::NonEmptyStringValueParser;
 use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
 
 use crate::attach::{self, AttachError, Process, Tree};
 use crate::cmd::{self, Advise, EXIT_FAILURE, host};
 use crate::config;
+use crate::fs::memory;
+use crate::place::attached::{self, Attached};
 use crate::source::table::flaw_of_name;
 use crate::spawn;
 
@@ -39,6 +43,10 @@ pub struct Target {
     /// Enter the container: this process is watched by another
     #[arg(long, hide = true)]
     alone: bool,
+
+    /// When the process must have started
+    #[arg(long, hide = true, value_name = "TICKS", requires = "pid")]
+    started: Option<u64>,
 
     /// What becomes the root of a container that is being made, as the host names it
     #[arg(long, hide = true, value_name = "DIRECTORY", requires = "alone")]
@@ -97,12 +105,13 @@ pub fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     }
     let door = args.door.as_ref().map(|Door(name)| Path::new(host::DEFAULT).join(name));
     let (mountpoint, directory) = directory(door.or_else(|| args.mountpoint.clone()))?;
-    let (process, name) = target.container.find().map_err(explained)?;
+    let (process, name) = target.container.find(target.started).map_err(explained)?;
     let process = match &target.rootfs {
         Some(rootfs) => process.in_root(rootfs).map_err(explained)?,
         None => process,
     };
     let tree = Tree::of(&directory, &mountpoint, args.allow_refresh).map_err(explained)?;
+    note(&Note::Shown(shown(&process, &mountpoint, args)));
     let has_replaced = attach::attach(&process, &tree, &target.path).map_err(explained)?;
     let instead = if has_replaced { ", in the place of an earlier mount" } else { "" };
     let (shown, path) = (mountpoint.display(), target.path.display());
@@ -119,7 +128,8 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
     if !target.alone {
         return watched();
     }
-    let (process, name) = target.container.find().map_err(explained)?;
+    let (process, name) = target.container.find(target.started).map_err(explained)?;
+    note(&Note::Gone { pid: process.pid(), path: target.path.clone() });
     attach::detach(&process, &target.path).map_err(explained)?;
     let path = target.path.display();
     cmd::print(format!("nothing is shown at {path} in {name} any more\n").as_bytes())?;
@@ -135,7 +145,7 @@ fn watched() -> anyhow::Result<ExitCode> {
     // Not by path: the file may have been replaced since we started.
     let mut command = Command::new("/proc/self/exe");
     command.arg0(env!("CARGO_PKG_NAME")).args(given.next()).arg(ALONE).args(given);
-    match spawn::status(&mut command, PATIENCE) {
+    match status_and_note(&mut command) {
         Ok(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             Ok(ExitCode::from(code.unwrap_or(EXIT_FAILURE)))
@@ -149,9 +159,64 @@ fn watched() -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What the process that enters a container would keep of that, if it could then still reach the host's
+/// files. Its standard input is memory that it shares with whoever started it.
+#[derive(Serialize, Deserialize)]
+enum Note {
+    /// Something is shown; of the mount at this place.
+    Shown(Option<(PathBuf, Attached)>),
+    /// Nothing is shown at a path any more.
+    Gone { pid: i32, path: PathBuf },
+}
+
+/// Before the container is entered.
+fn note(note: &Note) {
+    let text = serde_json::to_vec(note).unwrap_or_default();
+    // Where it was started by somebody else, nobody keeps anything.
+    rustix::io::pwrite(io::stdin(), &text, 0).ok();
+}
+
+/// What the next daemon needs to know, to show the same again.
+fn shown(process: &Process, directory: &Path, args: &AttachArgs) -> Option<(PathBuf, Attached)> {
+    let directory = std::path::absolute(directory).ok()?;
+    let mount = attached::mount_of(&directory).ok()??;
+    let attached = Attached {
+        pid: process.pid(),
+        started: process.started()?,
+        device: mount.minor,
+        directory,
+        path: args.target.path.clone(),
+        allow_refresh: args.allow_refresh,
+    };
+    Some((mount.target, attached))
+}
+
+/// Runs the process that enters a container, and keeps what it did.
+pub(super) fn status_and_note(command: &mut Command) -> io::Result<ExitStatus> {
+    let memory = memory::anonymous(c"molecule-tokenfs-note")?;
+    command.stdin(Stdio::from(memory.try_clone()?));
+    let status = spawn::status(command, PATIENCE)?;
+    let mut text = Vec::new();
+    std::fs::File::from(memory).read_to_end(&mut text)?;
+    let kept = match serde_json::from_slice(&text) {
+        _ if !status.success() => Ok(()),
+        Ok(Note::Shown(Some((mountpoint, attached)))) => attached.keep(&mountpoint),
+        Ok(Note::Gone { pid, path }) => {
+            attached::forget(pid, &path);
+            Ok(())
+        }
+        Ok(Note::Shown(None)) | Err(_) => Ok(()),
+    };
+    if let Err(error) = kept {
+        let text = format!("warning: a later daemon will not show it again: {error}\n");
+        io::stderr().write_all(text.as_bytes()).ok();
+    }
+    Ok(status)
+}
+
 impl Container {
     /// Its process, and what to call it.
-    fn find(&self) -> Result<(Process, String), AttachError> {
+    fn find(&self, started: Option<u64>) -> Result<(Process, String), AttachError> {
         if let Some(wanted) = &self.container {
             let found = attach::find(wanted)?;
             let process = Process::open(found.pid, found.started)?;
@@ -159,7 +224,7 @@ impl Container {
         }
         // One of the two is there.
         let pid = self.pid.unwrap_or_default();
-        Ok((Process::open(pid, None)?, format!("the container of process {pid}")))
+        Ok((Process::open(pid, started)?, format!("the container of process {pid}")))
     }
 }
 

@@ -15,7 +15,6 @@ use serde_json::Value;
 use crate::advice::{Advise, EXIT_FAILURE};
 use crate::cmd::attach::{self, Door, PLACE};
 use crate::cmd::{self, host};
-use crate::spawn;
 
 /// The annotation that names a door, where the hook does not.
 const ANNOTATION: &str = "molecule.ai/door";
@@ -99,12 +98,12 @@ fn show(args: &HookArgs) -> anyhow::Result<()> {
     let mut attach = Command::new("/proc/self/exe");
     attach.arg0(env!("CARGO_PKG_NAME")).args(["attach", attach::ALONE, "--pid"]);
     attach.arg(state.pid.to_string()).arg("--rootfs").arg(root);
-    attach.arg("--path").arg(&args.path).stdin(Stdio::null());
+    attach.arg("--path").arg(&args.path);
     if args.allow_refresh {
         attach.arg("--allow-refresh");
     }
     attach.arg(args.directory.join(door.name())).stdout(Stdio::null());
-    let status = spawn::status(&mut attach, attach::PATIENCE)
+    let status = attach::status_and_note(&mut attach)
         .with_context(|| format!("cannot show the door `{}`", door.name()))?;
     if status.success() {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Serves a connection: one thread for the kernel's requests, one runtime for everything that waits.
 //!
-//! It knows no path and no mount. Its supervisor hands it everything; it ends when the connection
-//! does, when it is told to, or with its supervisor.
+//! It makes no request to the mount that it serves. Its supervisor hands it everything; it ends when the
+//! connection does, when it is told to, or with its supervisor.
 
 #![expect(unsafe_code, reason = "puts the connection in the place of the session's socket")]
 
@@ -24,6 +24,7 @@ use crate::connection::doors::kept::Kept;
 use crate::connection::doors::socket::{self, Changes};
 use crate::connection::doors::{Doors, HostConfig};
 use crate::connection::handover::{Channel, Handover, Message};
+use crate::connection::heal::heal;
 use crate::connection::recovery::recover;
 use crate::connection::resident::forget_the_program;
 use crate::connection::tokens::{NamedToken, Shared, TokenConfig};
@@ -180,6 +181,7 @@ pub fn serve(
     for token in &rotating {
         arrived.send(Arc::clone(token)).ok();
     }
+    let mountpoint = config.identity.mountpoint.clone();
     let (doors, demand) = match config.host {
         Some(host) => {
             let directory = config.identity.mountpoint.clone();
@@ -275,6 +277,12 @@ pub fn serve(
             }
             std::future::pending::<()>().await;
         });
+        if rustix::process::geteuid().is_root() {
+            tasks.spawn(async move {
+                heal(&mountpoint).await;
+                std::future::pending::<()>().await;
+            });
+        }
         if let Some((changes, socket)) = host {
             tasks.spawn(async move {
                 if let Err(error) = socket::listen(&socket, changes).await {

@@ -18,11 +18,11 @@ use crate::support::secs;
 const DOORS: &str = "[tokens.t]\nsources = ['env']\n\
                      [doors.agent-1]\ntoken = 't'\nowner = '1000'\n\
                      [doors.agent-2]\ntoken = 't'\nowner = '2000'\n";
-const TOKEN: &str = "ghp_of_the_door";
+pub const TOKEN: &str = "ghp_of_the_door";
 /// The first and only act of a container's first process.
 const READ: [&str; 2] = ["cat", "/run/molecule/token/token"];
 
-fn serve(scene: &Scene) -> Daemon {
+pub fn serve(scene: &Scene) -> Daemon {
     let config = scene.dir.file("tokens.toml", DOORS);
     let daemon =
         Daemon::of_host(&scene.dir).mountpoint("/run/molecule/doors").env("GITHUB_TOKEN", TOKEN);

@@ -10,6 +10,7 @@ mod support;
 mod again;
 mod bundle;
 mod engines;
+mod heal;
 mod hook;
 mod hostile;
 mod refused;

@@ -73,7 +73,7 @@ impl Scene {
     pub fn daemon_at(&self, mountpoint: &Path, owner: u32) -> Daemon {
         let often = ["--refresh-interval", "100ms", "--refresh-jitter", "0s"];
         let daemon = Daemon::at(&self.dir).mountpoint(mountpoint).args(["--made-up", "1s"]);
-        daemon.args(often).arg_pair("--owner", owner.to_string()).log_level("warn").start()
+        daemon.args(often).arg_pair("--owner", owner.to_string()).log_level("info").start()
     }
 
     pub fn attach(&self, words: &[&str]) -> Finished {
