@@ -198,6 +198,11 @@ impl Fs {
         let Some(node) = self.tree.lookup(parent, name) else {
             return self.lookup_next(request, parent, name);
         };
+        match node {
+            Node::Generation { view, .. } if !self.is_helper(request) => self.place.see_view(view),
+            Node::Live { view } if !self.is_helper(request) => self.place.see_live(view),
+            _ => {}
+        }
         let (node, attributes) = match node {
             Node::Generation { view, .. } => self.current_view(view)?,
             _ => (node, self.attributes(request, node.ino(), node, None)?),

@@ -139,13 +139,9 @@ fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
 /// Renames each view of a token that shows an older generation onto itself, in the registry's order, then
 /// touches the live ones.
 fn rotate(target: &Path, token: &Shown, state: &State) -> io::Result<()> {
-    let newest = token.prepared();
     let views = || view::ALL.iter();
-    let is_told = |view: &dyn view::View| {
-        let id = view.id();
-        token.current(id) >= newest && token.touched(id) >= newest
-    };
-    if !token.is_seen() || views().all(|view| is_told(*view)) {
+    let is_told = |id: u8| !token.wants_rename(id) && !token.wants_touch(id);
+    if !token.is_seen() || views().all(|view| is_told(view.id())) {
         return Ok(());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -159,7 +155,7 @@ fn rotate(target: &Path, token: &Shown, state: &State) -> io::Result<()> {
         },
     };
     let kernel = Kernel::running();
-    for view in views().filter(|view| token.current(view.id()) < newest) {
+    for view in views().filter(|view| token.wants_rename(view.id())) {
         let _renaming = state.renaming();
         let path = view.path();
         // Where the kernel keeps the old number of links of the file that is replaced, its watchers hear
@@ -176,7 +172,7 @@ fn rotate(target: &Path, token: &Shown, state: &State) -> io::Result<()> {
             rustix::fs::fstat(&replaced).ok();
         }
     }
-    for view in views().filter(|view| token.touched(view.id()) < newest) {
+    for view in views().filter(|view| token.wants_touch(view.id())) {
         touch(&root, &Path::new("live").join(view.path()))?;
     }
     Ok(())

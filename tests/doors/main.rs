@@ -20,6 +20,7 @@ use support::{eventually, secs};
 mod support;
 
 mod added;
+mod many;
 mod scene;
 
 #[test]

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::saved::SavedProgress;
 use super::slot::{Bytes, Slot};
 use super::{SLOTS, VIEWS};
+use crate::view::View;
+use crate::view::token::TokenView;
 
 /// The most tokens and further places at a time, those included that an upgrade is about to replace.
 pub const REGIONS: usize = 4096;
@@ -112,7 +114,7 @@ pub(super) struct Region {
     pub(super) current: [AtomicU64; VIEWS],
     /// The generation of each view whose arrival its live inode has told watchers of.
     pub(super) touched: [AtomicU64; VIEWS],
-    /// The kernel has asked for its directory: somebody may watch what is in it.
+    /// What the kernel has asked for, and somebody may watch: [`DIRECTORY`], [`view`], [`live`].
     pub(super) seen: AtomicU64,
     /// How many files of a token on demand are open, and when one was opened last (boot clock).
     pub(super) opens: AtomicU64,
@@ -127,6 +129,21 @@ pub(super) struct Region {
     first: [Slot; FIRST_SLOTS],
     pub(super) bytes: Bytes,
     more: [Slot; SLOTS - FIRST_SLOTS],
+}
+
+/// The directory of a place.
+pub(super) const DIRECTORY: u64 = 1;
+
+/// A view in it.
+pub(super) fn view(view: u8) -> u64 {
+    1_u64.checked_shl(u32::from(view) + 1).unwrap_or(0)
+}
+
+/// That in `live`.
+pub(super) fn live(view: u8) -> u64 {
+    const AFTER_VIEWS: u32 = 33;
+    const _: () = assert!(AFTER_VIEWS as usize == VIEWS + 1);
+    1_u64.checked_shl(u32::from(view) + AFTER_VIEWS).unwrap_or(0)
 }
 
 /// So many slots lie before the bytes, with which they share a page.
@@ -197,9 +214,20 @@ impl Region {
         at(&self.touched, view)
     }
 
-    /// Whether somebody may watch it.
-    pub(super) fn is_seen(&self) -> bool {
-        self.seen.load(Ordering::Acquire) != 0
+    /// Whether a view flips in a rename. At a door that is only the one that watchers wait for, and what
+    /// somebody has looked up: of a thousand doors nearly all have readers of one view.
+    pub(super) fn renames(&self, is_door: bool, number: u8) -> bool {
+        !is_door || number == TokenView.id() || self.is_seen(view(number))
+    }
+
+    /// The same of touching a view in `live`.
+    pub(super) fn touches(&self, is_door: bool, number: u8) -> bool {
+        !is_door || self.is_seen(live(number))
+    }
+
+    /// Whether somebody may watch this of it.
+    pub(super) fn is_seen(&self, what: u64) -> bool {
+        self.seen.load(Ordering::Acquire) & what != 0
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 use super::State;
-use super::layout::Region;
+use super::layout::{self, Region};
 use super::mapping::Mapping;
 
 /// See the module. Most tokens have one place, which is in their own region.
@@ -113,19 +113,43 @@ impl Place {
     /// Whether some view, or its live inode, has not told watchers of the newest generation.
     pub(super) fn wants_rotation(&self) -> bool {
         let newest = self.prepared();
-        let is_untold = |view: &u8| self.region.touched(*view) < newest;
+        let is_door = self.own.is_some();
+        let is_untold =
+            |view: &u8| self.region.touches(is_door, *view) && self.region.touched(*view) < newest;
         !self.is_settled() || (self.is_seen() && self.views.iter().any(is_untold))
+    }
+
+    /// Lets the views flip that nobody renames, though somebody may watch others.
+    pub(super) fn flip_unwatched(&self) {
+        let is_door = self.own.is_some();
+        let unwatched = self.views.iter().filter(|view| !self.region.renames(is_door, **view));
+        unwatched.for_each(|view| self.flip(*view));
     }
 
     /// Somebody has asked for the directory, and may watch what happens in it.
     pub fn see(&self) {
-        if !self.is_seen() {
-            self.region.seen.store(1, Ordering::Release);
+        self.note(layout::DIRECTORY);
+    }
+
+    /// Somebody has looked a view up.
+    pub fn see_view(&self, view: u8) {
+        self.note(layout::view(view));
+    }
+
+    /// Somebody has looked a view up in `live`.
+    pub fn see_live(&self, view: u8) {
+        self.note(layout::live(view));
+    }
+
+    fn note(&self, seen: u64) {
+        // Nearly always it was.
+        if !self.region.is_seen(seen) {
+            self.region.seen.fetch_or(seen, Ordering::AcqRel);
         }
     }
 
     pub(super) fn is_seen(&self) -> bool {
-        self.region.is_seen()
+        self.region.is_seen(layout::DIRECTORY)
     }
 
     /// Completes when the view shows at least this generation.

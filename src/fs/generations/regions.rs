@@ -17,7 +17,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::State;
 pub use super::layout::Kind;
-use super::layout::{BUSY, Directory, Entry, FIRST, FREE, REGION, Region};
+use super::layout::{self, BUSY, Directory, Entry, FIRST, FREE, REGION, Region};
 use super::mapping::Mapping;
 use super::place::Place;
 use super::saved::{read_text, write_text};
@@ -66,6 +66,8 @@ struct Taken {
 pub struct Shown {
     /// The name of its directory; empty for the token at the root.
     pub name: String,
+    /// One of many, where only what somebody may watch is renamed.
+    is_door: bool,
     region: Arc<Mapping<Region>>,
 }
 
@@ -91,7 +93,19 @@ impl Shown {
     /// Whether somebody may watch it.
     #[must_use]
     pub fn is_seen(&self) -> bool {
-        self.region.is_seen()
+        self.region.is_seen(layout::DIRECTORY)
+    }
+
+    /// Whether a view shows an older generation, and is to be renamed.
+    #[must_use]
+    pub fn wants_rename(&self, view: u8) -> bool {
+        self.region.renames(self.is_door, view) && self.current(view) < self.prepared()
+    }
+
+    /// Whether the live inode of a view is to be touched, so that watchers look again.
+    #[must_use]
+    pub fn wants_touch(&self, view: u8) -> bool {
+        self.region.touches(self.is_door, view) && self.touched(view) < self.prepared()
     }
 }
 
@@ -175,7 +189,7 @@ impl State {
             region.progress.begin();
             write_text(&region.name, &region.name_length, whose.name);
             if whose.kind == Kind::Root {
-                region.seen.store(1, Ordering::Relaxed);
+                region.seen.store(layout::DIRECTORY, Ordering::Relaxed);
             }
             if matches!(whose.kind, Kind::Named | Kind::Place) {
                 let place = directory.last_place.fetch_add(1, Ordering::AcqRel) + 1;
@@ -242,7 +256,7 @@ impl State {
             };
             // Another token may have the region now.
             let name = if entry.is(Kind::Root) { String::new() } else { region.name() };
-            shown.push((index, Shown { name, region }));
+            shown.push((index, Shown { name, is_door: entry.is(Kind::Place), region }));
         }
         *known = shown;
         Ok(())

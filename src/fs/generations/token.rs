@@ -213,6 +213,9 @@ impl TokenState {
         for place in unseen {
             place.flip_all();
         }
+        for place in &seen {
+            place.flip_unwatched();
+        }
         if let Some(rotate) = rotate.filter(|_| !seen.is_empty()) {
             rotate();
         }
