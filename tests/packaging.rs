@@ -83,32 +83,45 @@ fn a_service_manager_is_told_when_the_mount_serves_is_reloaded_and_ends() {
     });
 }
 
+/// The units of the package, and what each starts.
+const UNITS: [(&str, &str); 2] = [
+    ("molecule-tokenfs.service", "mount /run/molecule/token"),
+    ("molecule-tokenfs-host.service", "serve /run/molecule/doors"),
+];
+
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     within(secs(30), || {
         let dir = TestDir::new();
-        let unit = read("scripts/debian/molecule-tokenfs.service");
-        assert!(unit.contains("ExecStart=/usr/bin/molecule-tokenfs mount /run/molecule/token\n"));
-        // The program of the package is not installed here.
-        let unit = unit.replace("/usr/bin/molecule-tokenfs", PROGRAM);
-        let unit = unit.replace("Documentation=man:molecule-tokenfs(1)\n", "");
-        let unit = dir.file("molecule-tokenfs.service", unit);
-        let mut verify = command("systemd-analyze", User::Own);
-        verify.args(["verify", "--recursive-errors=no"]).arg(unit);
-        let finished = run(verify, &dir, secs(20));
-        assert!(finished.status.success(), "{}", finished.stderr);
-        assert!(!finished.stderr.contains("molecule-tokenfs.service"), "{}", finished.stderr);
+        for (name, words) in UNITS {
+            let unit = read(&format!("scripts/debian/{name}"));
+            let start = format!("ExecStart=/usr/bin/molecule-tokenfs {words}\n");
+            assert!(unit.contains(&start), "{name}");
+            // The program of the package is not installed here.
+            let unit = unit.replace("/usr/bin/molecule-tokenfs", PROGRAM);
+            let unit = unit.replace("Documentation=man:molecule-tokenfs(1)\n", "");
+            let unit = dir.file(name, unit);
+            let mut verify = command("systemd-analyze", User::Own);
+            verify.args(["verify", "--recursive-errors=no"]).arg(unit);
+            let finished = run(verify, &dir, secs(20));
+            assert!(finished.status.success(), "{}", finished.stderr);
+            assert!(!finished.stderr.contains(name), "{}", finished.stderr);
+        }
     });
 }
 
 #[test]
-fn the_unit_leaves_the_mount_where_everybody_sees_it() {
+fn the_units_leave_the_mount_where_everybody_sees_it() {
     // Each of these gives a service a mount namespace of its own (systemd.exec(5)).
-    let unit = read("scripts/debian/molecule-tokenfs.service");
-    for line in unit.lines().filter(|line| !line.starts_with('#')) {
-        let name = line.split('=').next().unwrap();
-        for namespaced in ["Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "Bind"] {
-            assert!(!name.starts_with(namespaced), "{line}");
+    for (name, _) in UNITS {
+        let unit = read(&format!("scripts/debian/{name}"));
+        for line in unit.lines().filter(|line| !line.starts_with('#')) {
+            let key = line.split('=').next().unwrap();
+            for namespaced in
+                ["Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "Bind"]
+            {
+                assert!(!key.starts_with(namespaced), "{name}: {line}");
+            }
         }
     }
 }
