@@ -251,6 +251,7 @@ fn serve_mount(
         program: executable.worker()?,
         open_timeout: settings.open_timeout.value,
         helper,
+        shows_doors: root == Root::Doors,
         resend: args.testing.resends(),
     };
     drop(config);

@@ -112,6 +112,8 @@ pub struct Setup {
     pub open_timeout: Duration,
     /// The helper that makes rotations visible.
     pub helper: Helper,
+    /// Whether its readers are nobody's to each other.
+    pub shows_doors: bool,
     /// Whether the kernel may be asked to deliver again what a dead worker had read; if not, or where
     /// it cannot (before 6.9), the next worker goes by the journal.
     pub resend: bool,
@@ -367,6 +369,9 @@ impl Supervisor<'_> {
         let answer = match worker.receive_init_answer() {
             Ok(mut answer) => {
                 wire::allow_idmap(&self.init, &mut answer);
+                if self.setup.shows_doors {
+                    wire::forbid_handles(&self.init, &mut answer);
+                }
                 answer
             }
             // It is the only one there is.

@@ -43,22 +43,36 @@ const INIT_EXT: u32 = 1 << 30;
 const ALLOW_IDMAP: u32 = 1 << 8;
 /// With this minor version the bit came to mean that.
 const KNOWS_IDMAP: u32 = 41;
+/// In the second word: a file cannot be opened by its handle (`FUSE_NO_EXPORT_SUPPORT`, Linux 6.9).
+const NO_HANDLES: u32 = 1 << 6;
+/// As above.
+const KNOWS_HANDLES: u32 = 40;
 
 /// Adds to a worker's answer to INIT that binds may be id-mapped, where the kernel offers it. It is not for
 /// the worker to say: each must answer as the first one did, and that may have been an older program.
 pub(super) fn allow_idmap(init: &[u8], answer: &mut [u8]) {
+    ask_for(init, answer, (ALLOW_IDMAP, KNOWS_IDMAP));
+}
+
+/// Adds that no file can be opened by its handle (`open_by_handle_at(2)`), where the kernel offers it. Whoever
+/// is shown one door, and has `CAP_DAC_READ_SEARCH`, could make up the handle of another.
+pub(super) fn forbid_handles(init: &[u8], answer: &mut [u8]) {
+    ask_for(init, answer, (NO_HANDLES, KNOWS_HANDLES));
+}
+
+fn ask_for(init: &[u8], answer: &mut [u8], (bit, since): (u32, u32)) {
     let init = init.get(REQUEST_HEADER..).and_then(|init| InitIn::read_from_prefix(init).ok());
     let offers = |init: &InitIn| {
-        (init.major, init.minor) >= (7, KNOWS_IDMAP)
+        (init.major, init.minor) >= (7, since)
             && init.flags & INIT_EXT != 0
-            && init.flags2 & ALLOW_IDMAP != 0
+            && init.flags2 & bit != 0
     };
     let answer = answer.get_mut(ANSWER_HEADER..).unwrap_or_default();
     if let Ok((answer, _)) = InitOut::mut_from_prefix(answer)
         && answer.flags & INIT_EXT != 0
         && init.is_some_and(|(init, _)| offers(&init))
     {
-        answer.flags2 |= ALLOW_IDMAP;
+        answer.flags2 |= bit;
     }
 }
 
@@ -169,6 +183,18 @@ mod tests {
         let once = answer.clone();
         allow_idmap(&init, &mut answer);
         assert_eq!(answer, once, "of each worker alike");
+    }
+
+    #[test]
+    fn handles_are_forbidden_where_the_kernel_can() {
+        for (minor, flags2, expected) in
+            [(40, NO_HANDLES | 1, 0x40_u32), (39, NO_HANDLES, 0), (45, !NO_HANDLES, 0)]
+        {
+            let (init, mut answer) = init(minor, INIT_EXT, flags2);
+            forbid_handles(&init, &mut answer);
+            // Bit 38 of all flags.
+            assert_eq!(answer[16 + 32..16 + 36], expected.to_ne_bytes(), "{minor} {flags2:x}");
+        }
     }
 
     #[test]

@@ -30,8 +30,18 @@ impl<'a> Bundle<'a> {
         scene: &'a Scene,
         change: impl FnOnce(&mut Value),
     ) -> Self {
-        let name = scene.name();
-        let bundle = scene.dir.folder("bundle");
+        Self::start_as(runtime, scene, "bundle", change)
+    }
+
+    /// The same with a name that no other of the scene has.
+    pub fn start_as(
+        runtime: &'static str,
+        scene: &'a Scene,
+        bundle: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
+        let name = format!("{}-{bundle}", scene.name());
+        let bundle = scene.dir.folder(bundle);
         let mut spec = command("runc", User::Own);
         spec.arg("spec").current_dir(&bundle);
         run(spec, &scene.dir, secs(10)).ok();
@@ -42,7 +52,7 @@ impl<'a> Bundle<'a> {
         fs::write(&file, config.to_string()).unwrap();
         let mut start = command(runtime, User::Own);
         start.args(["run", "--bundle"]).arg(&bundle).arg(&name);
-        let process = Process::start(start, runtime, &scene.dir);
+        let process = Process::start(start, &name, &scene.dir);
         let mut container = Self { runtime, name, scene, process, pid: 0 };
         container.pid = eventually("the container runs", secs(20), || {
             if let Some(status) = container.process.ended() {

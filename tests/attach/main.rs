@@ -15,4 +15,5 @@ mod hook;
 mod hostile;
 mod refused;
 mod scene;
+mod strangers;
 mod users;
