@@ -9,6 +9,7 @@ mod support;
 
 mod again;
 mod bundle;
+mod crowd;
 mod engines;
 mod heal;
 mod hook;
