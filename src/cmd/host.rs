@@ -42,6 +42,9 @@ pub struct HostArgs {
 /// When they cannot be served; the error says what stands in the way and what to do.
 pub fn run(args: HostArgs) -> anyhow::Result<ExitCode> {
     let HostArgs { directory, background, tell_parent, serve } = args;
+    // A door that says no owner is root's.
+    let default_owner = serve.default_owner.or(Some(0));
+    let serve = ServeArgs { default_owner, doors: true, ..serve };
     let settings = serve.load()?;
     if !geteuid().is_root() {
         return Err(anyhow!("only root can serve other users and their containers")
@@ -57,7 +60,6 @@ pub fn run(args: HostArgs) -> anyhow::Result<ExitCode> {
         };
         return Err(told(setting, from).exit_code(EXIT_USAGE));
     }
-    let serve = ServeArgs { doors: true, ..serve };
     let args = MountArgs { mountpoint: None, background, tell_parent, with_parent: false, serve };
     mount::serve_as_daemon(&args, &settings, &directory)
 }

@@ -12,6 +12,7 @@ use crate::cmd::reader::{Which, nobody_serves};
 use crate::cmd::{self, Advise, EXIT_FAILURE, EXIT_NO_TOKEN};
 use crate::config::find_mountpoint;
 use crate::config::tables::DEFAULT;
+use crate::connection::doors::socket;
 use crate::error::{FetchErrorKind, ReadErrorKind};
 use crate::fs::attribute::REFRESH;
 use crate::place::control;
@@ -107,6 +108,11 @@ fn read(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
             Some(Errno::EACCES | Errno::EPERM) => error
                 .context(format!("this user may not look into {shown}"))
                 .hint("ask as its owner, or as the user that mounted it")
+                .exit_code(EXIT_FAILURE),
+            Some(Errno::ENOENT) if socket::beside(mountpoint).exists() => error
+                .context(format!("{shown} is a directory of doors"))
+                .hint("list them: molecule-tokenfs doors list")
+                .hint(format!("ask for the status of one: molecule-tokenfs status {shown}/NAME"))
                 .exit_code(EXIT_FAILURE),
             _ => nobody_serves(error, mountpoint),
         }

@@ -65,8 +65,15 @@ pub fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The status of a mount; of a directory of doors, that of any of them.
 fn status(mountpoint: &Path) -> anyhow::Result<Status> {
     let text = control::status(mountpoint)
+        .or_else(|error| of_any_door(mountpoint).ok_or(error))
         .with_context(|| format!("cannot read the status of {}", mountpoint.display()))?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+fn of_any_door(directory: &Path) -> Option<Vec<u8>> {
+    let doors = std::fs::read_dir(directory).ok()?.flatten();
+    doors.into_iter().find_map(|door| control::status(&door.path()).ok())
 }

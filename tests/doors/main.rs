@@ -11,7 +11,7 @@ use molecule_tokenfs::demo::ledger::Verdict;
 use nix::sys::signal::Signal;
 
 use scene::{FIRST, Host, SECOND};
-use support::daemon::Daemon;
+use support::daemon::{Daemon, tokenfs_run};
 use support::namespace::sandboxed;
 use support::process::{Process, User, command};
 use support::{eventually, secs};
@@ -187,6 +187,25 @@ fn doors_come_and_go_with_the_configuration_while_others_are_read() {
             assert!(fs::read(daemon.path(path)).is_err(), "{path}");
         }
         drop(gone);
+    });
+}
+
+#[test]
+fn the_commands_of_a_mount_know_a_directory_of_doors() {
+    sandboxed(secs(60), || {
+        let host = Host::new(Setup::default());
+        let daemon = host.serve(Host::DOORS).start();
+        let directory = daemon.mountpoint().to_str().unwrap();
+        let told = tokenfs_run(&host.dir, &["status", directory]);
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        assert!(told.stderr.contains("is a directory of doors"), "{told:?}");
+        let door = daemon.path("agent-1");
+        let status = tokenfs_run(&host.dir, &["status", door.to_str().unwrap()]).ok();
+        assert!(status.contains("globex") && !status.contains("agent-2"), "{status}");
+        let upgraded = tokenfs_run(&host.dir, &["upgrade", directory]).ok();
+        assert!(upgraded.contains("serves now"), "{upgraded}");
+        assert!(!daemon.log().contains("only root may read"), "{}", daemon.log());
+        tokenfs_run(&host.dir, &["umount", directory]).ok();
     });
 }
 
