@@ -41,7 +41,8 @@ impl Source for Unbound {
     fn fetch(&self) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         // Readers wait: it may be bound at any moment.
         let kind = FetchErrorKind::NotRegistered;
-        let error = FetchError::new(self.name(), kind, format!("the door `{}` is not bound", self.0.door));
+        let error =
+            FetchError::new(self.name(), kind, format!("the door `{}` is not bound", self.0.door));
         Box::pin(ready(Err(error.explained(self.explain(kind)))))
     }
 }
