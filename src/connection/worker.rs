@@ -269,13 +269,22 @@ pub fn serve(
         }
         tasks.spawn(async move {
             let mut flipping = JoinSet::new();
-            while let Some(token) = arrivals.recv().await {
-                let forget_times = Arc::clone(&forget_times);
-                flipping.spawn(async move {
-                    token.flip_what_stays(ROTATION_PATIENCE, move || forget_times()).await;
-                });
+            loop {
+                tokio::select! {
+                    Some(token) = arrivals.recv() => {
+                        let forget_times = Arc::clone(&forget_times);
+                        flipping.spawn(async move {
+                            token.flip_what_stays(ROTATION_PATIENCE, move || forget_times()).await;
+                        });
+                    }
+                    Some(ended) = flipping.join_next() => {
+                        if let Err(error) = ended && error.is_panic() {
+                            std::panic::resume_unwind(error.into_panic());
+                        }
+                    }
+                    else => std::future::pending().await,
+                }
             }
-            std::future::pending::<()>().await;
         });
         if rustix::process::geteuid().is_root() {
             tasks.spawn(async move {

@@ -355,6 +355,21 @@ fn a_token_is_shown_at_many_places_which_flip_each_for_itself() {
     assert_eq!(places_of(&next), [("agent-1".to_owned(), 0, 0), agent(2, 2)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_flips_what_stays_lets_go_of_a_token_that_is_forgotten() {
+    let state = Arc::new(State::create().unwrap());
+    let token = Arc::new(take(&state, shared("acme")));
+    let index = token.index();
+    let flips = Arc::clone(&token);
+    let flipping = tokio::spawn(async move { flips.flip_what_stays(SECOND, || ()).await });
+    tokio::time::sleep(SECOND).await;
+    assert!(!flipping.is_finished());
+    token.forget();
+    drop(token);
+    flipping.await.unwrap();
+    assert_eq!(take(&state, shared("globex")).index(), index, "its memory is another's");
+}
+
 #[test]
 fn a_place_that_is_left_is_nobodys_and_its_number_is_never_given_again() {
     let state = Arc::new(State::create().unwrap());

@@ -116,6 +116,7 @@ impl TokenState {
     pub fn forget(&self) {
         if !self.is_forgotten.swap(true, Ordering::AcqRel) {
             self.connection.leave_region(self.index);
+            self.changes.notify_waiters();
         }
     }
 
@@ -232,10 +233,14 @@ impl TokenState {
 
     /// Flips the views of a generation that nobody has made visible within `patience`: for a mount
     /// whose supervisor cannot rename. It never interferes with a rename that is under way. Of each flip
-    /// `flipped` is told, since the kernel has not heard of it.
+    /// `flipped` is told, since the kernel has not heard of it. Completes when the token is forgotten.
     pub async fn flip_what_stays(&self, patience: Duration, flipped: impl Fn()) {
         loop {
-            self.until(|| !self.is_settled()).await;
+            let is_forgotten = || self.is_forgotten.load(Ordering::Acquire);
+            self.until(|| is_forgotten() || !self.is_settled()).await;
+            if is_forgotten() {
+                return;
+            }
             let newest = self.prepared();
             tokio::time::sleep(patience).await;
             let may_flip = !self.is_settled() && !self.connection.is_renaming();
