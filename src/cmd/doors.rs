@@ -114,18 +114,14 @@ struct Shows {
 /// Where no daemon answers, or it refuses; the error says why.
 pub fn run(args: DoorsArgs) -> anyhow::Result<ExitCode> {
     let socket = socket::beside(&args.directory);
-    let cdi = match &args.command {
-        Command::Cdi { optional } => Some(*optional),
-        _ => None,
-    };
-    let (order, json) = match args.command {
+    let order = match args.command {
         Command::Add { name, owner, group, mode, shows, tokens } => {
             let owner = owner.map(|owner| parsed("--owner", &owner, parse::user)).transpose()?;
             let group = group.map(|group| parsed("--group", &group, parse::group)).transpose()?;
             let mode = mode.map(|mode| parsed("--mode", &mode, parse::mode)).transpose()?;
             let of_owner = |owner| default_group(Caller::own(), owner).value;
             let (group, token) = (group.or(owner.map(of_owner)), shows.token()?);
-            (Order::Add(NewDoor { name, owner, group, mode, token, tokens }), false)
+            Order::Add(NewDoor { name, owner, group, mode, token, tokens })
         }
         Command::Bind { name, shows } => {
             let token = shows.token()?.ok_or_else(|| {
@@ -133,25 +129,23 @@ pub fn run(args: DoorsArgs) -> anyhow::Result<ExitCode> {
                     .hint("--token NAME, or --workspace-id ID --bearer-file FILE")
                     .exit_code(crate::advice::EXIT_USAGE)
             })?;
-            (Order::Bind { name, token }, false)
+            Order::Bind { name, token }
         }
-        Command::Remove { name } => (Order::Remove { name }, false),
-        Command::List { json } => (Order::List, json),
-        Command::Cdi { .. } => (Order::List, false),
-    };
-    match ask(&socket, order)? {
-        Reply::Done => {}
-        Reply::Doors(doors) if cdi.is_some() => {
-            let devices = devices(&doors, &args.directory, cdi == Some(true))?;
+        Command::Remove { name } => Order::Remove { name },
+        Command::List { json } => {
+            let doors = ask(&socket, Order::List)?;
+            let text =
+                if json { format!("{}\n", json!({ "doors": doors })) } else { table(&doors) };
+            cmd::print(text.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Cdi { optional } => {
+            let devices = devices(&ask(&socket, Order::List)?, &args.directory, optional)?;
             cmd::print(format!("{devices:#}\n").as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Reply::Doors(doors) if json => {
-            let doors = json!({ "doors": doors });
-            cmd::print(format!("{doors}\n").as_bytes())?;
-        }
-        Reply::Doors(doors) => cmd::print(table(&doors).as_bytes())?,
-        Reply::Refused { error } => return Err(anyhow!(error).exit_code(EXIT_FAILURE)),
-    }
+    };
+    ask(&socket, order)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -176,8 +170,8 @@ fn parsed<T>(flag: &str, text: &str, parse: fn(&Raw) -> Result<T, Invalid>) -> a
     })
 }
 
-/// Asks whoever listens at the socket.
-fn ask(socket: &Path, order: Order) -> anyhow::Result<Reply> {
+/// Asks whoever listens at the socket: for the doors, or for a change, which is answered with none.
+fn ask(socket: &Path, order: Order) -> anyhow::Result<Vec<Listed>> {
     let cannot = || format!("cannot ask the daemon at {}", socket.display());
     let hint = "as root, and while it runs: molecule-tokenfs serve";
     let stream = connect(socket).with_context(cannot).map_err(|error| error.hint(hint))?;
@@ -194,7 +188,11 @@ fn ask(socket: &Path, order: Order) -> anyhow::Result<Reply> {
     let answer = exchange().with_context(|| {
         format!("the daemon at {} did not answer: molecule-tokenfs doors list tells whether it was done", socket.display())
     })?;
-    Ok(answer.reply)
+    match answer.reply {
+        Reply::Done => Ok(Vec::new()),
+        Reply::Doors(doors) => Ok(doors),
+        Reply::Refused { error } => Err(anyhow!(error).exit_code(EXIT_FAILURE)),
+    }
 }
 
 fn connect(socket: &Path) -> io::Result<UnixStream> {

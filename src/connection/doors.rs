@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -229,7 +229,7 @@ impl Doors {
     /// served with this. The other one is opened by nobody at this door when this returns.
     ///
     /// # Errors
-    /// [`DoorError`]; nothing is changed then.
+    /// [`DoorError`]; nothing is changed then, unless the system fails ([`DoorError::System`]).
     pub fn bind(&mut self, name: &str, token: DoorToken, places: &Places) -> Result<(), DoorError> {
         let missing = || DoorError::Missing(name.to_owned());
         let door = self.there.get(name).ok_or_else(missing)?;
@@ -241,12 +241,12 @@ impl Doors {
         let mut before = self.there.remove(name).ok_or_else(missing)?;
         let others = before.shown.iter().take(before.shown.len().saturating_sub(1));
         let others = others.map(|(_, fs)| fs.told()).collect();
-        let (own, token) = self.own(&config)?;
-        let (at, sources) = ((name, own), token.sources.clone());
-        let shown = self.take(sources)?;
+        let token = self.own(&config)?;
+        let shown = self.take(token.sources.clone())?;
         if let Some((_, fs)) = before.shown.pop() {
             self.leave(&fs, false);
         }
+        let at = (name, self.shared.identity.name.clone());
         let (fs, _) = self.show(name, at, config.access, (token, shown), others)?;
         places.show(name, Arc::clone(&fs));
         if fs.state().wants_rotation() {
@@ -309,12 +309,10 @@ impl Doors {
         Ok(())
     }
 
-    /// The token of a door itself, and its name for people.
-    fn own(&self, config: &DoorConfig) -> Result<(String, NamedToken), DoorError> {
-        let name = self.shared.identity.name.clone();
-        let views = self.host.views.clone();
+    /// The token of a door itself.
+    fn own(&self, config: &DoorConfig) -> Result<NamedToken, DoorError> {
         let source = match &config.token {
-            Some(DoorToken::Named(token)) => return Ok((name, self.named(token)?)),
+            Some(DoorToken::Named(token)) => return self.named(token),
             Some(DoorToken::Workspace { id, bearer_file }) => {
                 SourceConfig::Platform(PlatformConfig {
                     workspace_id: Some(id.clone()),
@@ -326,8 +324,8 @@ impl Doors {
             }
             None => SourceConfig::Unbound(UnboundConfig { door: config.name.clone() }),
         };
-        let (sources, owners) = (vec![source], Vec::new());
-        Ok((name.clone(), NamedToken { name, sources, views, owners }))
+        let (name, views) = (config.name.clone(), self.host.views.clone());
+        Ok(NamedToken { name, sources: vec![source], views, owners: Vec::new() })
     }
 
     fn named(&self, name: &str) -> Result<NamedToken, DoorError> {
@@ -348,9 +346,10 @@ impl Doors {
             shown.push((path, fs));
             others.push(other);
         }
-        let (own, token) = self.own(&config)?;
+        let token = self.own(&config)?;
         let behind = self.take(token.sources.clone())?;
-        let (fs, _) = self.show(&door, (&door, own), access, (token, behind), others)?;
+        let at = (&*door, self.shared.identity.name.clone());
+        let (fs, _) = self.show(&door, at, access, (token, behind), others)?;
         shown.push((door.clone(), fs));
         self.there.insert(door, Door { config, is_configured, is_bound: false, shown });
         Ok(())
@@ -414,14 +413,6 @@ impl Doors {
             served.places > 0
         });
     }
-}
-
-/// A file that belongs to the doors in this directory: `DIRECTORY.EXTENSION`.
-fn beside(directory: &Path, extension: &str) -> PathBuf {
-    let mut path = directory.as_os_str().to_owned();
-    path.push(".");
-    path.push(extension);
-    path.into()
 }
 
 impl Served {

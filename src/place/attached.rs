@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::mountinfo::{self, MountEntry};
 
+/// The directory of the files.
+const KEPT: &str = "attached";
+
 /// What is shown where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -41,7 +44,7 @@ impl Attached {
     /// # Errors
     /// What the system says of the file.
     pub fn keep(&self, mountpoint: &Path) -> io::Result<()> {
-        let directory = beside(mountpoint);
+        let directory = beside(mountpoint, KEPT);
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -58,7 +61,7 @@ impl Attached {
 /// What is shown of the mount at this place, or was when it was dead. What has ended is forgotten.
 #[must_use]
 pub fn all(mountpoint: &Path) -> Vec<Attached> {
-    let files = fs::read_dir(beside(mountpoint)).into_iter().flatten().flatten();
+    let files = fs::read_dir(beside(mountpoint, KEPT)).into_iter().flatten().flatten();
     let all = files.filter_map(|file| {
         let text = fs::read(file.path()).ok()?;
         match serde_json::from_slice::<Attached>(&text) {
@@ -79,7 +82,7 @@ pub fn all(mountpoint: &Path) -> Vec<Attached> {
 /// A container is no longer shown anything at a path.
 pub fn forget(pid: i32, path: &Path) {
     for mount in ours().unwrap_or_default() {
-        fs::remove_file(beside(&mount.target).join(name(pid, path))).ok();
+        fs::remove_file(beside(&mount.target, KEPT).join(name(pid, path))).ok();
     }
 }
 
@@ -100,9 +103,12 @@ fn ours() -> io::Result<Vec<MountEntry>> {
     Ok(mounts.into_iter().filter(is_roots).collect())
 }
 
-fn beside(mountpoint: &Path) -> PathBuf {
-    let mut path = mountpoint.as_os_str().to_owned();
-    path.push(".attached");
+/// What belongs to the directory at a path, and lies beside it: `DIRECTORY.EXTENSION`.
+#[must_use]
+pub fn beside(directory: &Path, extension: &str) -> PathBuf {
+    let mut path = directory.as_os_str().to_owned();
+    path.push(".");
+    path.push(extension);
     path.into()
 }
 
@@ -148,7 +154,7 @@ mod tests {
         found.sort_by_key(|attached| attached.path.clone());
         assert_eq!(found, [other, Attached { device: 8, ..attached }]);
         assert_eq!(
-            fs::read_dir(beside(&mountpoint)).unwrap().count(),
+            fs::read_dir(beside(&mountpoint, KEPT)).unwrap().count(),
             2,
             "what ended is forgotten"
         );

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::DoorConfig;
+use crate::place::attached::beside;
 
 /// Changes when an earlier program could not read the file.
 const VERSION: u32 = 1;
@@ -30,7 +31,7 @@ impl Kept {
     /// The file for the doors in this directory: `DIRECTORY.json`.
     #[must_use]
     pub fn beside(directory: &Path) -> Self {
-        Self { path: super::beside(directory, "json") }
+        Self { path: beside(directory, "json") }
     }
 
     /// What it keeps. One that cannot be read is moved aside, so that nothing in it is lost.

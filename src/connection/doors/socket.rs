@@ -18,6 +18,7 @@ use super::kept::Kept;
 use super::{DoorConfig, DoorError, DoorToken, Doors};
 use crate::fs::access::Access;
 use crate::fs::places::Places;
+use crate::place::attached;
 use crate::source::platform;
 use crate::source::table::flaw_of_name;
 
@@ -132,7 +133,7 @@ pub struct Listed {
 /// The socket for the doors in this directory: `DIRECTORY.sock`.
 #[must_use]
 pub fn beside(directory: &Path) -> PathBuf {
-    super::beside(directory, "sock")
+    attached::beside(directory, "sock")
 }
 
 /// The doors of this process and what they are shown in, for whoever changes them.
