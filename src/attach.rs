@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+mod apart;
 mod attributes;
 mod container;
 mod error;
@@ -16,6 +17,7 @@ mod process;
 mod replace;
 mod tree;
 
+pub use apart::apart;
 pub use container::{Found, find};
 pub use error::AttachError;
 pub use process::Process;

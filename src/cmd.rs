@@ -68,15 +68,20 @@ pub(crate) fn allows_colours() -> bool {
 /// code that belongs to it. A process with a log tells it there, too, and waits for neither.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(reported(error))
+}
+
+/// As [`report`], with the exit code as a number.
+fn reported(error: &anyhow::Error) -> u8 {
     if error.is::<ReaderLeft>() {
-        return ExitCode::from(EXIT_BROKEN_PIPE);
+        return EXIT_BROKEN_PIPE;
     }
     let (text, code) = describe(error);
     if !observe::report(&text) {
         // Nobody is left to tell when standard error is closed, too.
         let _ = io::stderr().write_all(text.as_bytes());
     }
-    ExitCode::from(code)
+    code
 }
 
 /// Nobody reads standard output any more (`get | head -c 4`). No reason to say anything: `SIGPIPE`,

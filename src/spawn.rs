@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use nix::unistd::{getegid, geteuid, getgid, getuid};
@@ -251,20 +251,12 @@ fn wait_for_end(child: &Child, deadline: Duration) -> io::Result<()> {
     }
 }
 
-/// Runs a program that may come to wait in the kernel for ever, where no signal ends it: after `limit` it is
-/// killed, and left alone.
+/// Waits until a descriptor is readable: that of a process, until it has ended.
 ///
 /// # Errors
-/// If it cannot be started; `TimedOut` if it did not end in time.
-pub fn status(command: &mut Command, limit: Duration) -> io::Result<ExitStatus> {
-    let mut child = command.spawn()?;
-    let waited = wait_for_end(&child, SystemClock.now().boot.saturating_add(limit));
-    if let Err(error) = waited {
-        // It may have ended meanwhile, which is as well.
-        let _ = child.kill();
-        return Err(error);
-    }
-    child.wait()
+/// `TimedOut` if it did not come to that in time.
+pub fn wait_for(file: impl AsFd, limit: Duration) -> io::Result<()> {
+    wait_for_any(&[file.as_fd()], SystemClock.now().boot.saturating_add(limit))
 }
 
 /// Waits until one of these is readable.

@@ -43,6 +43,7 @@ const RESERVED: &[Reserved] = &[
 /// The files that may hold `unsafe`: each for the system calls that it wraps, one for the allocator.
 const UNSAFE_FILES: &[&str] = &[
     "src/secret/wiping.rs",
+    "src/attach/apart.rs",
     "src/attach/attributes.rs",
     "src/cmd/run/real_time.rs",
     "src/cmd/run/typing.rs",

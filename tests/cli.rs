@@ -450,7 +450,7 @@ fn completions_and_manual_pages_know_every_command() {
                 "demo-platform",
                 "--made-up",
                 "tell-parent",
-                "--alone",
+                "--started",
             ] {
                 assert!(!script.contains(hidden), "{shell}: {hidden}");
             }

@@ -1,12 +1,12 @@
 //! `attach` and `detach`: shows a mount of this host in a container that runs already, and takes it away.
 //!
-//! Another process of this program does it, which enters the container. The file system of a hostile one
-//! can keep whoever looks at it waiting for ever: then that process is given up.
+//! A copy of this process does it, which enters the container. The file system of a hostile one can keep
+//! whoever looks at it waiting for ever: then that copy is given up.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,14 +21,11 @@ use crate::config;
 use crate::fs::memory;
 use crate::place::attached::{self, Attached};
 use crate::source::table::flaw_of_name;
-use crate::spawn;
 
 /// How long the container's file systems, and the daemon, may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Where tokens are in a container.
 pub(super) const PLACE: &str = "/run/molecule/token";
-/// What is given to the process that enters the container.
-pub(super) const ALONE: &str = "--alone";
 
 /// Which container, and where in it.
 #[derive(Debug, clap::Args)]
@@ -40,17 +37,9 @@ pub struct Target {
     #[arg(long, value_name = "PATH", default_value = PLACE, value_parser = place)]
     path: PathBuf,
 
-    /// Enter the container: this process is watched by another
-    #[arg(long, hide = true)]
-    alone: bool,
-
     /// When the process must have started
     #[arg(long, hide = true, value_name = "TICKS", requires = "pid")]
     started: Option<u64>,
-
-    /// What becomes the root of a container that is being made, as the host names it
-    #[arg(long, hide = true, value_name = "DIRECTORY", requires = "alone")]
-    rootfs: Option<PathBuf>,
 }
 
 /// One of these.
@@ -94,29 +83,32 @@ pub struct DetachArgs {
     target: Target,
 }
 
+/// What is shown where.
+pub(super) struct Order<'a> {
+    /// The mount, or a directory in it; `None` for the mount of this machine.
+    pub(super) mountpoint: Option<PathBuf>,
+    /// Where in the container.
+    pub(super) path: &'a Path,
+    /// Whether programs in the container may write to `refresh`.
+    pub(super) allow_refresh: bool,
+}
+
 /// Shows a mount in a container.
 ///
 /// # Errors
 /// What stands in the way, and what to do about it. Nothing is left behind then.
 pub fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
-    let target = &args.target;
-    if !target.alone {
-        return watched();
-    }
-    let door = args.door.as_ref().map(|Door(name)| Path::new(host::DEFAULT).join(name));
-    let (mountpoint, directory) = directory(door.or_else(|| args.mountpoint.clone()))?;
-    let (process, name) = target.container.find(target.started).map_err(explained)?;
-    let process = match &target.rootfs {
-        Some(rootfs) => process.in_root(rootfs).map_err(explained)?,
-        None => process,
-    };
-    let tree = Tree::of(&directory, &mountpoint, args.allow_refresh).map_err(explained)?;
-    note(&Note::Shown(shown(&process, &mountpoint, args)));
-    let has_replaced = attach::attach(&process, &tree, &target.path).map_err(explained)?;
-    let instead = if has_replaced { ", in the place of an earlier mount" } else { "" };
-    let (shown, path) = (mountpoint.display(), target.path.display());
-    cmd::print(format!("{shown} is shown at {path} in {name}{instead}\n").as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    let AttachArgs { target, allow_refresh, door, mountpoint } = args;
+    let door = door.as_ref().map(|Door(name)| Path::new(host::DEFAULT).join(name));
+    let mountpoint = door.or_else(|| mountpoint.clone());
+    let order = Order { mountpoint, path: &target.path, allow_refresh: *allow_refresh };
+    apart(|note| {
+        let (process, name) = target.container.find(target.started).map_err(explained)?;
+        let (mountpoint, has_replaced) = show(&process, order, note)?;
+        let instead = if has_replaced { ", in the place of an earlier mount" } else { "" };
+        let (shown, path) = (mountpoint.display(), target.path.display());
+        cmd::print(format!("{shown} is shown at {path} in {name}{instead}\n").as_bytes())
+    })
 }
 
 /// Takes away what is shown in a container.
@@ -125,42 +117,55 @@ pub fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
 /// Where nothing of this host's is there, and what else stands in the way.
 pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
     let target = &args.target;
-    if !target.alone {
-        return watched();
-    }
-    let (process, name) = target.container.find(target.started).map_err(explained)?;
-    note(&Note::Gone { pid: process.pid(), path: target.path.clone() });
-    attach::detach(&process, &target.path).map_err(explained)?;
-    let path = target.path.display();
-    cmd::print(format!("nothing is shown at {path} in {name} any more\n").as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    apart(|note| {
+        let (process, name) = target.container.find(target.started).map_err(explained)?;
+        note.write(&Note::Gone { pid: process.pid(), path: target.path.clone() });
+        attach::detach(&process, &target.path).map_err(explained)?;
+        let path = target.path.display();
+        cmd::print(format!("nothing is shown at {path} in {name} any more\n").as_bytes())
+    })
 }
 
-/// Has another process do it, and gives up waiting for it.
-fn watched() -> anyhow::Result<ExitCode> {
+/// Shows a mount in the container of a process. This process stays in the container.
+pub(super) fn show(
+    process: &Process,
+    order: Order<'_>,
+    note: &Noted,
+) -> anyhow::Result<(PathBuf, bool)> {
+    let Order { mountpoint, path, allow_refresh } = order;
+    let (mountpoint, directory) = directory(mountpoint)?;
+    let tree = Tree::of(&directory, &mountpoint, allow_refresh).map_err(explained)?;
+    note.write(&Note::Shown(shown(process, &mountpoint, path, allow_refresh)));
+    let has_replaced = attach::attach(process, &tree, path).map_err(explained)?;
+    Ok((mountpoint, has_replaced))
+}
+
+/// Has a copy of this process do it, keeps what that did, and gives up waiting for it.
+pub(super) fn apart(work: impl FnOnce(&Noted) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     if !geteuid().is_root() {
         return Err(explained(AttachError::NotPermitted));
     }
-    let mut given = std::env::args_os().skip(1);
-    // Not by path: the file may have been replaced since we started.
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0(env!("CARGO_PKG_NAME")).args(given.next()).arg(ALONE).args(given);
-    match status_and_note(&mut command) {
-        Ok(status) => {
-            let code = status.code().and_then(|code| u8::try_from(code).ok());
-            Ok(ExitCode::from(code.unwrap_or(EXIT_FAILURE)))
+    let cannot = || "cannot start the process that enters the container";
+    let note = Noted(memory::anonymous(c"molecule-tokenfs-note").with_context(cannot)?);
+    let work = || work(&note).map_or_else(|error| cmd::reported(&error), |()| 0);
+    match attach::apart(PATIENCE, work) {
+        Ok(code) => {
+            if code == 0 {
+                note.keep();
+            }
+            Ok(ExitCode::from(code))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(anyhow!(
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(anyhow!(
             "neither the container's file systems nor the daemon answered within {} s",
             PATIENCE.as_secs()
         )
         .hint("see what is mounted in the container, and whether the daemon is stopped: molecule-tokenfs status")),
-        Err(error) => Err(error).context("cannot start the process that enters the container"),
+        Err(error) => Err(error).with_context(cannot),
     }
 }
 
 /// What the process that enters a container would keep of that, if it could then still reach the host's
-/// files. Its standard input is memory that it shares with whoever started it.
+/// files.
 #[derive(Serialize, Deserialize)]
 enum Note {
     /// Something is shown; of the mount at this place.
@@ -169,15 +174,43 @@ enum Note {
     Gone { pid: i32, path: PathBuf },
 }
 
-/// Before the container is entered.
-fn note(note: &Note) {
-    let text = serde_json::to_vec(note).unwrap_or_default();
-    // Where it was started by somebody else, nobody keeps anything.
-    rustix::io::pwrite(io::stdin(), &text, 0).ok();
+/// Memory that this process shares with its copy, which writes its [`Note`] there.
+pub(super) struct Noted(OwnedFd);
+
+impl Noted {
+    /// Before the container is entered.
+    fn write(&self, note: &Note) {
+        let text = serde_json::to_vec(note).unwrap_or_default();
+        // If it cannot be, nothing is kept.
+        rustix::io::pwrite(&self.0, &text, 0).ok();
+    }
+
+    /// Keeps what was done.
+    fn keep(self) {
+        let mut text = Vec::new();
+        let read = std::fs::File::from(self.0).read_to_end(&mut text);
+        let kept = match serde_json::from_slice(&text) {
+            Ok(Note::Shown(Some((mountpoint, attached)))) => attached.keep(&mountpoint),
+            Ok(Note::Gone { pid, path }) => {
+                attached::forget(pid, &path);
+                Ok(())
+            }
+            Ok(Note::Shown(None)) | Err(_) => read.map(|_| ()),
+        };
+        if let Err(error) = kept {
+            let text = format!("warning: a later daemon will not show it again: {error}\n");
+            io::stderr().write_all(text.as_bytes()).ok();
+        }
+    }
 }
 
 /// What the next daemon needs to know, to show the same again.
-fn shown(process: &Process, directory: &Path, args: &AttachArgs) -> Option<(PathBuf, Attached)> {
+fn shown(
+    process: &Process,
+    directory: &Path,
+    path: &Path,
+    allow_refresh: bool,
+) -> Option<(PathBuf, Attached)> {
     let directory = std::path::absolute(directory).ok()?;
     let mount = attached::mount_of(&directory).ok()??;
     let attached = Attached {
@@ -185,33 +218,10 @@ fn shown(process: &Process, directory: &Path, args: &AttachArgs) -> Option<(Path
         started: process.started()?,
         device: mount.minor,
         directory,
-        path: args.target.path.clone(),
-        allow_refresh: args.allow_refresh,
+        path: path.to_owned(),
+        allow_refresh,
     };
     Some((mount.target, attached))
-}
-
-/// Runs the process that enters a container, and keeps what it did.
-pub(super) fn status_and_note(command: &mut Command) -> io::Result<ExitStatus> {
-    let memory = memory::anonymous(c"molecule-tokenfs-note")?;
-    command.stdin(Stdio::from(memory.try_clone()?));
-    let status = spawn::status(command, PATIENCE)?;
-    let mut text = Vec::new();
-    std::fs::File::from(memory).read_to_end(&mut text)?;
-    let kept = match serde_json::from_slice(&text) {
-        _ if !status.success() => Ok(()),
-        Ok(Note::Shown(Some((mountpoint, attached)))) => attached.keep(&mountpoint),
-        Ok(Note::Gone { pid, path }) => {
-            attached::forget(pid, &path);
-            Ok(())
-        }
-        Ok(Note::Shown(None)) | Err(_) => Ok(()),
-    };
-    if let Err(error) = kept {
-        let text = format!("warning: a later daemon will not show it again: {error}\n");
-        io::stderr().write_all(text.as_bytes()).ok();
-    }
-    Ok(status)
 }
 
 impl Container {
@@ -238,7 +248,7 @@ fn directory(explicit: Option<PathBuf>) -> anyhow::Result<(PathBuf, std::os::fd:
     Ok((path, directory))
 }
 
-fn explained(error: AttachError) -> anyhow::Error {
+pub(super) fn explained(error: AttachError) -> anyhow::Error {
     match error.hint() {
         Some(hint) => anyhow::Error::new(error).hint(hint),
         None => error.into(),

@@ -4,16 +4,16 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::advice::{Advise, EXIT_FAILURE};
-use crate::cmd::attach::{self, Door, PLACE};
+use crate::attach::Process;
+use crate::cmd::attach::{self, Door, Order, PLACE};
 use crate::cmd::{self, host};
 
 /// The annotation that names a door, where the hook does not.
@@ -95,17 +95,17 @@ fn show(args: &HookArgs) -> anyhow::Result<()> {
     };
     let root = root_of(&state.bundle)
         .with_context(|| format!("cannot find the root of container {}", state.id))?;
-    let mut attach = Command::new("/proc/self/exe");
-    attach.arg0(env!("CARGO_PKG_NAME")).args(["attach", attach::ALONE, "--pid"]);
-    attach.arg(state.pid.to_string()).arg("--rootfs").arg(root);
-    attach.arg("--path").arg(&args.path);
-    if args.allow_refresh {
-        attach.arg("--allow-refresh");
-    }
-    attach.arg(args.directory.join(door.name())).stdout(Stdio::null());
-    let status = attach::status_and_note(&mut attach)
-        .with_context(|| format!("cannot show the door `{}`", door.name()))?;
-    if status.success() {
+    let order = Order {
+        mountpoint: Some(args.directory.join(door.name())),
+        path: &args.path,
+        allow_refresh: args.allow_refresh,
+    };
+    let shown = attach::apart(|note| {
+        let process = Process::open(state.pid, None).and_then(|process| process.in_root(&root));
+        attach::show(&process.map_err(attach::explained)?, order, note).map(|_| ())
+    });
+    let shown = shown.with_context(|| format!("cannot show the door `{}`", door.name()))?;
+    if shown == ExitCode::SUCCESS {
         return Ok(());
     }
     // It has said why.
