@@ -8,6 +8,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::secrecy::Limits;
 use crate::cmd::{self, EXIT_CODES, EXIT_CODES_WITHOUT_TOKEN};
+use deferred::Deferred;
+
+mod deferred;
 
 /// Those of `status`, as a monitor sees them.
 const EXIT_CODES_OF_STATUS: &str = "\
@@ -110,81 +113,81 @@ fn missing_dashes(error: &clap::Error) -> Option<String> {
 pub enum Command {
     /// Mount the tokens and serve them until a signal ends it
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Mount(Box<cmd::mount::MountArgs>),
+    Mount(Deferred<cmd::mount::MountArgs>),
     /// Serve doors: a directory of tokens for each container of this host
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Serve(Box<cmd::host::HostArgs>),
+    Serve(Deferred<cmd::host::HostArgs>),
     /// Show a door in a container before it starts, for OCI runtimes
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    OciHook(cmd::oci_hook::HookArgs),
+    OciHook(Deferred<cmd::oci_hook::HookArgs>),
     /// Add, bind, remove and list the doors of `serve` while it runs
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Doors(cmd::doors::DoorsArgs),
+    Doors(Deferred<cmd::doors::DoorsArgs>),
     /// Mount, wire git and gh, and run a command: the first process of a container
     #[command(after_help = EXIT_CODES_OF_RUN)]
-    Run(Box<cmd::run::RunArgs>),
+    Run(Deferred<cmd::run::RunArgs>),
     /// Become the command of `run`
     #[command(hide = true)]
-    RunCommand(Box<cmd::run::stage::StageArgs>),
+    RunCommand(Deferred<cmd::run::stage::StageArgs>),
     /// Serve a mount for the process that started it
     #[command(hide = true)]
-    Worker(Box<cmd::worker::WorkerArgs>),
+    Worker(Deferred<cmd::worker::WorkerArgs>),
     /// Read a file of somebody else's for the process that started it
     #[command(hide = true)]
-    ReadForeign(cmd::read_foreign::ReadForeignArgs),
+    ReadForeign(Deferred<cmd::read_foreign::ReadForeignArgs>),
     /// Hand the mount over to the program now on disk, without unmounting
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Upgrade(cmd::upgrade::UpgradeArgs),
+    Upgrade(Deferred<cmd::upgrade::UpgradeArgs>),
     /// Unmount the tokens; the daemon that serves them then ends
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Umount(cmd::umount::UmountArgs),
+    Umount(Deferred<cmd::umount::UmountArgs>),
     /// Show a mount of this host in a container that runs already
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Attach(cmd::attach::AttachArgs),
+    Attach(Deferred<cmd::attach::AttachArgs>),
     /// Take away what `attach` has shown in a container
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Detach(cmd::attach::DetachArgs),
+    Detach(Deferred<cmd::attach::DetachArgs>),
     /// Print the token, or another view of it
     #[command(after_help = EXIT_CODES)]
-    Get(cmd::get::GetArgs),
+    Get(Deferred<cmd::get::GetArgs>),
     /// Show the state of the token, what fails and what to do
     #[command(after_help = EXIT_CODES_OF_STATUS)]
-    Status(cmd::status::StatusArgs),
+    Status(Deferred<cmd::status::StatusArgs>),
     /// Wait until a fresh token can be read
     #[command(after_help = EXIT_CODES_OF_WAIT)]
-    Wait(cmd::wait::WaitArgs),
+    Wait(Deferred<cmd::wait::WaitArgs>),
     /// Fetch a new token now
     #[command(after_help = EXIT_CODES_OF_REFRESH)]
-    Refresh(cmd::refresh::RefreshArgs),
+    Refresh(Deferred<cmd::refresh::RefreshArgs>),
     /// Run one command with a fresh token in its environment
     #[command(after_help = EXIT_CODES_OF_EXEC)]
-    Exec(cmd::exec::ExecArgs),
+    Exec(Deferred<cmd::exec::ExecArgs>),
     /// Write a configuration, after it was seen to give a token
-    Init(Box<cmd::init::InitArgs>),
+    Init(Deferred<cmd::init::InitArgs>),
     /// Show every setting, its value and where it comes from
     #[command(after_help = EXIT_CODES)]
-    Check(Box<cmd::check::CheckArgs>),
+    Check(Deferred<cmd::check::CheckArgs>),
     /// Check everything between a tool and its token, and say how to fix it
     #[command(after_help = EXIT_CODES_OF_DOCTOR)]
-    Doctor(cmd::doctor::DoctorArgs),
+    Doctor(Deferred<cmd::doctor::DoctorArgs>),
     /// Show it all at work on this machine, with short-lived tokens, real git and real gh
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Demo(cmd::demo::DemoArgs),
+    Demo(Deferred<cmd::demo::DemoArgs>),
     /// Serve the demo's platform, git server and REST interface until standard input closes
     #[command(hide = true)]
-    DemoPlatform(Box<cmd::demo::platform::PlatformArgs>),
+    DemoPlatform(Deferred<cmd::demo::platform::PlatformArgs>),
     /// Make git and gh use the mount, or undo that
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Setup(cmd::setup::SetupArgs),
+    Setup(Deferred<cmd::setup::SetupArgs>),
     /// Answer git as its credential helper; `setup git` tells git to run it
     #[command(after_help = EXIT_CODES_OF_GIT_CREDENTIAL)]
-    GitCredential(cmd::git_credential::GitCredentialArgs),
+    GitCredential(Deferred<cmd::git_credential::GitCredentialArgs>),
     /// Print the completions for a shell
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Completions(cmd::completions::CompletionsArgs),
+    Completions(Deferred<cmd::completions::CompletionsArgs>),
     /// Write the manual pages into a directory
     #[command(after_help = EXIT_CODES_WITHOUT_TOKEN)]
-    Man(cmd::completions::ManArgs),
+    Man(Deferred<cmd::completions::ManArgs>),
 }
 
 impl Command {
@@ -210,15 +213,15 @@ impl Command {
         let before = self.reads_tokens().then(Limits::close);
         match self {
             Self::Mount(args) => cmd::mount::run(&args),
-            Self::Serve(args) => cmd::host::run(*args),
-            Self::Doors(args) => cmd::doors::run(args),
+            Self::Serve(args) => cmd::host::run(args.into_inner()),
+            Self::Doors(args) => cmd::doors::run(args.into_inner()),
             Self::OciHook(args) => cmd::oci_hook::run(&args),
-            Self::Run(args) => cmd::run::run(*args),
+            Self::Run(args) => cmd::run::run(args.into_inner()),
             Self::RunCommand(args) => cmd::run::stage::run(&args),
             Self::Worker(args) => cmd::worker::run(&args),
             Self::ReadForeign(args) => cmd::read_foreign::run(&args),
             Self::Upgrade(args) => cmd::upgrade::run(&args),
-            Self::Umount(args) => cmd::umount::run(args),
+            Self::Umount(args) => cmd::umount::run(args.into_inner()),
             Self::Attach(args) => cmd::attach::run(&args),
             Self::Detach(args) => cmd::attach::detach(&args),
             Self::Get(args) => cmd::get::run(&args),
@@ -226,14 +229,18 @@ impl Command {
             Self::Wait(args) => cmd::wait::run(&args),
             Self::Refresh(args) => cmd::refresh::run(&args),
             Self::Exec(args) => cmd::exec::run(&args, before),
-            Self::Init(args) => cmd::init::run(*args),
+            Self::Init(args) => cmd::init::run(args.into_inner()),
             Self::Check(args) => cmd::check::run(&args),
             Self::Doctor(args) => cmd::doctor::run(&args),
             Self::Demo(args) => cmd::demo::run(&args),
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
-            Self::Setup(args) => cmd::setup::run(args),
+            Self::Setup(args) => cmd::setup::run(args.into_inner()),
             Self::GitCredential(args) => cmd::git_credential::run(&args),
-            Self::Completions(args) => cmd::completions::run(&args, &Cli::command()),
+            Self::Completions(args) => {
+                let mut program = Cli::command();
+                program.build();
+                cmd::completions::run(&args, &program)
+            }
             Self::Man(args) => cmd::completions::man(&args, Cli::command()),
         }
     }

@@ -25,7 +25,7 @@ pub struct ManArgs {
     pub directory: PathBuf,
 }
 
-/// Prints a completion script for `program`.
+/// Prints a completion script for `program`, which is built.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -48,8 +48,12 @@ fn completed(command: &Command) -> Command {
     // clap wants names that live for ever, and this process ends soon.
     let name: &'static str = command.get_name().to_owned().leak();
     let about = command.get_about().cloned().unwrap_or_default();
-    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
-    let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    // Those are added again.
+    let is_added = |name: &str| ["help", "version"].contains(&name);
+    let arguments = command.get_arguments();
+    let arguments = arguments.filter(|it| !it.is_hide_set() && !is_added(it.get_id().as_str()));
+    let commands = command.get_subcommands();
+    let commands = commands.filter(|it| !it.is_hide_set() && !is_added(it.get_name()));
     Command::new(name)
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
