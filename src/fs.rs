@@ -430,7 +430,8 @@ impl Fs {
     }
 
     fn is_helper(&self, request: &Request) -> bool {
-        self.config.helper == Some(request.caller.thread)
+        let thread = request.caller.thread;
+        self.config.helper == Some(thread) || self.connection.has_helper(thread)
     }
 
     /// Counts a refusal and gives its errno; for everything that would write.

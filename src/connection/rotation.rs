@@ -1,14 +1,19 @@
-//! The helper thread that makes a rotation visible to watchers, and asks the worker for a sign of
-//! life: the only one of our threads that ever makes a request to our own mount.
+//! The helper that makes a rotation visible to watchers, and asks the worker for a sign of life: its
+//! threads are the only ones of ours that ever make a request to our own mount.
 //!
-//! It lives in the supervisor, since a worker's thread that waits in a request to its own mount could
-//! not be killed. It owns no descriptor of the connection, so it cannot keep it alive when all else
-//! dies; it opens the mount only while it rotates, so that it does not keep it busy; and it acts as
+//! They live in the supervisor, since a worker's thread that waits in a request to its own mount could
+//! not be killed. They own no descriptor of the connection, so they cannot keep it alive when all else
+//! dies; they open the mount only while they rotate, so that they do not keep it busy; and they act as
 //! the owner of the files, since a daemon without capabilities could not rename them otherwise.
+//!
+//! A thousand doors are renamed one request after the other. Where several threads do so, the worker has
+//! the next request before it could fall asleep.
 
 #![expect(unsafe_code, reason = "gives up the descriptors that it shares with the other threads")]
 
+use std::collections::BTreeMap;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,8 +25,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use crate::connection::kernel::Kernel;
 use crate::fs::access::Access;
-use crate::fs::generations::State;
 use crate::fs::generations::regions::Shown;
+use crate::fs::generations::{MORE_HELPERS, State};
 use crate::fs::node::Root;
 use crate::view;
 
@@ -32,25 +37,75 @@ enum Task {
     Ping,
 }
 
-/// The helper, for the supervisor. It ends when this is dropped and its last task is done.
-pub struct Helper {
+/// A thread of the helper.
+struct Renamer {
     tasks: Sender<Task>,
     thread_id: u32,
+}
+
+/// The helper, for the supervisor. It ends when this is dropped and its last task is done.
+pub struct Helper {
+    first: Renamer,
+    /// Where there are many doors.
+    more: Vec<Renamer>,
     state: Arc<State>,
-    /// The tokens of the last rotation, by the numbers of their regions: the thread has no descriptor to find
-    /// them by.
-    shown: Mutex<Vec<(usize, Shown)>>,
+    /// The tokens of the last rotation, by the numbers of their regions: the threads have no descriptor to
+    /// find them by.
+    shown: Mutex<BTreeMap<usize, Shown>>,
 }
 
 impl Helper {
-    /// Starts the thread for the mount at `target`.
+    /// Starts the threads for the mount at `target`.
     ///
     /// # Errors
     /// Where the system has no threads left.
     pub fn start(target: &Path, root: Root, state: Arc<State>, access: Access) -> io::Result<Self> {
+        let first = Renamer::start(target, root, &state, access)?;
+        let places = if root == Root::Doors { 0..MORE_HELPERS } else { 0..0 };
+        let more = places.map(|place| {
+            let renamer = Renamer::start(target, root, &state, access)?;
+            state.add_helper(place, renamer.thread_id);
+            Ok(renamer)
+        });
+        let more = more.collect::<io::Result<_>>()?;
+        Ok(Self { first, more, state, shown: Mutex::default() })
+    }
+
+    /// The id of its first thread, by which the worker knows it. It knows the others by the state.
+    #[must_use]
+    pub fn thread_id(&self) -> u32 {
+        self.first.thread_id
+    }
+
+    /// Asks it to rename what shows an older generation than the newest.
+    pub fn rotate(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.state.shown(&mut shown) {
+            return tracing::warn!("nobody renames for watchers: {error}");
+        }
+        // Always the same places for a thread: then no two wait for each other.
+        let threads = self.more.len() + 1;
+        for (number, renamer) in iter::once(&self.first).chain(&self.more).enumerate() {
+            let its = shown.iter().filter(|(index, _)| *index % threads == number);
+            let its: Vec<_> = its.map(|(_, token)| token.clone()).collect();
+            if !its.is_empty() {
+                // It lives as long as we do.
+                renamer.tasks.send(Task::Rotate(its)).ok();
+            }
+        }
+    }
+
+    /// Asks it to make one request, which a worker that lives must see.
+    pub fn ping(&self) {
+        self.first.tasks.send(Task::Ping).ok();
+    }
+}
+
+impl Renamer {
+    fn start(target: &Path, root: Root, state: &Arc<State>, access: Access) -> io::Result<Self> {
         let (tasks, received) = channel();
         let (tell, told) = channel();
-        let (target, its_state) = (target.to_owned(), Arc::clone(&state));
+        let (target, its_state) = (target.to_owned(), Arc::clone(state));
         thread::Builder::new().name("rotation".into()).stack_size(64 * 1024).spawn(move || {
             let ready = prepare(access).map(|()| nix::unistd::gettid().as_raw());
             let go_on = ready.is_ok();
@@ -61,30 +116,7 @@ impl Helper {
             std::mem::forget(its_state);
         })?;
         let thread_id = told.recv().map_err(io::Error::other)??;
-        let thread_id = u32::try_from(thread_id).unwrap_or_default();
-        Ok(Self { tasks, thread_id, state, shown: Mutex::default() })
-    }
-
-    /// Its thread id, by which the worker knows it.
-    #[must_use]
-    pub fn thread_id(&self) -> u32 {
-        self.thread_id
-    }
-
-    /// Asks it to rename what shows an older generation than the newest.
-    pub fn rotate(&self) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.state.shown(&mut shown) {
-            return tracing::warn!("nobody renames for watchers: {error}");
-        }
-        let tokens = shown.iter().map(|(_, token)| token.clone()).collect();
-        // It lives as long as we do.
-        self.tasks.send(Task::Rotate(tokens)).ok();
-    }
-
-    /// Asks it to make one request, which a worker that lives must see.
-    pub fn ping(&self) {
-        self.tasks.send(Task::Ping).ok();
+        Ok(Self { tasks, thread_id: u32::try_from(thread_id).unwrap_or_default() })
     }
 }
 
@@ -122,12 +154,7 @@ fn give_up_descriptors() -> io::Result<()> {
 fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
     while let Ok(task) = tasks.recv() {
         let done = match task {
-            Task::Rotate(tokens) => tokens.iter().try_for_each(|token| match root {
-                Root::Directory | Root::Doors => rotate(target, token, state),
-                // Nothing there is renamed.
-                Root::Live => Ok(()),
-                Root::View(view) => rotate_file(target, view, token, state),
-            }),
+            Task::Rotate(tokens) => rotate_all(target, root, &tokens, state),
             Task::Ping => rustix::fs::statfs(target).map(|_| ()).map_err(io::Error::from),
         };
         if let Err(error) = done {
@@ -136,23 +163,39 @@ fn run(target: &Path, root: Root, state: &State, tasks: &Receiver<Task>) {
     }
 }
 
+fn rotate_all(target: &Path, root: Root, tokens: &[Shown], state: &State) -> io::Result<()> {
+    let mut top = None;
+    tokens.iter().try_for_each(|token| match root {
+        Root::Directory | Root::Doors => rotate((&mut top, target), token, state),
+        // Nothing there is renamed.
+        Root::Live => Ok(()),
+        Root::View(view) => rotate_file(target, view, token, state),
+    })
+}
+
 /// Renames each view of a token that shows an older generation onto itself, in the registry's order, then
-/// touches the live ones.
-fn rotate(target: &Path, token: &Shown, state: &State) -> io::Result<()> {
+/// touches the live ones. `top` is the mountpoint, once it is opened.
+fn rotate(
+    (top, target): (&mut Option<OwnedFd>, &Path),
+    token: &Shown,
+    state: &State,
+) -> io::Result<()> {
     let views = || view::ALL.iter();
     let is_told = |id: u8| !token.wants_rename(id) && !token.wants_touch(id);
     if !token.is_seen() || views().all(|view| is_told(view.id())) {
         return Ok(());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(target, flags, Mode::empty())?;
-    let root = match &*token.name {
-        "" => root,
+    let top = match top {
+        Some(top) => top,
+        None => top.insert(rustix::fs::open(target, flags, Mode::empty())?),
+    };
+    // The root has no name: it is where the mountpoint is.
+    let name = if token.name.is_empty() { "." } else { &token.name };
+    let root = match rustix::fs::openat(&*top, name, flags, Mode::empty()) {
         // One that was there a moment ago need not be after an upgrade.
-        name => match rustix::fs::openat(&root, name, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            directory => directory?,
-        },
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        directory => directory?,
     };
     let kernel = Kernel::running();
     for view in views().filter(|view| token.wants_rename(view.id())) {

@@ -74,11 +74,14 @@ pub(super) struct Shared {
     /// opens that wait.
     steps: AtomicU64,
     looks: AtomicU64,
-    /// The supervisor is in a rename: the handler of that rename will flip the view.
+    /// In how many renames the supervisor is, whose handlers will flip a view, and from [`ENDED`] on how many
+    /// have ended.
     renaming: AtomicU64,
     /// Here the layout before had the progress of the token.
     pub(super) waits: Groups,
-    unused_too: [AtomicU64; 31],
+    unused_too: [AtomicU64; 28],
+    /// The threads that rename besides the first.
+    more_helpers: [AtomicU64; MORE_HELPERS],
     last_upgrade: Deed,
     last_remount: Deed,
     pub(super) marks: Marks,
@@ -88,6 +91,22 @@ pub(super) struct Shared {
     spare_until: AtomicU64,
     /// How often the place of the fault on demand was passed.
     passes: AtomicU64,
+}
+
+/// The most threads that rename besides the first.
+pub const MORE_HELPERS: usize = 3;
+
+/// What the end of a rename adds to the word that counts them.
+const ENDED: u64 = 1 << 8;
+
+/// The renames up to a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Renames(u64);
+
+impl Renames {
+    fn is_in_one(self) -> bool {
+        !self.0.is_multiple_of(ENDED)
+    }
 }
 
 /// A time that is not there.
@@ -235,15 +254,30 @@ impl State {
         struct Renaming<'a>(&'a AtomicU64);
         impl Drop for Renaming<'_> {
             fn drop(&mut self) {
-                self.0.store(0, Ordering::Release);
+                self.0.fetch_add(ENDED - 1, Ordering::AcqRel);
             }
         }
-        self.shared().renaming.store(1, Ordering::Release);
+        self.shared().renaming.fetch_add(1, Ordering::AcqRel);
         Renaming(&self.shared().renaming)
     }
 
-    fn is_renaming(&self) -> bool {
-        self.shared().renaming.load(Ordering::Acquire) != 0
+    /// This thread renames, too: one of [`MORE_HELPERS`], by its place among them.
+    pub fn add_helper(&self, place: usize, thread: u32) {
+        if let Some(word) = self.shared().more_helpers.get(place) {
+            word.store(thread.into(), Ordering::Release);
+        }
+    }
+
+    /// Whether a thread renames besides the first.
+    pub(super) fn has_helper(&self, thread: u32) -> bool {
+        let is_it = |word: &AtomicU64| word.load(Ordering::Acquire) == u64::from(thread);
+        // A supervisor of an earlier version had something else there.
+        self.has_tokens() && self.shared().more_helpers.iter().any(is_it)
+    }
+
+    /// Changes with every rename that begins or ends.
+    fn renames(&self) -> Renames {
+        Renames(self.shared().renaming.load(Ordering::Acquire))
     }
 
     /// Keeps how the last upgrade went, and when (wall clock).

@@ -22,17 +22,30 @@ use crate::error::ReadErrorKind;
 use crate::refresh::Wish;
 use crate::source::BoxFuture;
 
-/// Where the number of a place begins in an inode number. Below it is room for 2³⁶ generations.
+/// Where the number of a place begins in an inode number. Below it is room for 2³⁵ generations.
 const PLACE_BITS: u32 = 48;
 
-/// An inode of a place, as the kernel knows it.
+/// Set below [`PLACE_BITS`] in every number of a place. Earlier versions had none there, and did not mix.
+const MIXED: u64 = 1 << (PLACE_BITS - 1);
+
+/// An inode of a place, as the kernel knows it. The kernel finds inodes by a hash that hardly depends on the
+/// upper bits of their numbers: if only these told places apart, those of a thousand doors would be in one
+/// chain, and it would go through all of it for each rename.
 fn global(place: u64, ino: u64) -> u64 {
-    place << PLACE_BITS | ino
+    if place == 0 { ino } else { place << PLACE_BITS | ino ^ mix(place) }
 }
 
 /// The number of a place, and the inode as it knows it.
 fn local(ino: u64) -> (u64, u64) {
-    (ino >> PLACE_BITS, ino & ((1 << PLACE_BITS) - 1))
+    let (place, ino) = (ino >> PLACE_BITS, ino & ((1 << PLACE_BITS) - 1));
+    let is_mixed = place != 0 && ino & MIXED != 0;
+    (place, if is_mixed { ino ^ mix(place) } else { ino })
+}
+
+/// Bits that differ between places, below [`PLACE_BITS`] (Fibonacci hashing: 2⁶⁴ divided by the golden
+/// ratio).
+fn mix(place: u64) -> u64 {
+    place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - PLACE_BITS) | MIXED
 }
 
 /// What an inode is.
@@ -274,7 +287,8 @@ impl Places {
         // Only the root of a place has others in it.
         if ino == ROOT {
             let at_root = self.at_root().find(|(at_root, _)| parent == ROOT && name == *at_root);
-            let directory = self.named(parent, name).or_else(|| at_root.map(|(_, ino)| ino));
+            let directory =
+                self.named(numbers.global(ino), name).or_else(|| at_root.map(|(_, ino)| ino));
             if let Some(directory) = directory {
                 let (attributes, attributes_ttl) = self.getattr(request, directory, None)?;
                 return Ok(Entry { attributes, attributes_ttl, name_ttl: FOR_EVER });
@@ -335,7 +349,7 @@ impl Places {
             let entry = if is_above { above } else { numbers.global(entry) };
             (entry, is_directory, Cow::Borrowed(name))
         });
-        let inside = table.inside.get(&ino).into_iter().flatten();
+        let inside = table.inside.get(&numbers.global(directory)).into_iter().flatten();
         let inside = inside.map(|(name, number)| (global(*number, ROOT), Cow::from(name.clone())));
         let at_root = self.at_root().filter(|_| ino == ROOT).map(|(name, ino)| (ino, name.into()));
         Ok(entries.chain(inside.chain(at_root).map(|(ino, name)| (ino, true, name))).collect())
@@ -524,10 +538,17 @@ mod tests {
 
     #[test]
     fn an_inode_number_says_whose_it_is() {
-        for (place, ino) in [(0, ROOT), (0, (1 << PLACE_BITS) - 1), (1, ROOT), (PLACES, 7 << 12)] {
+        for (place, ino) in
+            [(0, ROOT), (0, MIXED - 1), (1, ROOT), (2, MIXED - 1), (PLACES, 7 << 12)]
+        {
             assert_eq!(local(global(place, ino)), (place, ino));
             assert!(!Demand::owns(global(place, ino)), "it has no mark of those on demand");
         }
         assert_eq!(global(0, 77), 77, "the root's are its own, as they always were");
+        assert_eq!(
+            local(7 << PLACE_BITS | 0x4d),
+            (7, 0x4d),
+            "the kernel has one of an earlier version"
+        );
     }
 }

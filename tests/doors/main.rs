@@ -89,6 +89,8 @@ fn readers_of_all_doors_notice_no_death_and_no_rotation() {
         };
         let mut deaths = 0;
         while readers.iter().any(|reader| distinct(reader) < 6) {
+            let told = || readers.iter().map(|reader| (distinct(reader), reader.stderr()));
+            assert!(deaths < 40, "{:?} {}", told().collect::<Vec<_>>(), daemon.log());
             let worker = daemon.worker();
             daemon.kill_worker(Signal::SIGKILL);
             eventually("another worker", secs(5), || (daemon.worker()? != worker?).then_some(()));

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use molecule_tokenfs::demo::github::Installation;
 use molecule_tokenfs::demo::{Demo, Setup};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::json;
 
@@ -129,6 +131,32 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
+/// Waits until all watchers have heard of a rotation; since when the first has. Before that the token is
+/// fetched.
+#[expect(clippy::disallowed_methods, reason = "a test measures real time")]
+fn until_heard(watchers: &[Inotify]) -> Duration {
+    let end = Instant::now() + secs(20);
+    let mut first = None;
+    let mut deaf: Vec<_> = watchers.iter().collect();
+    loop {
+        deaf.retain(|watcher| {
+            let events = watcher.read_events().unwrap_or_default();
+            !events.iter().any(|event| event.name.as_deref() == Some("token".as_ref()))
+        });
+        if deaf.len() < watchers.len() {
+            first.get_or_insert_with(Instant::now);
+        }
+        if deaf.is_empty() {
+            return first.unwrap().elapsed();
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "{} of {WATCHED} watchers never heard", deaf.len());
+        let mut polled: Vec<_> =
+            deaf.iter().map(|watcher| PollFd::new(watcher.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut polled, PollTimeout::try_from(left).unwrap()).unwrap();
+    }
+}
+
 /// How long it takes until all watchers have heard of a rotation, and the longest open meanwhile.
 #[expect(clippy::disallowed_methods, reason = "a test measures real time")]
 fn rotate(daemon: &Daemon) -> (Duration, Duration) {
@@ -142,10 +170,6 @@ fn rotate(daemon: &Daemon) -> (Duration, Duration) {
         })
         .collect();
     let before = fs::read(daemon.path("d0/token")).unwrap();
-    let heard = |watcher: &Inotify| {
-        let events = watcher.read_events().unwrap_or_default();
-        events.iter().any(|event| event.name.as_deref() == Some("token".as_ref()))
-    };
     let stop = AtomicBool::new(false);
     let (took, longest) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -168,16 +192,7 @@ fn rotate(daemon: &Daemon) -> (Duration, Duration) {
             drop(watcher.read_events());
         }
         fs::write(daemon.path("d0/refresh"), "\n").unwrap();
-        let mut deaf: Vec<_> = watchers.iter().collect();
-        // From the first that hears: before that the token is fetched.
-        let mut first = None;
-        let took = eventually("all watchers hear", secs(20), || {
-            deaf.retain(|watcher| !heard(watcher));
-            if deaf.len() < watchers.len() {
-                first.get_or_insert_with(Instant::now);
-            }
-            deaf.is_empty().then(|| first.unwrap().elapsed())
-        });
+        let took = until_heard(&watchers);
         stop.store(true, Ordering::Relaxed);
         (took, reader.join().unwrap())
     });

@@ -243,20 +243,19 @@ impl State {
     ///
     /// # Errors
     /// What the system says.
-    pub fn shown(&self, known: &mut Vec<(usize, Shown)>) -> io::Result<()> {
+    pub fn shown(&self, known: &mut BTreeMap<usize, Shown>) -> io::Result<()> {
         let kinds = [Kind::Root, Kind::Named, Kind::Place];
         let is_shown = |entry: &Entry| kinds.into_iter().any(|kind| entry.is(kind));
         let entries = self.regions.directory.entries().filter(|(_, entry)| is_shown(entry));
-        let mut shown = Vec::new();
+        let mut shown = BTreeMap::new();
         for (index, entry) in entries {
-            let before = known.iter().position(|(known, _)| *known == index);
-            let region = match before.map(|before| known.swap_remove(before)) {
-                Some((_, before)) => before.region,
+            let region = match known.remove(&index) {
+                Some(before) => before.region,
                 None => Arc::new(self.region(index)?),
             };
             // Another token may have the region now.
             let name = if entry.is(Kind::Root) { String::new() } else { region.name() };
-            shown.push((index, Shown { name, is_door: entry.is(Kind::Place), region }));
+            shown.insert(index, Shown { name, is_door: entry.is(Kind::Place), region });
         }
         *known = shown;
         Ok(())

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -297,9 +298,9 @@ fn each_token_is_found_by_kind_name_and_configuration() {
     }
     let other = take(&next, named("acme", b"2"));
     assert_eq!((other.load().token, number(&other)), (None, 3), "another token of the same name");
-    let mut shown = Vec::new();
+    let mut shown = BTreeMap::new();
     next.shown(&mut shown).unwrap();
-    let all: Vec<_> = shown.iter().map(|(_, shown)| (&*shown.name, shown.prepared())).collect();
+    let all: Vec<_> = shown.values().map(|shown| (&*shown.name, shown.prepared())).collect();
     assert_eq!(all, [("", 1), ("acme", 2), ("globex", 3), ("acme", 0)]);
     assert_eq!(next.on_demand().unwrap(), ["acme"]);
 }
@@ -310,9 +311,9 @@ fn shared(name: &str) -> Whose<'_> {
 
 /// The places where somebody renames: path, what it can show, and what its view 0 shows.
 fn places_of(state: &State) -> Vec<(String, u64, u64)> {
-    let mut shown = Vec::new();
+    let mut shown = BTreeMap::new();
     state.shown(&mut shown).unwrap();
-    shown.into_iter().map(|(_, at)| (at.name.clone(), at.prepared(), at.current(0))).collect()
+    shown.into_values().map(|at| (at.name.clone(), at.prepared(), at.current(0))).collect()
 }
 
 #[test]
@@ -526,4 +527,35 @@ fn a_reader_beside_a_writer_sees_whole_tokens_only() {
         }
         assert!(whole > 0);
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_is_flipped_when_the_renames_have_ended_or_go_on_for_ever() {
+    const PATIENCE: Duration = Duration::from_millis(250);
+    for (renames, latest) in [(0, PATIENCE * 2), (8, PATIENCE * 10), (u32::MAX, PATIENCE * 22)] {
+        let state = Arc::new(State::create().unwrap());
+        let token = Arc::new(take(&state, shared("acme")));
+        token.rotate_with(|| ());
+        let place = state.place("agent-1", &token, vec![0]).unwrap();
+        place.see();
+        place.see_view(0);
+        let flips = Arc::clone(&token);
+        let flipping = tokio::spawn(async move { flips.flip_what_stays(PATIENCE, || ()).await });
+        token.publish(&fresh(token.reserve(), "ghs_acme", Life::Known(SECOND * 60)), &now());
+        let start = tokio::time::Instant::now();
+        let mut left = renames;
+        while place.current(0) == 0 {
+            if left > 0 {
+                // Of other places, with a pause between them.
+                let renaming = state.renaming();
+                tokio::time::sleep(PATIENCE / 3).await;
+                drop(renaming);
+                left -= 1;
+            }
+            tokio::time::sleep(PATIENCE / 2).await;
+            assert!(start.elapsed() <= latest, "{renames} renames");
+        }
+        assert!(start.elapsed() >= PATIENCE * renames.min(20) / 2, "{renames} renames");
+        flipping.abort();
+    }
 }

@@ -21,6 +21,9 @@ use crate::source::BoxFuture;
 use crate::time::Now;
 use crate::token::FreshToken;
 
+/// So many times the patience with renames that go on.
+const LONGEST_RENAMES: u32 = 20;
+
 /// See the module.
 pub struct TokenState {
     connection: Arc<State>,
@@ -232,8 +235,9 @@ impl TokenState {
     }
 
     /// Flips the views of a generation that nobody has made visible within `patience`: for a mount
-    /// whose supervisor cannot rename. It never interferes with a rename that is under way. Of each flip
-    /// `flipped` is told, since the kernel has not heard of it. Completes when the token is forgotten.
+    /// whose supervisor cannot rename. It never interferes with renames that go on: where a token is shown
+    /// in very many places they take longer than that. Of each flip `flipped` is told, since the kernel has
+    /// not heard of it. Completes when the token is forgotten.
     pub async fn flip_what_stays(&self, patience: Duration, flipped: impl Fn()) {
         loop {
             let is_forgotten = || self.is_forgotten.load(Ordering::Acquire);
@@ -242,12 +246,24 @@ impl TokenState {
                 return;
             }
             let newest = self.prepared();
-            tokio::time::sleep(patience).await;
-            let may_flip = !self.is_settled() && !self.connection.is_renaming();
-            if self.prepared() == newest && may_flip {
+            self.no_rename_for(patience).await;
+            if self.prepared() == newest && !self.is_settled() {
                 tracing::debug!(generation = newest, "nobody renames: flipping without events");
                 self.places().iter().for_each(|place| place.flip_all());
                 flipped();
+            }
+        }
+    }
+
+    /// Completes when the supervisor has renamed nothing for so long, or when it has renamed for very long:
+    /// that can be for other tokens.
+    async fn no_rename_for(&self, patience: Duration) {
+        for _ in 0..LONGEST_RENAMES {
+            let before = self.connection.renames();
+            tokio::time::sleep(patience).await;
+            let now = self.connection.renames();
+            if now == before && !now.is_in_one() {
+                return;
             }
         }
     }
