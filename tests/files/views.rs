@@ -190,7 +190,8 @@ fn the_files_are_for_their_owner_and_the_directory_for_nobody_to_write() {
         });
         workspace.token();
         let attributes = |name: &str| {
-            let it = fs::metadata(workspace.path(name)).unwrap();
+            // They come one after the other.
+            let it = eventually(name, secs(5), || fs::metadata(workspace.path(name)).ok());
             (it.permissions().mode() & 0o7777, it.uid(), it.gid())
         };
         assert_eq!(attributes("token"), (0o440, ORDINARY, ORDINARY));
