@@ -5,13 +5,12 @@
 //! that its inode belongs to, and the journal of all is the root's.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio_util::sync::CancellationToken;
 
 use super::attribute::Attribute;
 use super::demand::{Demand, Inside};
@@ -21,32 +20,11 @@ use super::{Attributes, Chunk, Entry, FOR_EVER, Fs, NAME_TTL, Open, Opened, Requ
 use crate::error::ReadErrorKind;
 use crate::refresh::Wish;
 use crate::source::BoxFuture;
+use number::{Numbers, global, local};
+use table::{Named, Table};
 
-/// Where the number of a place begins in an inode number. Below it is room for 2³⁵ generations.
-const PLACE_BITS: u32 = 48;
-
-/// Set below [`PLACE_BITS`] in every number of a place. Earlier versions had none there, and did not mix.
-const MIXED: u64 = 1 << (PLACE_BITS - 1);
-
-/// An inode of a place, as the kernel knows it. The kernel finds inodes by a hash that hardly depends on the
-/// upper bits of their numbers: if only these told places apart, those of a thousand doors would be in one
-/// chain, and it would go through all of it for each rename.
-fn global(place: u64, ino: u64) -> u64 {
-    if place == 0 { ino } else { place << PLACE_BITS | ino ^ mix(place) }
-}
-
-/// The number of a place, and the inode as it knows it.
-fn local(ino: u64) -> (u64, u64) {
-    let (place, ino) = (ino >> PLACE_BITS, ino & ((1 << PLACE_BITS) - 1));
-    let is_mixed = place != 0 && ino & MIXED != 0;
-    (place, if is_mixed { ino ^ mix(place) } else { ino })
-}
-
-/// Bits that differ between places, below [`PLACE_BITS`] (Fibonacci hashing: 2⁶⁴ divided by the golden
-/// ratio).
-fn mix(place: u64) -> u64 {
-    place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - PLACE_BITS) | MIXED
-}
+mod number;
+mod table;
 
 /// What an inode is.
 enum At {
@@ -54,95 +32,6 @@ enum At {
     Names(Arc<Demand>),
     /// What a file system knows by the last number; the one before is that of the place, for the others.
     Inside(Arc<Fs>, Numbers, u64),
-}
-
-/// How the inode numbers of a place come about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Numbers {
-    /// The root's are its own.
-    Root,
-    /// Those of others have this number above [`PLACE_BITS`].
-    Named(u64),
-    /// Those on demand begin with this.
-    OnDemand(u64),
-}
-
-impl Numbers {
-    fn global(self, ino: u64) -> u64 {
-        match self {
-            Self::Root => ino,
-            Self::Named(place) => global(place, ino),
-            Self::OnDemand(prefix) => prefix | ino,
-        }
-    }
-}
-
-/// A place beside that of the root.
-struct Named {
-    /// The inode of the directory that it lies in.
-    above: u64,
-    /// The number of the place at the root of the mount that it lies in, or is.
-    top: u64,
-    fs: Arc<Fs>,
-    /// Cancelled when it is another file system that answers for the place, or none.
-    over: CancellationToken,
-}
-
-/// Places by number, which is that of their states: the kernel keeps inodes longer than a worker lives, and
-/// than a configuration holds.
-#[derive(Default)]
-struct Table {
-    places: BTreeMap<u64, Named>,
-    /// The numbers of those in a directory, by name.
-    inside: HashMap<u64, BTreeMap<String, u64>>,
-}
-
-impl Table {
-    /// Adds a place at a path. The one that it lies in must be there.
-    fn add(&mut self, path: &str, fs: Arc<Fs>) {
-        let number = fs.place().number();
-        let (above, name) = match path.rsplit_once('/') {
-            Some((above, name)) => (self.directory(above), name),
-            None => (ROOT, path),
-        };
-        let top = match local(above) {
-            (0, _) => number,
-            (above, _) => self.places.get(&above).map_or(number, |above| above.top),
-        };
-        self.inside.entry(above).or_default().insert(name.to_owned(), number);
-        let named = Named { above, top, fs, over: CancellationToken::new() };
-        if let Some(before) = self.places.insert(number, named) {
-            before.over.cancel();
-        }
-    }
-
-    /// Takes a place away, and those in it.
-    fn remove(&mut self, path: &str) {
-        let (above, name) = match path.rsplit_once('/') {
-            Some((above, name)) => (self.directory(above), name),
-            None => (ROOT, path),
-        };
-        let Some(number) = self.inside.get_mut(&above).and_then(|names| names.remove(name)) else {
-            return;
-        };
-        let inside = self.inside.remove(&global(number, ROOT)).into_iter().flatten();
-        for number in inside.map(|(_, number)| number).chain([number]) {
-            if let Some(gone) = self.places.remove(&number) {
-                gone.over.cancel();
-            }
-        }
-    }
-
-    /// The directory at a path.
-    fn directory(&self, path: &str) -> u64 {
-        path.split('/').fold(ROOT, |above, name| {
-            self.child(above, name).map_or(ROOT, |number| global(number, ROOT))
-        })
-    }
-
-    fn child(&self, above: u64, name: &str) -> Option<u64> {
-        self.inside.get(&above)?.get(name).copied()
-    }
 }
 
 /// See the module.
@@ -528,27 +417,5 @@ impl Places {
         let refused = |_| self.root.refuse(ReadErrorKind::ReadOnly);
         let (fs, _, ino) = self.file(ino).map_err(refused)?;
         fs.set_attribute(request, ino, name, value)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fs::generations::regions::PLACES;
-
-    #[test]
-    fn an_inode_number_says_whose_it_is() {
-        for (place, ino) in
-            [(0, ROOT), (0, MIXED - 1), (1, ROOT), (2, MIXED - 1), (PLACES, 7 << 12)]
-        {
-            assert_eq!(local(global(place, ino)), (place, ino));
-            assert!(!Demand::owns(global(place, ino)), "it has no mark of those on demand");
-        }
-        assert_eq!(global(0, 77), 77, "the root's are its own, as they always were");
-        assert_eq!(
-            local(7 << PLACE_BITS | 0x4d),
-            (7, 0x4d),
-            "the kernel has one of an earlier version"
-        );
     }
 }
