@@ -271,8 +271,9 @@ impl State {
     /// Whether a thread renames besides the first.
     pub(super) fn has_helper(&self, thread: u32) -> bool {
         let is_it = |word: &AtomicU64| word.load(Ordering::Acquire) == u64::from(thread);
-        // A supervisor of an earlier version had something else there.
-        self.has_tokens() && self.shared().more_helpers.iter().any(is_it)
+        // Of a thread outside our pid namespace, which has the number 0 here, nothing is known. A supervisor
+        // of an earlier version had something else there.
+        thread != 0 && self.has_tokens() && self.shared().more_helpers.iter().any(is_it)
     }
 
     /// Changes with every rename that begins or ends.

@@ -559,3 +559,12 @@ async fn what_stays_is_flipped_when_the_renames_have_ended_or_go_on_for_ever() {
         flipping.abort();
     }
 }
+
+#[test]
+fn a_thread_that_nobody_can_number_is_no_helper() {
+    let state = State::create().unwrap();
+    state.add_helper(1, 77);
+    let others = [0, 1, 76];
+    assert!(state.has_helper(77) && !others.into_iter().any(|thread| state.has_helper(thread)));
+    assert!(adopted(&state).has_helper(77), "the next worker knows it, too");
+}

@@ -255,14 +255,14 @@ impl TokenState {
         }
     }
 
-    /// Completes when the supervisor has renamed nothing for so long, or when it has renamed for very long:
-    /// that can be for other tokens.
+    /// Completes when the supervisor has renamed nothing for so long, or between two renames when it has
+    /// renamed for very long: that can be for other tokens.
     async fn no_rename_for(&self, patience: Duration) {
-        for _ in 0..LONGEST_RENAMES {
+        for times in 1.. {
             let before = self.connection.renames();
             tokio::time::sleep(patience).await;
             let now = self.connection.renames();
-            if now == before && !now.is_in_one() {
+            if !now.is_in_one() && (now == before || times >= LONGEST_RENAMES) {
                 return;
             }
         }
