@@ -236,11 +236,7 @@ impl Command {
             Self::DemoPlatform(args) => cmd::demo::platform::run(&args),
             Self::Setup(args) => cmd::setup::run(args.into_inner()),
             Self::GitCredential(args) => cmd::git_credential::run(&args),
-            Self::Completions(args) => {
-                let mut program = Cli::command();
-                program.build();
-                cmd::completions::run(&args, &program)
-            }
+            Self::Completions(args) => cmd::completions::run(&args, Cli::command()),
             Self::Man(args) => cmd::completions::man(&args, Cli::command()),
         }
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use nix::unistd::{getegid, geteuid, getgid, getuid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::time::{Clock, SystemClock};
 use crate::trust::Trust;
@@ -238,25 +239,20 @@ fn collect(child: &mut Child, deadline: Duration) -> io::Result<(Vec<u8>, Vec<u8
         read_some(&mut err, &mut stderr)?;
     }
     // It may have closed both and go on.
-    wait_for_end(child, deadline)?;
+    wait_for_end(Pid::from_child(child), deadline)?;
     Ok((stdout, stderr))
 }
 
-fn wait_for_end(child: &Child, deadline: Duration) -> io::Result<()> {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    match pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())) {
-        Some(Ok(ended)) => wait_for_any(&[ended.as_fd()], deadline),
-        // Before Linux 5.3 nobody can wait so.
-        _ => Ok(()),
-    }
-}
-
-/// Waits until a descriptor is readable: that of a process, until it has ended.
+/// Waits until a process has ended: a child that nobody has waited for. Before Linux 5.3 nobody can wait so
+/// long only, and it returns at once.
 ///
 /// # Errors
-/// `TimedOut` if it did not come to that in time.
-pub fn wait_for(file: impl AsFd, limit: Duration) -> io::Result<()> {
-    wait_for_any(&[file.as_fd()], SystemClock.now().boot.saturating_add(limit))
+/// `TimedOut` if it did not end before `deadline` (boot clock).
+pub fn wait_for_end(pid: Pid, deadline: Duration) -> io::Result<()> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(ended) => wait_for_any(&[ended.as_fd()], deadline),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Waits until one of these is readable.

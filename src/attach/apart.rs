@@ -9,9 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use crate::spawn;
+use crate::time::{Clock, SystemClock};
 
 /// Of a copy that panicked, or that a signal ended.
 const FAILURE: u8 = 1;
@@ -35,11 +36,9 @@ pub fn apart(limit: Duration, work: impl FnOnce() -> u8) -> io::Result<u8> {
         }
         ForkResult::Parent { child } => child,
     };
-    let ended = Pid::from_raw(copy.as_raw())
-        .ok_or(rustix::io::Errno::SRCH)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        .map_err(io::Error::from)
-        .and_then(|held| spawn::wait_for(&held, limit));
+    let deadline = SystemClock.now().boot.saturating_add(limit);
+    let pid = Pid::from_raw(copy.as_raw()).ok_or(rustix::io::Errno::SRCH)?;
+    let ended = spawn::wait_for_end(pid, deadline);
     if let Err(error) = ended {
         // It may have ended meanwhile, which is as well.
         let _ = kill(copy, Signal::SIGKILL);

@@ -25,13 +25,14 @@ pub struct ManArgs {
     pub directory: PathBuf,
 }
 
-/// Prints a completion script for `program`, which is built.
+/// Prints a completion script for `program`.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn run(args: &CompletionsArgs, program: &Command) -> anyhow::Result<ExitCode> {
+pub fn run(args: &CompletionsArgs, mut program: Command) -> anyhow::Result<ExitCode> {
+    program.build();
     let mut script = Vec::new();
-    let mut command = completed(program);
+    let mut command = completed(&program);
     clap_complete::generate(args.shell, &mut command, "molecule-tokenfs", &mut script);
     if args.shell == Shell::Bash {
         // clap_complete 4.6 spells a program's name with a dash in two ways, and finds no command then.
@@ -48,7 +49,7 @@ fn completed(command: &Command) -> Command {
     // clap wants names that live for ever, and this process ends soon.
     let name: &'static str = command.get_name().to_owned().leak();
     let about = command.get_about().cloned().unwrap_or_default();
-    // Those are added again.
+    // What was added when it was built is added again.
     let is_added = |name: &str| ["help", "version"].contains(&name);
     let arguments = command.get_arguments();
     let arguments = arguments.filter(|it| !it.is_hide_set() && !is_added(it.get_id().as_str()));
