@@ -90,8 +90,8 @@ impl Request {
     }
 
     /// The words after the program's name.
-    fn words(&self) -> io::Result<[Vec<u8>; 2]> {
-        Ok([COMMAND.into(), serde_json::to_vec(self)?])
+    fn words(&self) -> io::Result<[OsString; 2]> {
+        Ok([COMMAND.into(), serde_json::to_string(self)?.into()])
     }
 
     /// Reads what [`Request::words`] wrote.
@@ -144,7 +144,7 @@ impl Launcher {
                 output: output.into(),
                 errors: Stdio::null(),
             };
-            let program = Program::new(self.0.try_clone()?, request.words()?, [])?;
+            let program = Program::new(self.0.try_clone()?, request.words()?, []);
             let child = program.start(streams)?;
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
             let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());

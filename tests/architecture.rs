@@ -52,7 +52,6 @@ const UNSAFE_FILES: &[&str] = &[
     "src/fs/generations/mapping.rs",
     "src/connection/resident.rs",
     "src/connection/rotation.rs",
-    "src/program.rs",
     "src/connection/worker.rs",
 ];
 

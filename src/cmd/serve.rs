@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,14 +59,13 @@ impl Executable {
     /// A hidden command of it, with all of `environment` and nothing else.
     ///
     /// # Errors
-    /// Where no descriptors are left, or a word or a value holds a NUL.
+    /// Where no descriptors are left.
     pub fn command(
         &self,
         words: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Program> {
-        let words = words.into_iter().map(OsString::into_vec);
-        Program::new(self.file.try_clone()?, words, environment.into_iter().map(joined))
+        Ok(Program::new(self.file.try_clone()?, words, environment))
     }
 
     /// The worker. It finds tokens and keys in the configuration and not in its environment.
@@ -100,10 +99,6 @@ impl Executable {
 
 fn worker_words() -> [OsString; 3] {
     ["worker".into(), "--supervisor".into(), Pid::this().to_string().into()]
-}
-
-fn joined((name, value): (OsString, OsString)) -> Vec<u8> {
-    [name.as_bytes(), b"=", value.as_bytes()].concat()
 }
 
 /// What a process that serves does first: from now on it has a log, and a standard error of its own.

@@ -248,7 +248,7 @@ pub fn serve(
     let (apart, is_apart) = std::sync::mpsc::channel();
     thread::Builder::new().name("session".into()).spawn(move || {
         // The thread that answers copies these descriptors. If it copied ours, it could do so while an
-        // engine starts a file reader, and hold the socket open by which that start waits for its end.
+        // engine starts a file reader, and hold the pipe open whose end is the end of the answer.
         separate_descriptors();
         apart.send(()).ok();
         ended.send(session.run())
