@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::secrecy::Limits;
 use crate::cmd::{self, EXIT_CODES, EXIT_CODES_WITHOUT_TOKEN};
+use crate::program::hear_all_signals;
 use deferred::Deferred;
 
 mod deferred;
@@ -205,11 +206,19 @@ impl Command {
         ) || matches!(self, Self::Check(args) if args.live)
     }
 
+    /// Whether another process of this program starts it, which may block signals.
+    fn is_a_program(&self) -> bool {
+        matches!(self, Self::Worker(_) | Self::ReadForeign(_) | Self::RunCommand(_))
+    }
+
     /// Runs the command.
     ///
     /// # Errors
     /// What it could not do; [`cmd::report`] prints it and knows the exit code.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.is_a_program() {
+            hear_all_signals()?;
+        }
         let before = self.reads_tokens().then(Limits::close);
         match self {
             Self::Mount(args) => cmd::mount::run(&args),

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::foreign::{Request, child};
-use crate::program::hear_all_signals;
 
 /// The arguments of `read-foreign`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +20,6 @@ pub struct ReadForeignArgs {
 /// # Errors
 /// When the request is none, or nobody reads the answer; nobody hears of it.
 pub fn run(args: &ReadForeignArgs) -> anyhow::Result<ExitCode> {
-    hear_all_signals()?;
     let request = Request::parse(&args.request)?;
     child::serve(&request, io::stdin().as_fd(), io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)

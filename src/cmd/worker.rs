@@ -25,7 +25,6 @@ use crate::fs::fuse::before_abort;
 use crate::fs::memory;
 use crate::fs::node::Root;
 use crate::observe::{self, Target};
-use crate::program::hear_all_signals;
 use crate::status::{Backend, Identity, Layout};
 use crate::time::{Clock, SystemClock};
 
@@ -64,7 +63,6 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("the supervisor is gone");
     }
     name_this_process();
-    hear_all_signals()?;
     survive_large_files()?;
     let launcher = Launcher::own().context("cannot open the program")?;
     become_opaque();
